@@ -1,0 +1,111 @@
+"""The records the library is made of, and the axis letters its signatures use.
+
+========  =======================================================================
+letter    meaning
+========  =======================================================================
+``T``     time steps
+``*B``    batch: any number of axes, none included
+``I``     features of the input
+``H``     hidden units
+``P``     features of a projected output
+``G``     gates of a cell (LSTM 4, GRU 3, RNN 1)
+``L``     layers
+========  =======================================================================
+
+A *cell* holds the equations of one step and knows nothing of time. The *driver*
+in :mod:`jaxrnn.sequence` knows time and nothing of a cell's equations. A
+:class:`Rule` is the wall between them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from jaxtyping import Array
+
+PyTree = Any
+Params = PyTree
+State = PyTree
+DType = Any
+
+
+class Initializer(Protocol):
+    """Draws an array: the signature of everything in :mod:`jax.nn.initializers`."""
+
+    def __call__(self, key: Array, shape: Any, dtype: Any = ..., /) -> Array: ...
+
+
+class BiasInitializer(Protocol):
+    """Draws the biases of all gates of a cell, in the order of ``gates``: ``(G*H,)``."""
+
+    def __call__(self, key: Array, gates: tuple[str, ...], hidden_size: int, dtype: Any, /) -> Array: ...
+
+
+class Tape(NamedTuple):
+    """What the forward pass leaves behind of a step, or of all steps with a leading axis T."""
+
+    before: State  # the state that entered the step
+    after: State  # the state that left it
+    residual: PyTree  # what `Rule.forward` chose to keep
+
+
+class Rule(NamedTuple):
+    """A cell taken apart for back-propagation through time.
+
+    ``forward`` and ``backward`` run inside the loops over time, so they hold only
+    what depends on the state; ``project`` and ``accumulate`` see all steps at once
+    and turn T small products into a large one. ``project`` and ``forward`` must
+    accept any leading axes, so that a step, and a whole sequence whose states are
+    known, go through the same lines.
+
+    Attributes:
+        project: ``(params, xs) -> zs``. Everything that does not depend on the state.
+        forward: ``(params, state, z) -> (state, y, residual)``. The rest of the step.
+        backward: ``(params, tape, dstate, dy) -> (dstate_before, delta)``. The
+            transpose of ``forward`` in the state, by hand. ``dstate`` is the cotangent
+            of ``tape.after``. ``delta`` is any pytree that ``accumulate`` reads. It must
+            be linear in ``(dstate, dy)``: a step that takes no part gets zeros.
+        accumulate: ``(params, xs, tape, deltas) -> (dparams, dxs)``. The cotangents of
+            parameters and inputs of all steps at once. Every argument but ``params`` has
+            a leading axis T.
+        matrices: names of the fields of ``params`` that enter matrix products:
+            what ``compute_dtype`` casts.
+    """
+
+    project: Callable[[Params, PyTree], PyTree]
+    forward: Callable[[Params, State, PyTree], tuple[State, PyTree, PyTree]]
+    backward: Callable[[Params, Tape, State, PyTree], tuple[State, PyTree]]
+    accumulate: Callable[[Params, PyTree, Tape, PyTree], tuple[Params, PyTree]]
+    matrices: tuple[str, ...] = ()
+
+
+class Cell(NamedTuple):
+    """The equations of one step of a recurrent network, as a record of pure functions.
+
+    The first three are all a cell of your own needs: it is then differentiated through
+    the scan. Giving it a :class:`Rule` makes it fast.
+
+    Attributes:
+        init: ``(key, input_size, dtype=None) -> params``.
+        initial_state: ``(batch_shape=(), dtype=None) -> state``, whose leaves start with
+            the axes of ``batch_shape``.
+        step: ``(params, state, x) -> (state, y)``.
+        rule: the same step taken apart, or ``None``.
+        check: ``(where, params, input_shape) -> None``: raises where ``params`` is not
+            this cell's, or does not fit inputs of that shape. ``None`` checks nothing.
+        name: how the cell calls itself in messages.
+
+    Example:
+        >>> import jaxrnn
+        >>> jaxrnn.lstm(256)
+        lstm(256)
+    """
+
+    init: Callable[..., Params]
+    initial_state: Callable[..., State]
+    step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
+    rule: Rule | None = None
+    check: Callable[[str, Params, tuple[int, ...]], None] | None = None
+    name: str = "cell"
+
+    def __repr__(self) -> str:
+        return self.name

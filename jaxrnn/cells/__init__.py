@@ -1,0 +1,18 @@
+"""Cells: one family a file, its equations and their hand-written derivative side by side."""
+
+from jaxrnn.cells.gru import GRUParams, gru, gru_step
+from jaxrnn.cells.lstm import LSTMParams, LSTMState, lstm, lstm_step
+from jaxrnn.cells.rnn import RNNParams, rnn, rnn_step
+
+__all__ = [
+    "GRUParams",
+    "LSTMParams",
+    "LSTMState",
+    "RNNParams",
+    "gru",
+    "gru_step",
+    "lstm",
+    "lstm_step",
+    "rnn",
+    "rnn_step",
+]

@@ -1,0 +1,29 @@
+"""From a rule to a step: what every built-in cell's public `*_step` does around its equations."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import _checks
+from jaxrnn._types import Params, PyTree, Rule, State
+
+
+def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
+    """Every floating-point leaf in `dtype`; the others as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+
+
+def checked_step(
+    where: str, rule: Rule, expected_state: Any, params: Params, state: State, x: Any
+) -> tuple[State, jax.Array]:
+    """`forward` after `project` of one step, in one dtype: that of params and x together.
+
+    `expected_state(batch_shape)` makes a state of the right structure and shapes.
+    """
+    x = _checks.floating(where, "x", x)
+    _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])))
+    dtype = jnp.result_type(x, *jax.tree.leaves(params))
+    params, state, x = cast_floating((params, state, x), dtype)
+    state, y, _ = rule.forward(params, state, rule.project(params, x))
+    return state, y

@@ -1,0 +1,200 @@
+"""The simple recurrent network (Elman 1990): h_t = φ(x_t W_x + h_{t-1} W_h + b).
+
+Backward, with δv for ∂L/∂v and δh_t the cotangent of h_t from the output and from step
+t+1 together:
+
+    δa_t     = δh_t ⊙ φ'(a_t)
+    δh_{t-1} = δa_t W_hᵀ
+    δW_x = Σ x_tᵀ δa_t    δW_h = Σ h_{t-1}ᵀ δa_t    δb = Σ δa_t    δx_t = δa_t W_xᵀ
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrnn import _checks, initializers
+from jaxrnn._types import BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._step import checked_step
+
+GATES = ("h",)
+
+# φ, and φ' written in the value h = φ(a), which the backward pass has at hand.
+ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
+    "tanh": (jnp.tanh, alg.tanh_slope),
+    "relu": (jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
+    "sigmoid": (jax.nn.sigmoid, alg.sigmoid_slope),
+}
+
+Activation = str | Callable[[Array], Array]
+
+
+class RNNParams(NamedTuple):
+    """Parameters of :func:`rnn`; a cell without bias has `b=None`."""
+
+    w_x: Float[Array, "I H"]
+    w_h: Float[Array, "H H"]
+    b: Float[Array, "H"] | None = None
+
+
+def _project(params: RNNParams, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
+    return alg.add_bias(alg.dot(xs, params.w_x), params.b)
+
+
+def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, Array | None]:
+    """φ(a), and φ'(a) where it cannot be had from φ(a)."""
+    if isinstance(activation, str):
+        return ACTIVATIONS[activation][0](a), None
+    h, pullback = jax.vjp(activation, a)
+    if h.shape != a.shape:
+        raise ValueError(f"rnn: activation expected an elementwise function, got one from shape {a.shape} to {h.shape}")
+    return h.astype(a.dtype), pullback(jnp.ones_like(h))[0]
+
+
+def _forward(activation: Activation, params: RNNParams, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
+    h, slope = _activate(activation, z + alg.dot(h, params.w_h))
+    return h, h, slope
+
+
+def _backward(activation: Activation, params: RNNParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+    slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
+    da = (dh + dy) * slope
+    return alg.dot_transposed(da, params.w_h), da
+
+
+def _accumulate(params: RNNParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
+    dparams = RNNParams(
+        w_x=alg.outer(xs, da, params.w_x.dtype),
+        w_h=alg.outer(tape.before, da, params.w_h.dtype),
+        b=None if params.b is None else alg.total(da),
+    )
+    return dparams, alg.dot_transposed(da, params.w_x)
+
+
+def _rule(activation: Activation) -> Rule:
+    return Rule(
+        project=_project,
+        forward=functools.partial(_forward, activation),
+        backward=functools.partial(_backward, activation),
+        accumulate=_accumulate,
+        matrices=("w_x", "w_h"),
+    )
+
+
+def _zeros(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
+    return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
+
+
+def _check_activation(where: str, activation: Any) -> None:
+    if not callable(activation):
+        _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
+
+
+def _check(hidden_size: int | None, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    _checks.params_record(where, params, RNNParams)
+    h = _checks.rows(where, params, "w_h") if hidden_size is None else hidden_size
+    _checks.input_features(where, input_shape, params.w_x)
+    bias = {} if params.b is None else {"b": (h,)}
+    _checks.params_shapes(where, params, {"w_x": (input_shape[-1], h), "w_h": (h, h), **bias})
+
+
+def rnn_step(
+    params: RNNParams, state: Float[Array, "*B H"], x: Float[Array, "*B I"], activation: Activation = "tanh"
+) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
+    """One step of a simple recurrent network.
+
+    h_t = φ(x_t W_x + h_{t-1} W_h + b),  y_t = h_t
+
+    Args:
+        params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`.
+        state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
+        x: x_t, `(*B, I)`, floating-point.
+        activation: φ: "tanh", "relu", "sigmoid", or an elementwise callable.
+
+    Returns:
+        h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
+
+    Raises:
+        TypeError, ValueError: for a wrong structure, dtype, shape or activation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> cell = jaxrnn.rnn(3)
+        >>> params = cell.init(jax.random.key(0), 2)
+        >>> h, y = jaxrnn.rnn_step(params, jnp.zeros(3), jnp.ones(2))
+        >>> h.shape
+        (3,)
+
+    References:
+        Elman 1990, "Finding structure in time"; Goodfellow et al. 2016, equations 10.8 and 10.9.
+
+    Differs from:
+        1. PyTorch: one bias, where `torch.nn.RNNCell` adds two; kernels are (in, out).
+        2. PyTorch: "sigmoid" and any callable are taken, not only "tanh" and "relu".
+        3. Keras: returns (state, output), the order of `jax.lax.scan`; Keras returns (output, [state]).
+    """
+    _check_activation("rnn_step", activation)
+    x = _checks.floating("rnn_step", "x", x)
+    _check(None, "rnn_step", params, x.shape)
+    zeros = functools.partial(_zeros, params.w_h.shape[0])
+    return checked_step("rnn_step", _rule(activation), zeros, params, state, x)
+
+
+def rnn(
+    hidden_size: int,
+    *,
+    use_bias: bool = True,
+    activation: Activation = "tanh",
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    recurrent_init: Initializer = initializers.orthogonal(),
+    bias_init: BiasInitializer = initializers.gate_bias(),
+) -> Cell:
+    """A simple recurrent network: a cell whose equations are those of :func:`rnn_step`.
+
+    Args:
+        hidden_size: H, the number of units.
+        use_bias: whether there is a `b`.
+        activation: "tanh", "relu", "sigmoid", or an elementwise callable.
+        kernel_init: draws `w_x`.
+        recurrent_init: draws `w_h`. With `initializers.identity()` and "relu" the cell is
+            an IRNN (Le et al. 2015).
+        bias_init: draws `b`, whose only gate is named "h".
+
+    Returns:
+        A :class:`Cell` with :class:`RNNParams`, whose state is an array `(*B, H)`.
+
+    Raises:
+        TypeError, ValueError: for a size that is not a positive integer, or an unknown activation.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> irnn = jaxrnn.rnn(100, activation="relu", recurrent_init=jaxrnn.initializers.identity())
+        >>> irnn.init(jax.random.key(0), 28).w_h.shape
+        (100, 100)
+    """
+    hidden_size = _checks.positive_int("rnn", "hidden_size", hidden_size)
+    use_bias = _checks.boolean("rnn", "use_bias", use_bias)
+    _check_activation("rnn", activation)
+
+    def init(key: Array, input_size: int, dtype: Any = None) -> RNNParams:
+        input_size = _checks.positive_int("rnn.init", "input_size", input_size)
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        key_x, key_h, key_b = jax.random.split(key, 3)
+        return RNNParams(
+            w_x=kernel_init(key_x, (input_size, hidden_size), dtype),
+            w_h=recurrent_init(key_h, (hidden_size, hidden_size), dtype),
+            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
+        )
+
+    return Cell(
+        init=init,
+        initial_state=functools.partial(_zeros, hidden_size),
+        step=functools.partial(rnn_step, activation=activation),
+        rule=_rule(activation),
+        check=functools.partial(_check, hidden_size),
+        name=f"rnn({hidden_size})",
+    )

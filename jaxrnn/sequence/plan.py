@@ -1,0 +1,47 @@
+"""What every way of running a cell over time is handed."""
+
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Bool
+
+from jaxrnn._types import Cell, Params, PyTree, State
+
+
+class Plan(NamedTuple):
+    """What shapes the program: static and hashable."""
+
+    cell: Cell
+    reverse: bool
+    return_states: bool
+    compute_dtype: Any
+
+
+class Inputs(NamedTuple):
+    """What flows through it: checked, in their final dtypes, padding already zeroed."""
+
+    params: Params
+    xs: PyTree  # leaves (T, *B, ·)
+    state: State  # before the first step read
+    mask: Bool[Array, "T *B"] | None  # which steps take part
+    resets: Bool[Array, "T *B"] | None  # which steps are entered with `reset_state`
+    reset_state: State | None
+
+
+def operands(plan: Plan, params: Params) -> Params:
+    """`params` with the matrices in `compute_dtype`, if there is one."""
+    if plan.compute_dtype is None or plan.cell.rule is None:
+        return params
+    names = [name for name in plan.cell.rule.matrices if getattr(params, name) is not None]
+    return params._replace(**{name: getattr(params, name).astype(plan.compute_dtype) for name in names})
+
+
+def step(plan: Plan, params: Params, state: State, x: PyTree) -> tuple[State, PyTree]:
+    """One step of the cell, its state kept in the dtype it came in."""
+    rule = plan.cell.rule
+    if plan.compute_dtype is None or rule is None:
+        after, y = plan.cell.step(params, state, x)
+    else:
+        params = operands(plan, params)
+        after, y, _ = rule.forward(params, state, rule.project(params, x))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), after, state), y

@@ -1,0 +1,218 @@
+"""`unroll`: a cell over a sequence. Checks and dtypes here; the running in bptt.py and loops.py."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params, PyTree, State
+from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.bptt import bptt
+from jaxrnn.sequence.loops import reference, scan
+from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry
+from jaxrnn.sequence.plan import Inputs, Plan
+
+RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: jax.Array,
+    state: State | None = None,
+    *,
+    lengths: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    resets: jax.Array | None = None,
+    reset_state: State | None = None,
+    reverse: bool = False,
+    return_states: bool = False,
+    checkpoint: str | int | None = None,
+    compute_dtype: Any = None,
+    implementation: str | None = None,
+) -> tuple[Any, ...]:
+    """Runs a cell over a sequence: s_t, y_t = step(params, s_{t-1}, x_t) for every t.
+
+    Args:
+        cell: from :func:`lstm`, :func:`gru`, :func:`rnn`, or a :class:`Cell` of your own.
+        params: the cell's parameters.
+        xs: `(T, *B, I)`, floating-point, time first. T = 0 and an empty batch are legal.
+        state: the state before the first step read; by default `cell.initial_state`. Cast to
+            the dtype of the result.
+        lengths: `(*B,)` integers in 0..T: step t of a sequence takes part where t < length.
+            Concrete values outside are refused, traced ones clamped.
+        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. Where
+            a step takes no part the state is held, the output is zero, the input is not read
+            (NaN there reaches neither values nor gradients) and no gradient flows.
+        resets: `(T, *B)` booleans, true at the first step of an episode: between t-1 and t
+            neither value nor gradient crosses, in either direction of reading, whether or not
+            step t takes part.
+        reset_state: what replaces a state that would cross, shaped as `state`; by default
+            the cell's initial state, which is zeros. Gradients flow into one that is given.
+        reverse: read from the last step (with `lengths`: each sequence's own) to the first.
+            Outputs stay at their input's position; the final state is that after step 0.
+        return_states: also return the state after every step, leaves `(T, *B, ·)`.
+        checkpoint: what the backward pass keeps. Only `None`, what it needs, is built so far.
+        compute_dtype: dtype of the operands of matrix products, such as `jnp.bfloat16`. They
+            accumulate in float32, gates and states stay in float32, and outputs come back in
+            the dtype of `xs`.
+        implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
+            "scan" is the scan under plain automatic differentiation, which also serves
+            forward mode; "reference" is a Python loop.
+
+    Returns:
+        `(final_state, ys)`, or `(final_state, ys, states)` with `return_states`. `ys` is
+        `(T, *B, H)`. Everything has the dtype of `params` and `xs` together, unless
+        `compute_dtype` is given.
+
+    Raises:
+        TypeError, ValueError: for arguments of a wrong type, dtype, shape or structure.
+        NotImplementedError: if a named implementation cannot serve the call.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> cell = jaxrnn.gru(16)
+        >>> params = cell.init(jax.random.key(0), 8)
+        >>> xs = jnp.ones((20, 4, 8))
+        >>> h, ys = jaxrnn.unroll(cell, params, xs, lengths=jnp.array([20, 7, 1, 0]))
+        >>> ys.shape, h.shape
+        ((20, 4, 16), (4, 16))
+
+    Differs from:
+        1. PyTorch: time first always; lengths need no packing or sorting, and may be 0.
+        2. Keras, Flax: a length of 0 gives the initial state; NaN in padding is harmless.
+        3. `jax.jvp` and `jax.jacfwd` need `implementation="scan"`; `jax.hessian` does not.
+    """
+    plan, name, inputs, out_dtype = _prepare(
+        cell, params, xs, state, lengths, mask, resets, reset_state,
+        reverse, return_states, checkpoint, compute_dtype, implementation,
+    )  # fmt: skip
+    try:
+        run = _run if name == "reference" else _run_compiled
+        final, ys, states = run(name, plan, out_dtype, inputs)
+    except TypeError as error:
+        if "custom_vjp" not in str(error):
+            raise
+        raise TypeError(
+            "unroll: implementation expected 'scan' for forward-mode differentiation (jvp, jacfwd, linearize), "
+            f"got {implementation!r}, whose derivative is written by hand for reverse mode"
+        ) from error
+    return (final, ys, states) if return_states else (final, ys)
+
+
+def _run(name: str, plan: Plan, out_dtype: Any, inputs: Inputs) -> tuple[State, PyTree, State | None]:
+    """Selections before and after the loop: their derivatives are JAX's."""
+    final, ys, states = RUNNERS[name](plan, inputs._replace(xs=only(inputs.mask, inputs.xs)))
+    return final, cast_floating(only(inputs.mask, ys), out_dtype), states
+
+
+# Compiled here so that a call outside jit does not trace its loop anew every time.
+_run_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
+
+
+def _prepare(
+    cell, params, xs, state, lengths, mask, resets, reset_state,
+    reverse, return_states, checkpoint, compute_dtype, implementation,
+) -> tuple[Plan, str, Inputs, Any]:  # fmt: skip
+    """Everything checked, and brought to its final dtype."""
+    where = "unroll"
+    _check_cell(where, cell)
+    xs = _checks.floating(where, "xs", xs)
+    if xs.ndim < 2:
+        raise ValueError(f"{where}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
+    if cell.check is not None:
+        cell.check(where, params, xs.shape)
+    time, batch_shape = xs.shape[0], xs.shape[1:-1]
+    if checkpoint is not None:
+        raise NotImplementedError(f"{where}: checkpoint expected None, the only choice built so far; got {checkpoint!r}")
+
+    expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
+    for name, given in (("state", state), ("reset_state", reset_state)):
+        if given is not None:
+            _checks.state_like(where, name, given, expected)
+    mask = _steps_taking_part(where, lengths, mask, time, batch_shape)
+    reverse = _checks.boolean(where, "reverse", reverse)
+    if resets is not None:
+        resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)
+    elif reset_state is not None:
+        raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
+
+    name = _choose(where, implementation, cell, expected)
+    compute_dtype = _compute_dtype(where, compute_dtype, cell)
+    dtype = jnp.result_type(xs, *_floats(params))
+    out_dtype = dtype if compute_dtype is None else xs.dtype
+    dtype = dtype if compute_dtype is None else jnp.promote_types(compute_dtype, jnp.float32)
+    if state is None:
+        state = cell.initial_state(batch_shape)
+    if resets is not None and reset_state is None:
+        reset_state = cell.initial_state(batch_shape)
+    inputs = Inputs(*cast_floating(jax.tree.map(jnp.asarray, (params, xs, state)), dtype), mask, resets,
+                    cast_floating(jax.tree.map(jnp.asarray, reset_state), dtype))  # fmt: skip
+    plan = Plan(cell, reverse, _checks.boolean(where, "return_states", return_states), compute_dtype)
+    return plan, name, _vary_together(inputs), out_dtype
+
+
+def _floats(tree: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+
+
+def _check_cell(where: str, cell: Any) -> None:
+    missing = [name for name in Cell._fields if not hasattr(cell, name)]
+    if missing:
+        raise TypeError(
+            f"{where}: cell expected a jaxrnn.Cell, got {type(cell).__name__} without {', '.join(missing)}; "
+            "wrap your functions as jaxrnn.Cell(init, initial_state, step)"
+        )
+
+
+def _steps_taking_part(where: str, lengths: Any, mask: Any, time: int, batch_shape: tuple[int, ...]) -> Any:
+    if lengths is not None and mask is not None:
+        raise ValueError(f"{where}: lengths and mask were both given, expected one; a mask says all that lengths can")
+    if lengths is not None:
+        return mask_of_lengths(_checks.sequence_lengths(where, lengths, time, batch_shape), time)
+    return None if mask is None else _checks.step_mask(where, "mask", mask, (time, *batch_shape))
+
+
+def _choose(where: str, implementation: Any, cell: Cell, state: State) -> str:
+    """The implementation to run, or why the one that was named cannot."""
+    by_hand = cell.rule is not None and len(_floats(state)) == len(jax.tree.leaves(state))
+    if implementation is None:
+        return "bptt" if by_hand else "scan"
+    _checks.one_of(where, "implementation", implementation, (None, *RUNNERS))
+    if implementation == "bptt" and not by_hand:
+        why = "has no rule" if cell.rule is None else "has a state that is not floating-point throughout"
+        raise NotImplementedError(f"{where}: implementation 'bptt' cannot run {cell!r}, which {why}; 'scan' can")
+    return implementation
+
+
+def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
+    if compute_dtype is None:
+        return None
+    try:
+        dtype = jnp.dtype(compute_dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{where}: compute_dtype expected a floating-point dtype, got {compute_dtype!r}")
+    if cell.rule is None or not cell.rule.matrices:
+        raise NotImplementedError(
+            f"{where}: compute_dtype cannot serve {cell!r}, which has no rule that names its matrices"
+        )
+    return dtype
+
+
+def _vary_together(inputs: Inputs) -> Inputs:
+    """Inside `shard_map`, every operand varying over the mesh axes that any of them varies over.
+
+    The loop's carry needs that, and doing it here puts the sum of the weights' cotangents
+    over devices after the loop, once, instead of inside it.
+    """
+    axes = lambda leaf: jax.typeof(leaf).manual_axis_type.varying  # noqa: E731
+    together = frozenset().union(*(axes(leaf) for leaf in jax.tree.leaves(inputs)))
+
+    def vary(leaf: jax.Array) -> jax.Array:
+        missing = tuple(sorted(together - axes(leaf)))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, inputs) if together else inputs
