@@ -18,22 +18,27 @@ in :mod:`jaxrnn.sequence` knows time and nothing of a cell's equations. A
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 from jaxtyping import Array
 
+AnyArray = jax.Array | np.ndarray  # what users may pass; inside the library all is jax.Array
 PyTree = Any
 Params = PyTree
 State = PyTree
 DType = Any
 
 
+@runtime_checkable
 class Initializer(Protocol):
     """Draws an array: the signature of everything in :mod:`jax.nn.initializers`."""
 
     def __call__(self, key: Array, shape: Any, dtype: Any = ..., /) -> Array: ...
 
 
+@runtime_checkable
 class BiasInitializer(Protocol):
     """Draws the biases of all gates of a cell, in the order of ``gates``: ``(G*H,)``."""
 

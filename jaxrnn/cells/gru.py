@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step
 
@@ -41,9 +41,9 @@ GATES = ("r", "z", "n")
 class GRUParams(NamedTuple):
     """Parameters of :func:`gru`; gates side by side in the order r z n, what is absent is `None`."""
 
-    w_x: Float[Array, "I 3*H"]
-    w_h: Float[Array, "H 3*H"]
-    b: Float[Array, "3*H"] | None = None
+    w_x: Float[Array, "I GH"]
+    w_h: Float[Array, "H GH"]
+    b: Float[Array, "GH"] | None = None
     b_hn: Float[Array, "H"] | None = None  # the bias inside r ⊙ (h W_hn + b_hn); reset-after alone
 
 
@@ -148,7 +148,7 @@ def _check(hidden_size: int | None, reset_after: bool, where: str, params: Any, 
 
 
 def gru_step(
-    params: GRUParams, state: Float[Array, "*B H"], x: Float[Array, "*B I"], reset_after: bool = True
+    params: GRUParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], reset_after: bool = True
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of a gated recurrent unit.
 

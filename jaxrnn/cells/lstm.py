@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step
 
@@ -36,9 +36,9 @@ GATES = ("i", "f", "g", "o")
 class LSTMParams(NamedTuple):
     """Parameters of :func:`lstm`; gates side by side in the order i f g o, what is absent is `None`."""
 
-    w_x: Float[Array, "I 4*H"]
-    w_h: Float[Array, "H 4*H"]
-    b: Float[Array, "4*H"] | None = None
+    w_x: Float[Array, "I GH"]
+    w_h: Float[Array, "H GH"]
+    b: Float[Array, "GH"] | None = None
 
 
 class LSTMState(NamedTuple):
@@ -78,7 +78,7 @@ def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array
     return LSTMState(h=alg.dot_transposed(da, params.w_h), c=dc * f), da
 
 
-def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B 4*H"]):
+def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B GH"]):
     dparams = LSTMParams(
         w_x=alg.outer(xs, da, params.w_x.dtype),
         w_h=alg.outer(tape.before.h, da, params.w_h.dtype),
@@ -104,7 +104,7 @@ def _check(hidden_size: int | None, where: str, params: Any, input_shape: tuple[
 
 
 def lstm_step(
-    params: LSTMParams, state: LSTMState, x: Float[Array, "*B I"]
+    params: LSTMParams, state: LSTMState, x: Float[AnyArray, "*B I"]
 ) -> tuple[LSTMState, Float[Array, "*B H"]]:
     """One step of a long short-term memory.
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step
 
@@ -103,7 +103,7 @@ def _check(hidden_size: int | None, where: str, params: Any, input_shape: tuple[
 
 
 def rnn_step(
-    params: RNNParams, state: Float[Array, "*B H"], x: Float[Array, "*B I"], activation: Activation = "tanh"
+    params: RNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: Activation = "tanh"
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of a simple recurrent network.
 

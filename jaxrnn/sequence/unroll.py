@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, PyTree, State
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
@@ -19,12 +20,12 @@ RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
 def unroll(
     cell: Cell,
     params: Params,
-    xs: jax.Array,
+    xs: Float[AnyArray, "T *B I"],
     state: State | None = None,
     *,
-    lengths: jax.Array | None = None,
-    mask: jax.Array | None = None,
-    resets: jax.Array | None = None,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+    resets: Bool[AnyArray, "T *B"] | None = None,
     reset_state: State | None = None,
     reverse: bool = False,
     return_states: bool = False,
@@ -140,9 +141,10 @@ def _prepare(
 
     name = _choose(where, implementation, cell, expected)
     compute_dtype = _compute_dtype(where, compute_dtype, cell)
-    dtype = jnp.result_type(xs, *_floats(params))
-    out_dtype = dtype if compute_dtype is None else xs.dtype
-    dtype = dtype if compute_dtype is None else jnp.promote_types(compute_dtype, jnp.float32)
+    if compute_dtype is None:
+        dtype = out_dtype = jnp.result_type(xs, *_floats(params))
+    else:
+        dtype, out_dtype = _accumulator(compute_dtype), xs.dtype
     if state is None:
         state = cell.initial_state(batch_shape)
     if resets is not None and reset_state is None:
@@ -151,6 +153,11 @@ def _prepare(
                     cast_floating(jax.tree.map(jnp.asarray, reset_state), dtype))  # fmt: skip
     plan = Plan(cell, reverse, _checks.boolean(where, "return_states", return_states), compute_dtype)
     return plan, name, _vary_together(inputs), out_dtype
+
+
+def _accumulator(compute_dtype: Any) -> Any:
+    """The dtype that products of `compute_dtype` accumulate in: float32, unless they are wider."""
+    return compute_dtype if jnp.finfo(compute_dtype).bits > 32 else jnp.dtype(jnp.float32)
 
 
 def _floats(tree: PyTree) -> list[Any]:

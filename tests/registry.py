@@ -1,0 +1,106 @@
+"""All cells, in every form they take. A new cell inherits the contract test by a row here."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from jaxrnn import Cell
+
+I, H, T, B = 3, 4, 6, 5  # noqa: E741
+
+CELLS: dict[str, Callable[[], Cell]] = {
+    "rnn-tanh": lambda: jaxrnn.rnn(H),
+    "rnn-relu": lambda: jaxrnn.rnn(H, activation="relu", recurrent_init=jaxrnn.initializers.identity()),
+    "rnn-sigmoid": lambda: jaxrnn.rnn(H, activation="sigmoid", use_bias=False),
+    "rnn-callable": lambda: jaxrnn.rnn(H, activation=jnp.sin),
+    "lstm": lambda: jaxrnn.lstm(H),
+    "lstm-no-bias": lambda: jaxrnn.lstm(H, use_bias=False),
+    "gru": lambda: jaxrnn.gru(H),
+    "gru-no-bias": lambda: jaxrnn.gru(H, use_bias=False),
+    "gru-reset-before": lambda: jaxrnn.gru(H, reset_after=False),
+}
+
+# Relative to the largest entry of what is compared.
+TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 5e-6, "bfloat16": 4e-2}
+
+
+class Case(NamedTuple):
+    """One problem: a cell, and everything `unroll` takes."""
+
+    cell: Cell
+    params: Any
+    xs: jax.Array
+    state: Any
+    options: Mapping[str, Any]
+
+
+def random_like(seed: int, tree: Any, dtype: Any) -> Any:
+    """Standard normal numbers from NumPy: drawing them with JAX would compile a generator in every test."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), dtype), tree)
+
+
+def make(name: str, batch_shape: tuple[int, ...] = (B,), time: int = T, dtype: Any = None, seed: int = 0) -> Case:
+    """Random parameters (biases too), inputs and initial state."""
+    cell = CELLS[name]()
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    params = jax.eval_shape(lambda key: cell.init(key, I, dtype), jax.random.key(0))
+    params = jax.tree.map(lambda p: 0.6 * p, random_like(seed, params, dtype))
+    xs = random_like(seed + 1, jax.ShapeDtypeStruct((time, *batch_shape, I), dtype), dtype)
+    state = random_like(seed + 2, jax.eval_shape(lambda: cell.initial_state(batch_shape)), dtype)
+    return Case(cell, params, xs, state, {})
+
+
+def bits(seed: int, shape: tuple[int, ...], p: float) -> np.ndarray:
+    return np.random.default_rng(seed).random(shape) < p
+
+
+LENGTHS = np.asarray([T, 0, 1, 4, T], dtype=np.int32)
+
+# Lengths 0, 1, T and between; a mask with holes; episodes that begin anywhere, in padding too.
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "lengths": {"lengths": LENGTHS},
+    "mask-resets": {"mask": bits(4, (T, B), 0.6), "resets": bits(5, (T, B), 0.4)},
+}
+
+
+def run(case: Case, **options: Any) -> tuple[Any, ...]:
+    return jaxrnn.unroll(case.cell, case.params, case.xs, case.state, **{**case.options, **options})
+
+
+def loss_of(case: Case, implementation: str | None, **options: Any) -> Callable[..., jax.Array]:
+    """A scalar that weighs every output, every state and the final state by its own random number."""
+    options = {**case.options, **options, "return_states": True, "implementation": implementation}
+
+    def loss(params: Any, xs: jax.Array, state: Any, reset_state: Any = None) -> jax.Array:
+        outcome = jaxrnn.unroll(case.cell, params, xs, state, reset_state=reset_state, **options)
+        weights = random_like(9, outcome, xs.dtype)
+        return sum(
+            jnp.sum(w * jnp.sin(leaf))
+            for w, leaf in zip(jax.tree.leaves(weights), jax.tree.leaves(outcome), strict=True)
+        )
+
+    return loss
+
+
+def gap(a: Any, b: Any) -> float:
+    """The largest difference between two pytrees, leaf by leaf relative to the leaf's largest entry."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    worst = 0.0
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.shape == y.shape
+        assert x.dtype == y.dtype
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        if x.size:
+            worst = max(worst, float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-30)))
+        assert np.isfinite(x).all()
+    return worst
+
+
+def assert_close(a: Any, b: Any, dtype: str = "float64") -> None:
+    assert gap(a, b) <= TOLERANCE[dtype]
