@@ -6,14 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def describe(value: Any) -> str:
     """A short word for a value in an error message: arrays by dtype and shape."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}{list(value.shape)}"
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        fields = ", ".join(f"{k}={describe(v)}" for k, v in zip(value._fields, value, strict=True))
+    names = getattr(value, "_fields", None)
+    if isinstance(value, tuple) and names:
+        fields = ", ".join(f"{k}={describe(v)}" for k, v in zip(names, value, strict=True))
         return f"{type(value).__name__}({fields})"
     if isinstance(value, (tuple, list)):
         return f"{type(value).__name__} of ({', '.join(describe(v) for v in value)})"
@@ -93,7 +95,9 @@ def rows(where: str, params: Any, name: str) -> int:
 
 def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
     """The last axis of the input is what `w_x` expects."""
-    name, hint = ("x", "") if where.endswith("step") else ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
+    name, hint = (
+        ("x", "") if where.endswith("step") else ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
+    )
     shape = getattr(w_x, "shape", None)
     if shape is None or len(shape) != 2:
         raise ValueError(f"{where}: params.w_x expected a matrix, got {describe(w_x)}")
@@ -135,12 +139,14 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
 
 def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, ...]) -> jax.Array:
     """Integers `(*B,)` in 0..T; the range of traced values cannot be seen and is not checked."""
-    known = None if isinstance(value, jax.core.Tracer) or not hasattr(value, "shape") else np.asarray(value)
+    known = None if isinstance(value, Tracer) or not hasattr(value, "shape") else np.asarray(value)
     value = array(where, "lengths", value)
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{where}: lengths expected integers, got {describe(value)}")
     if value.shape != batch_shape:
-        raise ValueError(f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; it is not broadcast")
+        raise ValueError(
+            f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; it is not broadcast"
+        )
     if known is not None and known.size and (known.min() < 0 or known.max() > time):
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")

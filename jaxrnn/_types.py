@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-AnyArray = jax.Array | np.ndarray  # what users may pass; inside the library all is jax.Array
+AnyArray = jax.Array | np.ndarray | np.generic  # what users may pass; inside the library all is jax.Array
 PyTree = Any
 Params = PyTree
 State = PyTree

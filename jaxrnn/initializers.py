@@ -132,6 +132,10 @@ def chrono(max_time: int) -> BiasInitializer:
 
 
 def draw_gates(initializer: Initializer, key: Array, gates: int, shape: tuple[int, int], dtype: Any) -> Array:
-    """One block of `shape` a gate, side by side: `(rows, gates * columns)`."""
+    """One block of `shape` a gate, side by side: `(rows, gates * columns)`.
+
+    Drawn in float32 at least: the decomposition behind `orthogonal` knows no narrower dtype.
+    """
+    drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
     keys = jax.random.split(key, gates)
-    return jnp.concatenate([initializer(k, shape, dtype) for k in keys], axis=-1)
+    return jnp.concatenate([initializer(k, shape, drawn) for k in keys], axis=-1).astype(dtype)

@@ -14,16 +14,12 @@ from jaxtyping import Array, Float
 
 def dot(x: Float[Array, "*B N"], w: Float[Array, "N M"]) -> Float[Array, "*B M"]:
     """x w, over the last axis of x."""
-    return lax.dot_general(
-        x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype
-    )
+    return lax.dot_general(x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
 
 
 def dot_transposed(d: Float[Array, "*B M"], w: Float[Array, "N M"]) -> Float[Array, "*B N"]:
     """d wᵀ, over the last axis of d: the cotangent of x in x w."""
-    return lax.dot_general(
-        d.astype(w.dtype), w, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype
-    )
+    return lax.dot_general(d.astype(w.dtype), w, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype)
 
 
 def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], operands: Any) -> Float[Array, "N M"]:

@@ -142,7 +142,9 @@ def _check(hidden_size: int | None, reset_after: bool, where: str, params: Any, 
     h = _checks.rows(where, params, "w_h") if hidden_size is None else hidden_size
     _checks.input_features(where, input_shape, params.w_x)
     if params.b_hn is not None and not reset_after:
-        raise ValueError(f"{where}: params.b_hn expected None with reset_after=False, got an array; are they a reset-after GRU's?")
+        raise ValueError(
+            f"{where}: params.b_hn expected None with reset_after=False, got an array; are they a reset-after GRU's?"
+        )
     shapes = {"w_x": (input_shape[-1], 3 * h), "w_h": (h, 3 * h), "b": (3 * h,), "b_hn": (h,)}
     _checks.params_shapes(where, params, {k: v for k, v in shapes.items() if getattr(params, k) is not None})
 

@@ -60,7 +60,9 @@ def _forward(activation: Activation, params: RNNParams, h: Float[Array, "*B H"],
     return h, h, slope
 
 
-def _backward(activation: Activation, params: RNNParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+def _backward(
+    activation: Activation, params: RNNParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]
+):
     slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
     da = (dh + dy) * slope
     return alg.dot_transposed(da, params.w_h), da
@@ -185,8 +187,8 @@ def rnn(
         dtype = jnp.result_type(float) if dtype is None else dtype
         key_x, key_h, key_b = jax.random.split(key, 3)
         return RNNParams(
-            w_x=kernel_init(key_x, (input_size, hidden_size), dtype),
-            w_h=recurrent_init(key_h, (hidden_size, hidden_size), dtype),
+            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
+            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
             b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
         )
 

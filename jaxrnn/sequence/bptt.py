@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxrnn._types import PyTree, State, Tape
 from jaxrnn.sequence.masking import only, replace, select, shifted
-from jaxrnn.sequence.plan import Inputs, Plan, operands
+from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
 
 
 def _position(state: State, y: PyTree) -> int | None:
@@ -33,7 +33,7 @@ def _position(state: State, y: PyTree) -> int | None:
 
 def _forward(plan: Plan, inputs: Inputs, keep: bool) -> tuple[State, PyTree, State | None, PyTree]:
     """Final state, outputs, states, residuals; the last two only if `keep`, or as the plan asks."""
-    rule = plan.cell.rule
+    rule = rule_of(plan)
     params = operands(plan, inputs.params)
     keep_states = keep or plan.return_states
     position = None
@@ -77,7 +77,7 @@ def _bptt_forward(plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
 def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
     inputs, states, residuals = saved
     dfinal, dys, dstates = cotangents
-    rule = plan.cell.rule
+    rule = rule_of(plan)
     params = operands(plan, inputs.params)
     before = shifted(inputs.state, states, plan.reverse)
     before = replace(inputs.resets, before, _over_time(inputs.reset_state, states))

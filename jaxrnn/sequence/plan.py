@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Bool
 
-from jaxrnn._types import Cell, Params, PyTree, State
+from jaxrnn._types import Cell, Params, PyTree, Rule, State
 
 
 class Plan(NamedTuple):
@@ -26,6 +26,12 @@ class Inputs(NamedTuple):
     mask: Bool[Array, "T *B"] | None  # which steps take part
     resets: Bool[Array, "T *B"] | None  # which steps are entered with `reset_state`
     reset_state: State | None
+
+
+def rule_of(plan: Plan) -> Rule:
+    """The rule of a cell that was chosen because it has one."""
+    assert plan.cell.rule is not None
+    return plan.cell.rule
 
 
 def operands(plan: Plan, params: Params) -> Params:

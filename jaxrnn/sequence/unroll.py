@@ -126,7 +126,9 @@ def _prepare(
         cell.check(where, params, xs.shape)
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
     if checkpoint is not None:
-        raise NotImplementedError(f"{where}: checkpoint expected None, the only choice built so far; got {checkpoint!r}")
+        raise NotImplementedError(
+            f"{where}: checkpoint expected None, the only choice built so far; got {checkpoint!r}"
+        )
 
     expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
     for name, given in (("state", state), ("reset_state", reset_state)):
@@ -149,8 +151,8 @@ def _prepare(
         state = cell.initial_state(batch_shape)
     if resets is not None and reset_state is None:
         reset_state = cell.initial_state(batch_shape)
-    inputs = Inputs(*cast_floating(jax.tree.map(jnp.asarray, (params, xs, state)), dtype), mask, resets,
-                    cast_floating(jax.tree.map(jnp.asarray, reset_state), dtype))  # fmt: skip
+    inputs = Inputs(params, xs, state, mask, resets, reset_state)
+    inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
     plan = Plan(cell, reverse, _checks.boolean(where, "return_states", return_states), compute_dtype)
     return plan, name, _vary_together(inputs), out_dtype
 

@@ -1,0 +1,1 @@
+"""Scripts that a person runs: `python -m experiments.<name>`. They use only the public API of `jaxrnn`."""

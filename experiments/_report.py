@@ -1,0 +1,83 @@
+"""What every script says about itself: versions and machine, and files that are whole or absent."""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+import jaxrnn
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and date: what a number means nothing without."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "jaxrnn": jaxrnn.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("jax", "jaxlib", "optax", "numpy", "scikit-learn")},
+        },
+        "machine": {
+            "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "system": f"{platform.system()} {platform.release()}",
+        },
+    }
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if need be; an `OSError` where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise OSError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Another name to write under, moved to `path` at the end, so that nobody ever reads half a file."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """Writes a record; numbers that JSON does not have, such as the loss of a run that diverged, become null."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def throughput_bar(unit: str) -> Progress:
+    """A progress bar on stderr whose tasks have the fields `speed`, in `unit` a second, and `test`, an accuracy."""
+    text = TextColumn(
+        "{task.percentage:>3.0f} %  {task.fields[speed]:>7,.0f} " + unit + "/s  test {task.fields[test]:5.1%}"
+    )
+    return Progress(
+        TextColumn("{task.description:<24}"), BarColumn(20), text, TimeElapsedColumn(), console=Console(stderr=True)
+    )

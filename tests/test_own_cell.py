@@ -1,0 +1,113 @@
+"""Cells of a user's own: toy recurrences whose answers can be written down."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from jaxrnn import Cell, Rule
+
+
+def leaky_step(a, s, x):
+    """s_t = a s_{t-1} + x_t: the running sum at a = 1, and a polynomial in a."""
+    s = a * s + x
+    return s, s
+
+
+LEAKY = Cell(
+    init=lambda key, input_size, dtype=None: jnp.ones((), dtype or jnp.float32),
+    initial_state=lambda batch_shape=(), dtype=None: jnp.zeros((*batch_shape, 2), dtype or jnp.float32),
+    step=leaky_step,
+)
+RULE = Rule(
+    project=lambda a, xs: xs,
+    forward=lambda a, s, z: (*leaky_step(a, s, z), None),
+    backward=lambda a, tape, ds, dy: (a * (ds + dy), ds + dy),
+    accumulate=lambda a, xs, tape, deltas: (jnp.sum(deltas * tape.before), deltas),
+)
+XS = jnp.asarray([[1.0, 10], [2, 20], [3, 30]])
+
+
+def test_three_functions_are_enough():
+    final, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), XS)
+    np.testing.assert_array_equal(ys, [[1, 10], [3, 30], [6, 60]])
+    np.testing.assert_array_equal(final, [6, 60])
+    _, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), XS, reverse=True)
+    np.testing.assert_array_equal(ys, [[6, 60], [5, 50], [3, 30]])
+
+
+def test_masks_and_resets_by_hand():
+    xs = jnp.stack([XS, XS], axis=1)
+    mask = np.asarray([[1, 1], [0, 1], [1, 0]], bool)
+    final, ys, states = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, mask=mask, return_states=True)
+    np.testing.assert_array_equal(ys[..., 0], [[1, 1], [0, 3], [4, 0]])
+    np.testing.assert_array_equal(states[..., 0], [[1, 1], [1, 3], [4, 3]])
+    np.testing.assert_array_equal(final[..., 0], [4, 3])
+    resets = np.asarray([[0, 1], [0, 1], [1, 0]], bool)
+    start, fresh = jnp.full((2, 2), 100.0), jnp.full((2, 2), 1000.0)
+    options = {"resets": resets, "reset_state": fresh}
+    _, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, **options)
+    np.testing.assert_array_equal(ys[..., 0], [[101, 1001], [103, 1002], [1003, 1005]])
+    # In reverse, a reset at t parts t from t-1: the state that enters t-1 is replaced.
+    final, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, reverse=True, **options)
+    np.testing.assert_array_equal(ys[..., 0], [[1003, 1001], [1002, 105], [103, 103]])
+    np.testing.assert_array_equal(final[..., 0], [1003, 1001])
+    # A reset counts at a step that takes no part.
+    _, _, states = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, mask=mask, return_states=True, **options)
+    np.testing.assert_array_equal(states[..., 0], [[101, 1001], [101, 1002], [1003, 1002]])
+
+
+def test_a_rule_of_ones_own_is_what_grad_runs():
+    """L = Σ s_T = (a² + a + 1)-weighted inputs: dL/da = 2a x_0 + x_1."""
+    cell = LEAKY._replace(rule=RULE)
+    loss = lambda a, xs, implementation: jaxrnn.unroll(cell, a, xs, implementation=implementation)[0].sum()  # noqa: E731
+    for implementation in (None, "scan"):
+        da, dxs = jax.grad(loss, (0, 1))(jnp.asarray(0.5), XS, implementation)
+        np.testing.assert_allclose(da, 2 * 0.5 * 11 + 22)
+        np.testing.assert_allclose(dxs, [[0.25, 0.25], [0.5, 0.5], [1, 1]])
+    broken = cell._replace(rule=RULE._replace(backward=lambda a, tape, ds, dy: (2 * a * (ds + dy), ds + dy)))
+    da = jax.grad(lambda a: jaxrnn.unroll(broken, a, XS)[0].sum())(jnp.asarray(0.5))
+    np.testing.assert_allclose(da, 27.5 + (2 * 0.5) * 11)  # δs_2 s_1 + δs_1 s_0, with δs_1 = 2a
+
+
+class Clock(NamedTuple):
+    """A state that counts: its integer leaf has no gradient."""
+
+    value: jax.Array
+    ticks: jax.Array
+
+
+def test_a_state_with_integers_runs_through_the_scan():
+    def step(params, state, x):
+        state = Clock(params * state.value + x, state.ticks + 1)
+        return state, state.value * state.ticks.astype(jnp.float32)
+
+    def initial_state(batch_shape=(), dtype=None):
+        return Clock(jnp.zeros(batch_shape, dtype), jnp.zeros(batch_shape, jnp.int32))
+
+    cell = Cell(lambda key, input_size: jnp.ones(()), initial_state, lambda p, s, x: step(p, s, x[..., 0]))
+    xs = jnp.arange(4.0)[:, None]
+    final, ys = jaxrnn.unroll(cell, jnp.ones(()), xs, lengths=np.int32(3))
+    np.testing.assert_array_equal(ys, [0, 2, 9, 0])
+    assert final.ticks == 3
+    gradient = jax.grad(lambda p: jaxrnn.unroll(cell, p, xs)[0].value)(jnp.ones(()))
+    np.testing.assert_allclose(gradient, 0 * 3 + 1 * 2 + 2 * 1)
+
+
+def test_an_output_that_is_no_part_of_the_state():
+    """A cell with a read-out of its own keeps its outputs apart from its states."""
+    doubled = Cell(LEAKY.init, LEAKY.initial_state, lambda a, s, x: (a * s + x, 2 * (a * s + x)))
+    rule = RULE._replace(
+        forward=lambda a, s, z: (a * s + z, 2 * (a * s + z), None),
+        backward=lambda a, tape, ds, dy: (a * (ds + 2 * dy), ds + 2 * dy),
+    )
+    gradients = []
+    for cell in (doubled, doubled._replace(rule=rule)):
+        _, ys, states = jaxrnn.unroll(cell, jnp.ones(()), XS, return_states=True)
+        np.testing.assert_array_equal(ys, 2 * states)
+        gradients.append(
+            jax.grad(lambda a, xs, cell=cell: (jaxrnn.unroll(cell, a, xs)[1] ** 2).sum(), (0, 1))(jnp.ones(()), XS)
+        )
+    jax.tree.map(np.testing.assert_allclose, *gradients)
