@@ -68,7 +68,8 @@ def params_record(where: str, params: Any, record: type) -> None:
     """`params` is a `record`."""
     if not isinstance(params, record):
         raise TypeError(
-            f"{where}: params expected {record.__name__}, got {type(params).__name__}; are they the params of another cell?"
+            f"{where}: params expected {record.__name__}, got {type(params).__name__}; "
+            "are they the params of another cell?"
         )
 
 
@@ -132,7 +133,8 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
         raise TypeError(f"{where}: {name} expected booleans, got {describe(value)}; compare with > 0 to make them")
     if value.shape != shape:
         raise ValueError(
-            f"{where}: {name} expected shape (T, *B) = {shape}, got {value.shape}; is it batch-major? It is not broadcast"
+            f"{where}: {name} expected shape (T, *B) = {shape}, got {value.shape}; "
+            "is it batch-major? It is not broadcast"
         )
     return value
 
