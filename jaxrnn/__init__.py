@@ -3,7 +3,9 @@
 from jaxrnn import initializers
 from jaxrnn._types import Cell, Rule, Tape
 from jaxrnn.cells import (
+    GRUNorm,
     GRUParams,
+    LSTMNorm,
     LSTMParams,
     LSTMState,
     RNNParams,
@@ -20,7 +22,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Cell",
+    "GRUNorm",
     "GRUParams",
+    "LSTMNorm",
     "LSTMParams",
     "LSTMState",
     "RNNParams",

@@ -24,6 +24,15 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"[:120]
 
 
+ON_BY_DEFAULT = ("use_bias", "reset_after")
+
+
+def call(function: str, size: int, **options: Any) -> str:
+    """How a cell calls itself: its factory, with the options that are not the default."""
+    named = [f"{name}={value!r}" for name, value in options.items() if bool(value) != (name in ON_BY_DEFAULT)]
+    return f"{function}({', '.join([str(size), *named])})"
+
+
 def positive_int(where: str, name: str, value: Any) -> int:
     """`value` as an int of at least 1; booleans are not numbers."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
@@ -83,6 +92,17 @@ def params_shapes(where: str, params: Any, shapes: dict[str, tuple[int, ...]]) -
             raise ValueError(
                 f"{where}: params.{name} expected shape {shape}, got {tuple(value.shape)}; "
                 "are they the params of another cell or size?"
+            )
+
+
+def params_presence(where: str, params: Any, present: dict[str, bool]) -> None:
+    """The named fields of `params` are there, or `None`, as the cell has it."""
+    for name, expected in present.items():
+        value = getattr(params, name)
+        if (value is not None) != expected:
+            raise ValueError(
+                f"{where}: params.{name} expected {'an array' if expected else 'None'}, got {describe(value)}; "
+                "are they the params of the same cell in another form?"
             )
 
 

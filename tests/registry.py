@@ -19,9 +19,16 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "rnn-callable": lambda: jaxrnn.rnn(H, activation=jnp.sin),
     "lstm": lambda: jaxrnn.lstm(H),
     "lstm-no-bias": lambda: jaxrnn.lstm(H, use_bias=False),
+    "lstm-projection": lambda: jaxrnn.lstm(H, projection_size=2),
+    "lstm-peephole": lambda: jaxrnn.lstm(H, peephole=True),
+    "lstm-coupled": lambda: jaxrnn.lstm(H, coupled=True),
+    "lstm-layer-norm": lambda: jaxrnn.lstm(H, layer_norm=True),
+    "lstm-all": lambda: jaxrnn.lstm(H, projection_size=3, peephole=True, coupled=True, layer_norm=True),
     "gru": lambda: jaxrnn.gru(H),
     "gru-no-bias": lambda: jaxrnn.gru(H, use_bias=False),
     "gru-reset-before": lambda: jaxrnn.gru(H, reset_after=False),
+    "gru-layer-norm": lambda: jaxrnn.gru(H, layer_norm=True),
+    "gru-reset-before-layer-norm": lambda: jaxrnn.gru(H, reset_after=False, layer_norm=True),
 }
 
 # Relative to the largest entry of what is compared.

@@ -1,33 +1,69 @@
 """The few array operations that every cell is written in.
 
-Products take their operands in the dtype of the weight and accumulate in the dtype of
-the other operand, so that with weights in bfloat16 and states in float32 the product is
-a mixed-precision one, and with one dtype throughout it is the plain one.
+A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, or a
+:class:`Dropped` matrix; `dot`, `dot_transposed` and `outer` are a product with it and the
+two cotangents of that product. Products take their operands in the dtype of the weight
+and accumulate in the dtype of the other operand: with weights in bfloat16 and states in
+float32 they are mixed-precision ones, with one dtype throughout plain ones.
 """
 
-from typing import Any
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
-def dot(x: Float[Array, "*B N"], w: Float[Array, "N M"]) -> Float[Array, "*B M"]:
+class Dropped(NamedTuple):
+    """A matrix whose input units are dropped, for each sequence its own: x (diag(keep) w)."""
+
+    w: Float[Array, "N M"]
+    keep: Bool[Array, "*B N"]
+
+
+Weight = Array | Dropped
+
+
+def _kept(x: Array, w: Weight) -> tuple[Array, Array]:
+    """The units of x that w reads, and the array of w."""
+    if isinstance(w, Dropped):
+        return jnp.where(jnp.broadcast_to(w.keep, x.shape), x, jnp.zeros_like(x)), w.w
+    return x, w
+
+
+def dot(x: Float[Array, "*B N"], w: Weight) -> Float[Array, "*B M"]:
     """x w, over the last axis of x."""
-    return lax.dot_general(x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
+    x, matrix = _kept(x, w)
+    operand = x.astype(matrix.dtype)
+    if matrix.ndim == 1:
+        return (operand * jnp.broadcast_to(matrix, x.shape)).astype(x.dtype)
+    return lax.dot_general(operand, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
 
 
-def dot_transposed(d: Float[Array, "*B M"], w: Float[Array, "N M"]) -> Float[Array, "*B N"]:
+def dot_transposed(d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*B N"]:
     """d wᵀ, over the last axis of d: the cotangent of x in x w."""
-    return lax.dot_general(d.astype(w.dtype), w, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype)
+    matrix = w.w if isinstance(w, Dropped) else w
+    operand = d.astype(matrix.dtype)
+    if matrix.ndim == 1:
+        dx = (operand * jnp.broadcast_to(matrix, d.shape)).astype(d.dtype)
+    else:
+        dx = lax.dot_general(operand, matrix, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype)
+    return _kept(dx, w)[0]
 
 
-def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], operands: Any) -> Float[Array, "N M"]:
-    """Σ xᵀ d over all leading axes: the cotangent of w in x w. `operands` is the product's dtype."""
+def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "N *M"]:
+    """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d."""
+    x, matrix = _kept(x, w)
     leading = tuple(range(x.ndim - 1))
-    return lax.dot_general(
-        x.astype(operands), d.astype(operands), ((leading, leading), ((), ())), preferred_element_type=d.dtype
-    )
+    x, d, accumulator = x.astype(matrix.dtype), d.astype(matrix.dtype), d.dtype
+    if matrix.ndim == 1:
+        return jnp.sum(x.astype(accumulator) * d.astype(accumulator), leading)
+    return lax.dot_general(x, d, ((leading, leading), ((), ())), preferred_element_type=accumulator)
+
+
+def columns(w: Weight, start: int, stop: int) -> Weight:
+    """The columns `start` to `stop` of a weight."""
+    return w._replace(w=w.w[:, start:stop]) if isinstance(w, Dropped) else w[:, start:stop]
 
 
 def total(d: Float[Array, "*B M"]) -> Float[Array, "M"]:
@@ -35,9 +71,14 @@ def total(d: Float[Array, "*B M"]) -> Float[Array, "M"]:
     return d.sum(tuple(range(d.ndim - 1)), dtype=d.dtype)
 
 
-def add_bias(a: Float[Array, "*B M"], b: Float[Array, "M"] | None) -> Float[Array, "*B M"]:
+def add(a: Float[Array, "*B M"], b: Float[Array, "M"] | None) -> Float[Array, "*B M"]:
     """a + b, b being `None` where the cell has no bias."""
     return a if b is None else a + jnp.broadcast_to(b, a.shape)
+
+
+def scale(a: Float[Array, "*B M"], s: Float[Array, "M"]) -> Float[Array, "*B M"]:
+    """a ⊙ s, for every row of a."""
+    return a * jnp.broadcast_to(s, a.shape)
 
 
 def split(a: Float[Array, "*B GH"], gates: int) -> list[Array]:

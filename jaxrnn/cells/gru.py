@@ -5,6 +5,9 @@
     reset-before:                               n = tanh(x W_xn + b_n + (r ⊙ h_{t-1}) W_hn)
     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 
+Layer normalisation: x_t W_x and each recurrent product (one reset-after, two reset-before)
+are normalised over all their entries and scaled; their cotangents go back through that.
+
 Backward, with δv for ∂L/∂v and δh the cotangent of h_t from the output and from step
 t+1 together:
 
@@ -33,9 +36,17 @@ from jaxtyping import Array, Float
 from jaxrnn import _checks, initializers
 from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step
 
 GATES = ("r", "z", "n")
+
+
+class GRUNorm(NamedTuple):
+    """Layer normalisation of a GRU: scales of x W_x and of the recurrent products."""
+
+    scale_x: Float[Array, "GH"]
+    scale_h: Float[Array, "GH"]
 
 
 class GRUParams(NamedTuple):
@@ -45,88 +56,119 @@ class GRUParams(NamedTuple):
     w_h: Float[Array, "H GH"]
     b: Float[Array, "GH"] | None = None
     b_hn: Float[Array, "H"] | None = None  # the bias inside r ⊙ (h W_hn + b_hn); reset-after alone
+    norm: GRUNorm | None = None
+
+
+def _scale_x(params: GRUParams) -> Array | None:
+    return None if params.norm is None else params.norm.scale_x
+
+
+def _scale_h(params: GRUParams) -> Array | None:
+    return None if params.norm is None else params.norm.scale_h
 
 
 def _project(params: GRUParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
-    return tuple(alg.split(alg.add_bias(alg.dot(xs, params.w_x), params.b), 3))
+    a, _ = ln.product(xs, params.w_x, _scale_x(params))
+    return tuple(alg.split(alg.add(a, params.b), 3))
+
+
+def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[Array, "T *B GH"]):
+    """δW_x, δb, δscale_x and δx from δa, in both forms."""
+    db = None if params.b is None else alg.total(da)
+    if params.norm is None:
+        return alg.outer(xs, da, params.w_x), db, None, alg.dot_transposed(da, params.w_x)
+    _, product = ln.product(xs, params.w_x, params.norm.scale_x)
+    dproduct = ln.product_backward(da, params.norm.scale_x, product)
+    dscale = alg.total(da * product.value)
+    return alg.outer(xs, dproduct, params.w_x), db, dscale, alg.dot_transposed(dproduct, params.w_x)
 
 
 def _forward_after(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     z_r, z_z, z_n = zs
-    a_r, a_z, a_n = alg.split(alg.dot(h, params.w_h), 3)  # (*B, H) each
+    a, product = ln.product(h, params.w_h, _scale_h(params))
+    a_r, a_z, a_n = alg.split(a, 3)  # (*B, H) each
     r = jax.nn.sigmoid(z_r + a_r)
     z = jax.nn.sigmoid(z_z + a_z)
-    q = alg.add_bias(a_n, params.b_hn)
+    q = alg.add(a_n, params.b_hn)
     n = jnp.tanh(z_n + r * q)
     h = (1 - z) * n + z * h
-    return h, h, (r, z, n, q)
+    return h, h, (r, z, n, q, product)
 
 
 def _backward_after(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    r, z, n, q = tape.residual
+    r, z, n, q, product = tape.residual
     dh = dh + dy
     da_z = dh * (tape.before - n) * alg.sigmoid_slope(z)
     da_n = dh * (1 - z) * alg.tanh_slope(n)
     da_r = da_n * q * alg.sigmoid_slope(r)
     recurrent = jnp.concatenate([da_r, da_z, da_n * r], axis=-1)  # (*B, 3H), the last block δq
-    return dh * z + alg.dot_transposed(recurrent, params.w_h), (recurrent, da_n)
+    dproduct = ln.product_backward(recurrent, _scale_h(params), product)
+    return dh * z + alg.dot_transposed(dproduct, params.w_h), (recurrent, da_n)
 
 
 def _accumulate_after(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
     recurrent, da_n = deltas
-    hidden = da_n.shape[-1]
-    da = jnp.concatenate([recurrent[..., : 2 * hidden], da_n], axis=-1)  # (T, *B, 3H)
+    product = tape.residual[-1]
+    da_r, da_z, dq = alg.split(recurrent, 3)
+    dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_r, da_z, da_n], axis=-1))
+    dproduct = ln.product_backward(recurrent, _scale_h(params), product)
     dparams = GRUParams(
-        w_x=alg.outer(xs, da, params.w_x.dtype),
-        w_h=alg.outer(tape.before, recurrent, params.w_h.dtype),
-        b=None if params.b is None else alg.total(da),
-        b_hn=None if params.b_hn is None else alg.total(recurrent[..., 2 * hidden :]),
+        w_x=dw_x,
+        w_h=alg.outer(tape.before, dproduct, params.w_h),
+        b=db,
+        b_hn=None if params.b_hn is None else alg.total(dq),
+        norm=None if params.norm is None else GRUNorm(dscale_x, alg.total(recurrent * product.value)),
     )
-    return dparams, alg.dot_transposed(da, params.w_x)
+    return dparams, dxs
 
 
-def _recurrent_blocks(params: GRUParams) -> tuple[Array, Array]:
-    """W_h[r,z] (H, 2H) and W_hn (H, H), which meet different inputs in the reset-before form."""
-    hidden = params.w_h.shape[0]
-    return params.w_h[:, : 2 * hidden], params.w_h[:, 2 * hidden :]
+def _recurrent_blocks(params: GRUParams):
+    """W_h[r,z] (H, 2H) and W_hn (H, H), which meet different inputs in the reset-before form, and their scales."""
+    hidden = params.w_x.shape[1] // 3
+    scale = _scale_h(params)
+    s_rz, s_n = (None, None) if scale is None else (scale[: 2 * hidden], scale[2 * hidden :])
+    return alg.columns(params.w_h, 0, 2 * hidden), s_rz, alg.columns(params.w_h, 2 * hidden, 3 * hidden), s_n
 
 
 def _forward_before(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     z_r, z_z, z_n = zs
-    w_rz, w_n = _recurrent_blocks(params)
-    a_r, a_z = alg.split(alg.dot(h, w_rz), 2)
+    w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
+    a_rz, product_rz = ln.product(h, w_rz, s_rz)
+    a_r, a_z = alg.split(a_rz, 2)
     r = jax.nn.sigmoid(z_r + a_r)
     z = jax.nn.sigmoid(z_z + a_z)
-    n = jnp.tanh(z_n + alg.dot(r * h, w_n))
+    a_n, product_n = ln.product(r * h, w_n, s_n)
+    n = jnp.tanh(z_n + a_n)
     h = (1 - z) * n + z * h
-    return h, h, (r, z, n)
+    return h, h, (r, z, n, product_rz, product_n)
 
 
 def _backward_before(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    r, z, n = tape.residual
+    r, z, n, product_rz, product_n = tape.residual
     h_before = tape.before
-    w_rz, w_n = _recurrent_blocks(params)
+    w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
     dh = dh + dy
     da_z = dh * (h_before - n) * alg.sigmoid_slope(z)
     da_n = dh * (1 - z) * alg.tanh_slope(n)
-    ds = alg.dot_transposed(da_n, w_n)
+    ds = alg.dot_transposed(ln.product_backward(da_n, s_n, product_n), w_n)
     da_r = ds * h_before * alg.sigmoid_slope(r)
     da_rz = jnp.concatenate([da_r, da_z], axis=-1)  # (*B, 2H)
-    return dh * z + ds * r + alg.dot_transposed(da_rz, w_rz), (da_rz, da_n)
+    dproduct_rz = ln.product_backward(da_rz, s_rz, product_rz)
+    return dh * z + ds * r + alg.dot_transposed(dproduct_rz, w_rz), (da_rz, da_n)
 
 
 def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
     da_rz, da_n = deltas
-    r = tape.residual[0]
-    da = jnp.concatenate([da_rz, da_n], axis=-1)  # (T, *B, 3H)
-    dw_rz = alg.outer(tape.before, da_rz, params.w_h.dtype)
-    dw_n = alg.outer(r * tape.before, da_n, params.w_h.dtype)
-    dparams = GRUParams(
-        w_x=alg.outer(xs, da, params.w_x.dtype),
-        w_h=jnp.concatenate([dw_rz, dw_n], axis=-1),
-        b=None if params.b is None else alg.total(da),
-    )
-    return dparams, alg.dot_transposed(da, params.w_x)
+    r, _, _, product_rz, product_n = tape.residual
+    w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
+    dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_rz, da_n], axis=-1))
+    dw_rz = alg.outer(tape.before, ln.product_backward(da_rz, s_rz, product_rz), w_rz)
+    dw_n = alg.outer(r * tape.before, ln.product_backward(da_n, s_n, product_n), w_n)
+    norm = None
+    if params.norm is not None:
+        dscale_h = [alg.total(da_rz * product_rz.value), alg.total(da_n * product_n.value)]
+        norm = GRUNorm(dscale_x, jnp.concatenate(dscale_h))
+    return GRUParams(w_x=dw_x, w_h=jnp.concatenate([dw_rz, dw_n], axis=-1), b=db, norm=norm), dxs
 
 
 RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, matrices=("w_x", "w_h"))
@@ -137,16 +179,22 @@ def _zeros(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = Non
     return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
 
 
-def _check(hidden_size: int | None, reset_after: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, GRUParams)
-    h = _checks.rows(where, params, "w_h") if hidden_size is None else hidden_size
+def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
     _checks.input_features(where, input_shape, params.w_x)
-    if params.b_hn is not None and not reset_after:
-        raise ValueError(
-            f"{where}: params.b_hn expected None with reset_after=False, got an array; are they a reset-after GRU's?"
-        )
-    shapes = {"w_x": (input_shape[-1], 3 * h), "w_h": (h, 3 * h), "b": (3 * h,), "b_hn": (h,)}
+    stacked = (3 * hidden_size,)
+    shapes = {"w_x": input_shape[-1:] + stacked, "w_h": (hidden_size, *stacked), "b": stacked, "b_hn": (hidden_size,)}
     _checks.params_shapes(where, params, {k: v for k, v in shapes.items() if getattr(params, k) is not None})
+    if params.norm is not None:
+        _checks.params_record(where, params.norm, GRUNorm)
+        _checks.params_shapes(where, params.norm, {"scale_x": stacked, "scale_h": stacked})
+
+
+def _check(
+    hidden_size: int, present: tuple[tuple[str, bool], ...], where: str, params: Any, input_shape: tuple[int, ...]
+) -> None:
+    _checks.params_record(where, params, GRUParams)
+    _checks.params_presence(where, params, dict(present))
+    _check_shapes(where, params, input_shape, hidden_size)
 
 
 def gru_step(
@@ -161,7 +209,8 @@ def gru_step(
 
     Args:
         params: `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H,)` or `None`, gates in the order r z n;
-            reset-after also `b_hn (H,)` or `None`.
+            reset-after also `b_hn (H,)` or `None`. `norm` holds the scales of layer
+            normalisation: x W_x and each recurrent product are normalised and scaled.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
         reset_after: whether r multiplies the candidate's recurrent product, or h before it.
@@ -183,7 +232,8 @@ def gru_step(
 
     References:
         Cho et al. 2014, arXiv:1406.1078, equations 5 to 8 (reset-before); the reset-after
-        form is cuDNN's (Appleyard et al. 2016, arXiv:1604.01946).
+        form is cuDNN's (Appleyard et al. 2016, arXiv:1604.01946). Layer normalisation: Ba,
+        Kiros & Hinton 2016, arXiv:1607.06450, which normalises r and z apart from n.
 
     Differs from:
         1. Cho et al. 2014 v3, PyTorch and cuDNN keep the old state where z is 1, as here;
@@ -193,9 +243,13 @@ def gru_step(
         4. Flax: its GRUCell has no place for b_hr and b_hz, which are folded into b here.
     """
     reset_after = _checks.boolean("gru_step", "reset_after", reset_after)
+    _checks.params_record("gru_step", params, GRUParams)
     x = _checks.floating("gru_step", "x", x)
-    _check(None, reset_after, "gru_step", params, x.shape)
-    zeros = functools.partial(_zeros, params.w_h.shape[0])
+    hidden_size = _checks.rows("gru_step", params, "w_h")
+    _check_shapes("gru_step", params, x.shape, hidden_size)
+    if not reset_after:
+        _checks.params_presence("gru_step", params, {"b_hn": False})
+    zeros = functools.partial(_zeros, hidden_size)
     return checked_step("gru_step", RESET_AFTER if reset_after else RESET_BEFORE, zeros, params, state, x)
 
 
@@ -204,17 +258,22 @@ def gru(
     *,
     use_bias: bool = True,
     reset_after: bool = True,
+    layer_norm: bool = False,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer = initializers.gate_bias(),
 ) -> Cell:
     """A gated recurrent unit: a cell whose equations are those of :func:`gru_step`.
 
+    It has 3H(I + H + 1) parameters, and H more with `b_hn`. PyTorch's has 2H more than that,
+    its second biases of r and z.
+
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there are `b` and, reset-after, `b_hn`.
         reset_after: PyTorch's and cuDNN's form, one recurrent product a step; `False` is
             Cho's, two products one after the other.
+        layer_norm: whether x W_x and the recurrent products are normalised. Scales start at 1.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
         recurrent_init: draws each gate's block `(H, H)` of `w_h`.
         bias_init: draws `b`, and `b_hn` as its gate n. `initializers.chrono(T)` spreads
@@ -234,6 +293,8 @@ def gru(
     hidden_size = _checks.positive_int("gru", "hidden_size", hidden_size)
     use_bias = _checks.boolean("gru", "use_bias", use_bias)
     reset_after = _checks.boolean("gru", "reset_after", reset_after)
+    layer_norm = _checks.boolean("gru", "layer_norm", layer_norm)
+    present = (("b", use_bias), ("b_hn", use_bias and reset_after), ("norm", layer_norm))
 
     def init(key: Array, input_size: int, dtype: Any = None) -> GRUParams:
         input_size = _checks.positive_int("gru.init", "input_size", input_size)
@@ -244,6 +305,7 @@ def gru(
             w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
             b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
             b_hn=bias_init(key_bhn, GATES, hidden_size, dtype)[2 * hidden_size :] if use_bias and reset_after else None,
+            norm=GRUNorm(*(jnp.ones((3 * hidden_size,), dtype),) * 2) if layer_norm else None,
         )
 
     return Cell(
@@ -251,6 +313,6 @@ def gru(
         initial_state=functools.partial(_zeros, hidden_size),
         step=functools.partial(gru_step, reset_after=reset_after),
         rule=RESET_AFTER if reset_after else RESET_BEFORE,
-        check=functools.partial(_check, hidden_size, reset_after),
-        name=f"gru({hidden_size})",
+        check=functools.partial(_check, hidden_size, present),
+        name=_checks.call("gru", hidden_size, use_bias=use_bias, reset_after=reset_after, layer_norm=layer_norm),
     )

@@ -1,21 +1,29 @@
 """Long short-term memory (Hochreiter & Schmidhuber 1997, forget gate of Gers et al. 2000).
 
-With a = x_t W_x + h_{t-1} W_h + b split into the gates i f g o:
+With a = x_t W_x + h_{t-1} W_h + b split into the gates i f g o; in brackets what only a
+variant has:
 
-    i = σ(a_i)   f = σ(a_f)   g = tanh(a_g)   o = σ(a_o)
-    c_t = f ⊙ c_{t-1} + i ⊙ g
-    h_t = o ⊙ tanh(c_t)
+    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = tanh(a_g)
+    c_t = f ⊙ c_{t-1} + i ⊙ g        o = σ(a_o [+ p_o ⊙ c_t])
+    m_t = o ⊙ tanh(u_t)              u_t = c_t [normalised, scaled and offset]
+    h_t = m_t [W_p]
+
+Coupled gates: i = 1 - f, and there are three, f g o. Layer normalisation: x_t W_x and
+h_{t-1} W_h are each normalised over all their G*H entries and scaled, c_t over its H.
 
 Backward, with δv for ∂L/∂v and δh_t, δc_t the cotangents from the output and from step
 t+1 together:
 
-    δa_o = δh_t ⊙ tanh(c_t) ⊙ o(1-o)
-    δc_t ← δc_t + δh_t ⊙ o ⊙ (1 - tanh²(c_t))
-    δa_i = δc_t ⊙ g ⊙ i(1-i)
-    δa_f = δc_t ⊙ c_{t-1} ⊙ f(1-f)
-    δa_g = δc_t ⊙ i ⊙ (1-g²)
-    δc_{t-1} = δc_t ⊙ f      δh_{t-1} = δa W_hᵀ
-    δW_x = Σ x_tᵀ δa_t       δW_h = Σ h_{t-1}ᵀ δa_t      δb = Σ δa_t      δx_t = δa_t W_xᵀ
+    δm   = δh_t [W_pᵀ]
+    δa_o = δm ⊙ tanh(u_t) ⊙ o(1-o)
+    δu   = δm ⊙ o ⊙ (1 - tanh²(u_t))
+    δc_t ← δc_t + δu [through the normalisation] [+ δa_o ⊙ p_o]
+    δa_i = δc_t ⊙ g ⊙ i(1-i)         δa_f = δc_t ⊙ c_{t-1} ⊙ f(1-f)         δa_g = δc_t ⊙ i ⊙ (1-g²)
+    coupled:                         δa_f = δc_t ⊙ (c_{t-1} - g) ⊙ f(1-f)
+    δc_{t-1} = δc_t ⊙ f [+ δa_i ⊙ p_i + δa_f ⊙ p_f]      δh_{t-1} = δa [through the normalisation] W_hᵀ
+
+    δW_x = Σ x_tᵀ δa_t     δW_h = Σ h_{t-1}ᵀ δa_t     δb = Σ δa_t     δx_t = δa_t W_xᵀ
+    δW_p = Σ m_tᵀ δh_t     δp_i = Σ δa_i ⊙ c_{t-1}    δp_f = Σ δa_f ⊙ c_{t-1}    δp_o = Σ δa_o ⊙ c_t
 """
 
 import functools
@@ -28,92 +36,244 @@ from jaxtyping import Array, Float
 from jaxrnn import _checks, initializers
 from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step
 
 GATES = ("i", "f", "g", "o")
+COUPLED_GATES = ("f", "g", "o")
+
+
+class LSTMNorm(NamedTuple):
+    """Layer normalisation of an LSTM: scales of x W_x and h W_h, scale and offset of c."""
+
+    scale_x: Float[Array, "GH"]
+    scale_h: Float[Array, "GH"]
+    scale_c: Float[Array, "H"]
+    offset_c: Float[Array, "H"]
 
 
 class LSTMParams(NamedTuple):
-    """Parameters of :func:`lstm`; gates side by side in the order i f g o, what is absent is `None`."""
+    """Parameters of :func:`lstm`; gates side by side in the order i f g o, coupled f g o.
+
+    What is absent is `None`, and its presence is the configuration. H is the rows of
+    `w_h`, or of `w_proj` where there is one; coupled is known by 3H columns.
+    """
 
     w_x: Float[Array, "I GH"]
-    w_h: Float[Array, "H GH"]
+    w_h: Float[Array, "HorP GH"]
     b: Float[Array, "GH"] | None = None
+    w_proj: Float[Array, "H P"] | None = None
+    peephole: Float[Array, "gates H"] | None = None  # i f o; coupled f o
+    norm: LSTMNorm | None = None
 
 
 class LSTMState(NamedTuple):
     """The hidden state h, which is the output, and the cell state c, which is the memory."""
 
-    h: Float[Array, "*B H"]
+    h: Float[Array, "*B H"]  # P with a projection
     c: Float[Array, "*B H"]
 
 
+class _Gates(NamedTuple):
+    """The gates of a step, and the normalised h W_h where there is one."""
+
+    i: Array | None  # None: coupled, 1 - f
+    f: Array
+    g: Array
+    o: Array
+    product: ln.Normalised | None
+
+
+class _Delta(NamedTuple):
+    """What the accumulation reads of a step's backward pass."""
+
+    a: Array  # δa (*B, GH)
+    h: Array | None  # δh, for W_p
+    u: Array | None  # δu, for the norm of c
+
+
+def _gates_of(params: LSTMParams) -> int:
+    w_h = params.w_h.w if isinstance(params.w_h, alg.Dropped) else params.w_h
+    hidden = w_h.shape[0] if params.w_proj is None else params.w_proj.shape[0]
+    return w_h.shape[1] // hidden
+
+
+def _peepholes(params: LSTMParams) -> tuple[Array | None, Array | None, Array | None]:
+    """p_i, p_f, p_o."""
+    if params.peephole is None:
+        return None, None, None
+    return (None, *params.peephole) if params.peephole.shape[0] == 2 else tuple(params.peephole)  # type: ignore
+
+
+def _peep(a: Array, p: Array | None, c: Array) -> Array:
+    """a + p ⊙ c."""
+    return a if p is None else a + alg.scale(c, p)
+
+
 def _project(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
-    return tuple(alg.split(alg.add_bias(alg.dot(xs, params.w_x), params.b), 4))
+    a, _ = ln.product(xs, params.w_x, None if params.norm is None else params.norm.scale_x)
+    return tuple(alg.split(alg.add(a, params.b), _gates_of(params)))
 
 
 def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
-    z_i, z_f, z_g, z_o = z
-    a_i, a_f, a_g, a_o = alg.split(alg.dot(state.h, params.w_h), 4)  # (*B, H) each
-    i = jax.nn.sigmoid(z_i + a_i)
-    f = jax.nn.sigmoid(z_f + a_f)
-    g = jnp.tanh(z_g + a_g)
-    o = jax.nn.sigmoid(z_o + a_o)
-    c = f * state.c + i * g
-    h = o * jnp.tanh(c)
-    return LSTMState(h, c), h, (i, f, g, o)
+    p_i, p_f, p_o = _peepholes(params)
+    a, product = ln.product(state.h, params.w_h, None if params.norm is None else params.norm.scale_h)
+    *a_i, a_f, a_g, a_o = (z_k + a_k for z_k, a_k in zip(z, alg.split(a, len(z)), strict=True))  # (*B, H) each
+    f = jax.nn.sigmoid(_peep(a_f, p_f, state.c))
+    i = jax.nn.sigmoid(_peep(a_i[0], p_i, state.c)) if a_i else None
+    g = jnp.tanh(a_g)
+    c = f * state.c + (1 - f if i is None else i) * g
+    o = jax.nn.sigmoid(_peep(a_o, p_o, c))
+    m = o * jnp.tanh(_shown(params, c)[0])
+    h = m if params.w_proj is None else alg.dot(m, params.w_proj)
+    return LSTMState(h, c), h, _Gates(i, f, g, o, product)
+
+
+def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, ln.Normalised | None]:
+    """u, what the output gate shows of c."""
+    if params.norm is None:
+        return c, None
+    kept = ln.normalise(c)
+    return alg.add(alg.scale(kept.value, params.norm.scale_c), params.norm.offset_c), kept
 
 
 def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array, "*B H"]):
-    i, f, g, o = tape.residual
+    i, f, g, o, product = tape.residual
+    p_i, p_f, p_o = _peepholes(params)
     c_before = tape.before.c
-    tanh_c = jnp.tanh(tape.after.c)
+    u, shown = _shown(params, tape.after.c)
+    tanh_u = jnp.tanh(u)
+
     dh = dstate.h + dy
-    da_o = dh * tanh_c * alg.sigmoid_slope(o)
-    dc = dstate.c + dh * o * alg.tanh_slope(tanh_c)
-    da_i = dc * g * alg.sigmoid_slope(i)
-    da_f = dc * c_before * alg.sigmoid_slope(f)
-    da_g = dc * i * alg.tanh_slope(g)
-    da = jnp.concatenate([da_i, da_f, da_g, da_o], axis=-1)  # (*B, 4H)
-    return LSTMState(h=alg.dot_transposed(da, params.w_h), c=dc * f), da
+    dm = dh if params.w_proj is None else alg.dot_transposed(dh, params.w_proj)
+    da_o = dm * tanh_u * alg.sigmoid_slope(o)
+    du = dm * o * alg.tanh_slope(tanh_u)
+    through = du if shown is None else ln.normalise_backward(shown, alg.scale(du, params.norm.scale_c))
+    dc = _peep(dstate.c + through, p_o, da_o)
+    da_f = dc * (c_before - g if i is None else c_before) * alg.sigmoid_slope(f)
+    da_g = dc * (1 - f if i is None else i) * alg.tanh_slope(g)
+    da_i = [] if i is None else [dc * g * alg.sigmoid_slope(i)]
+    dc_before = _peep(dc * f, p_f, da_f)
+    if da_i:
+        dc_before = _peep(dc_before, p_i, da_i[0])
+    da = jnp.concatenate([*da_i, da_f, da_g, da_o], axis=-1)  # (*B, GH)
+    dproduct = ln.product_backward(da, None if params.norm is None else params.norm.scale_h, product)
+    dh_before = alg.dot_transposed(dproduct, params.w_h)
+    delta = _Delta(da, None if params.w_proj is None else dh, None if params.norm is None else du)
+    return LSTMState(dh_before, dc_before), delta
 
 
-def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B GH"]):
+def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delta: _Delta):
+    da, product = delta.a, tape.residual.product
+    norm, scale_x, scale_h = params.norm, None, None
+    if norm is not None:
+        scale_x, scale_h = norm.scale_x, norm.scale_h
+    _, product_x = ln.product(xs, params.w_x, scale_x) if norm is not None else (None, None)
+    da_x = ln.product_backward(da, scale_x, product_x)
+    da_h = ln.product_backward(da, scale_h, product)
     dparams = LSTMParams(
-        w_x=alg.outer(xs, da, params.w_x.dtype),
-        w_h=alg.outer(tape.before.h, da, params.w_h.dtype),
+        w_x=alg.outer(xs, da_x, params.w_x),
+        w_h=alg.outer(tape.before.h, da_h, params.w_h),
         b=None if params.b is None else alg.total(da),
+        w_proj=None if params.w_proj is None else _accumulate_projection(params, tape, delta),
+        peephole=None if params.peephole is None else _accumulate_peephole(params, tape, da),
+        norm=None if norm is None else _accumulate_norm(params, tape, delta, product_x),
     )
-    return dparams, alg.dot_transposed(da, params.w_x)
+    return dparams, alg.dot_transposed(da_x, params.w_x)
 
 
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"))
+def _accumulate_projection(params: LSTMParams, tape: Tape, delta: _Delta) -> Array:
+    m = tape.residual.o * jnp.tanh(_shown(params, tape.after.c)[0])
+    return alg.outer(m, delta.h, params.w_proj)
 
 
-def _zeros(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
-    zeros = jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
-    return LSTMState(h=zeros, c=zeros)
+def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B GH"]) -> Array:
+    *da_i, da_f, _, da_o = alg.split(da, _gates_of(params))
+    by_gate = [*(d * tape.before.c for d in (*da_i, da_f)), da_o * tape.after.c]
+    return jnp.stack([alg.total(d) for d in by_gate])
 
 
-def _check(hidden_size: int | None, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, LSTMParams)
-    h = _checks.rows(where, params, "w_h") if hidden_size is None else hidden_size
+def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: ln.Normalised) -> LSTMNorm:
+    shown = ln.normalise(tape.after.c)
+    return LSTMNorm(
+        scale_x=alg.total(delta.a * product_x.value),
+        scale_h=alg.total(delta.a * tape.residual.product.value),
+        scale_c=alg.total(delta.u * shown.value),
+        offset_c=alg.total(delta.u),
+    )
+
+
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h", "w_proj"))
+
+
+def _zeros(sizes: tuple[int, int], batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
+    """Of the sizes of h and c."""
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    return LSTMState(*(jnp.zeros((*batch_shape, size), dtype) for size in sizes))
+
+
+def _sizes(where: str, params: LSTMParams) -> tuple[int, int]:
+    """The sizes of h and c, read from the params."""
+    output = _checks.rows(where, params, "w_h")
+    return output, output if params.w_proj is None else _checks.rows(where, params, "w_proj")
+
+
+def _shapes(input_size: int, sizes: tuple[int, int], coupled: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes of everything an LSTM of these sizes may have."""
+    output, hidden = sizes
+    stacked = (3 if coupled else 4) * hidden
+    return {
+        "w_x": (input_size, stacked),
+        "w_h": (output, stacked),
+        "b": (stacked,),
+        "w_proj": (hidden, output),
+        "peephole": (2 if coupled else 3, hidden),
+    }
+
+
+def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], sizes: tuple[int, int], coupled: bool) -> None:
     _checks.input_features(where, input_shape, params.w_x)
-    bias = {} if params.b is None else {"b": (4 * h,)}
-    _checks.params_shapes(where, params, {"w_x": (input_shape[-1], 4 * h), "w_h": (h, 4 * h), **bias})
+    shapes = _shapes(input_shape[-1], sizes, coupled)
+    _checks.params_shapes(where, params, {k: v for k, v in shapes.items() if getattr(params, k) is not None})
+    if params.norm is not None:
+        _checks.params_record(where, params.norm, LSTMNorm)
+        hidden, stacked = sizes[1:], shapes["b"]
+        wanted = {"scale_x": stacked, "scale_h": stacked, "scale_c": hidden, "offset_c": hidden}
+        _checks.params_shapes(where, params.norm, wanted)
+
+
+class _Form(NamedTuple):
+    """Which variant a cell is: what its params must and must not have."""
+
+    use_bias: bool
+    projection: bool
+    peephole: bool
+    coupled: bool
+    layer_norm: bool
+
+
+def _check(form: _Form, sizes: tuple[int, int], where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    _checks.params_record(where, params, LSTMParams)
+    present = zip(("b", "w_proj", "peephole", "norm"), (form[0], form[1], form[2], form[4]), strict=True)
+    _checks.params_presence(where, params, dict(present))
+    _check_shapes(where, params, input_shape, sizes, form.coupled)
 
 
 def lstm_step(
     params: LSTMParams, state: LSTMState, x: Float[AnyArray, "*B I"]
 ) -> tuple[LSTMState, Float[Array, "*B H"]]:
-    """One step of a long short-term memory.
+    """One step of a long short-term memory, in the variant that `params` describes.
 
-    i, f, o = σ(x W_x + h_{t-1} W_h + b)    g = tanh(x W_x + h_{t-1} W_h + b)
-    c_t = f ⊙ c_{t-1} + i ⊙ g               h_t = o ⊙ tanh(c_t)
+    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = tanh(a_g)
+    c_t = f ⊙ c_{t-1} + i ⊙ g        o = σ(a_o [+ p_o ⊙ c_t])
+    h_t = (o ⊙ tanh(c_t)) [W_p]      with a = x W_x + h_{t-1} W_h + b
 
     Args:
         params: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H,)` or `None`, gates in the order i f g o.
-        state: `LSTMState(h, c)`, each `(*B, H)`; cast to the dtype of the result.
+            With `w_proj (H, P)` the output has P entries and `w_h` P rows. `peephole (3, H)`
+            is p_i, p_f, p_o. With 3H columns the cell is coupled: f g o, i = 1 - f, and
+            `peephole (2, H)` is p_f, p_o. `norm` holds the scales of layer normalisation.
+        state: `LSTMState(h, c)`, `(*B, H or P)` and `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
 
     Returns:
@@ -132,68 +292,106 @@ def lstm_step(
 
     References:
         Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate);
-        Goodfellow et al. 2016, equations 10.40 to 10.44.
+        Goodfellow et al. 2016, equations 10.40 to 10.44. Peephole: Gers, Schraudolph &
+        Schmidhuber 2002. Projection: Sak, Senior & Beaufays 2014, arXiv:1402.1128,
+        equations 1 to 6. Coupled: Greff et al. 2017, arXiv:1503.04069, CIFG. Layer
+        normalisation: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 20 to 22.
 
     Differs from:
         1. PyTorch: one bias, where `torch.nn.LSTMCell` adds two; kernels are (in, out).
-        2. Flax, Haiku: the state is read by name; Flax carries the tuple (c, h), Haiku (h, c).
-        3. Keras: its third gate is called c; the order is the same.
+        2. PyTorch has projections, but no peepholes, coupled gates or normalisation.
+        3. Flax, Haiku: the state is read by name; Flax carries the tuple (c, h), Haiku (h, c).
+        4. Keras: its third gate is called c; the order is the same.
+        5. ONNX: gates in the order i o f c, peepholes i o f.
     """
+    _checks.params_record("lstm_step", params, LSTMParams)
     x = _checks.floating("lstm_step", "x", x)
-    _check(None, "lstm_step", params, x.shape)
-    zeros = functools.partial(_zeros, params.w_h.shape[0])
-    return checked_step("lstm_step", RULE, zeros, params, state, x)
+    sizes = _sizes("lstm_step", params)
+    coupled = getattr(params.w_x, "shape", (0,))[-1] == 3 * sizes[1]
+    _check_shapes("lstm_step", params, x.shape, sizes, coupled)
+    return checked_step("lstm_step", RULE, functools.partial(_zeros, sizes), params, state, x)
 
 
 def lstm(
     hidden_size: int,
     *,
+    projection_size: int | None = None,
     use_bias: bool = True,
+    peephole: bool = False,
+    coupled: bool = False,
+    layer_norm: bool = False,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer = initializers.gate_bias(f=1.0),
 ) -> Cell:
     """A long short-term memory: a cell whose equations are those of :func:`lstm_step`.
 
+    It has 4H(I + H + 1) parameters; with a projection 4H(I + P + 1) + HP; coupled, 3 in the
+    place of 4. PyTorch's has 4H more, its second bias.
+
     Args:
         hidden_size: H, the number of units.
+        projection_size: P < H, the entries of the output and of what is fed back; `None`
+            is no projection.
         use_bias: whether there is a `b`.
+        peephole: whether the gates see the memory c.
+        coupled: whether the input gate is 1 - f, which leaves three gates.
+        layer_norm: whether x W_x, h W_h and c are normalised.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
-        recurrent_init: draws each gate's block `(H, H)` of `w_h`.
+        recurrent_init: draws each gate's block `(H or P, H)` of `w_h`, and `w_proj (H, P)`.
         bias_init: draws `b`. By default the forget gate starts at 1 and the others at 0;
             `initializers.gate_bias(f=b)` sets another value, `initializers.chrono(T)`
-            spreads the memories over 1 to T steps.
+            spreads the memories over 1 to T steps. Peepholes start at 0, scales at 1.
 
     Returns:
         A :class:`Cell` with :class:`LSTMParams`, whose state is an :class:`LSTMState`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer.
+        TypeError, ValueError: for a size that is not a positive integer, a projection that
+            is not smaller than the hidden size, or an option that is not a boolean.
 
     Example:
         >>> import jax, jaxrnn
-        >>> cell = jaxrnn.lstm(256, bias_init=jaxrnn.initializers.chrono(784))
-        >>> cell.init(jax.random.key(0), 28).w_x.shape
-        (28, 1024)
+        >>> cell = jaxrnn.lstm(256, projection_size=64, peephole=True)
+        >>> cell.init(jax.random.key(0), 28).w_h.shape
+        (64, 1024)
     """
     hidden_size = _checks.positive_int("lstm", "hidden_size", hidden_size)
-    use_bias = _checks.boolean("lstm", "use_bias", use_bias)
+    if projection_size is not None:
+        projection_size = _checks.positive_int("lstm", "projection_size", projection_size)
+        if projection_size >= hidden_size:
+            raise ValueError(
+                f"lstm: projection_size expected less than hidden_size = {hidden_size}, got {projection_size}"
+            )
+    options = {"use_bias": use_bias, "peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+    form = _Form(
+        projection=projection_size is not None, **{k: _checks.boolean("lstm", k, v) for k, v in options.items()}
+    )
+    gates = COUPLED_GATES if coupled else GATES
+    output_size = projection_size or hidden_size
+    sizes = (output_size, hidden_size)
 
     def init(key: Array, input_size: int, dtype: Any = None) -> LSTMParams:
         input_size = _checks.positive_int("lstm.init", "input_size", input_size)
         dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b = jax.random.split(key, 3)
+        key_x, key_h, key_b, key_p = jax.random.split(key, 4)
+        draw = functools.partial(initializers.draw_gates, dtype=dtype)
+        ones = jnp.ones((len(gates) * hidden_size,), dtype)
+        units = jnp.ones((hidden_size,), dtype)
         return LSTMParams(
-            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
-            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
-            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
+            w_x=draw(kernel_init, key_x, len(gates), (input_size, hidden_size)),
+            w_h=draw(recurrent_init, key_h, len(gates), (output_size, hidden_size)),
+            b=bias_init(key_b, gates, hidden_size, dtype) if use_bias else None,
+            w_proj=draw(recurrent_init, key_p, 1, (hidden_size, output_size)) if form.projection else None,
+            peephole=jnp.zeros((len(gates) - 1, hidden_size), dtype) if peephole else None,
+            norm=LSTMNorm(ones, ones, units, jnp.zeros_like(units)) if layer_norm else None,
         )
 
     return Cell(
         init=init,
-        initial_state=functools.partial(_zeros, hidden_size),
+        initial_state=functools.partial(_zeros, sizes),
         step=lstm_step,
         rule=RULE,
-        check=functools.partial(_check, hidden_size),
-        name=f"lstm({hidden_size})",
+        check=functools.partial(_check, form, sizes),
+        name=_checks.call("lstm", hidden_size, projection_size=projection_size, **options),
     )

@@ -42,7 +42,7 @@ class RNNParams(NamedTuple):
 
 
 def _project(params: RNNParams, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
-    return alg.add_bias(alg.dot(xs, params.w_x), params.b)
+    return alg.add(alg.dot(xs, params.w_x), params.b)
 
 
 def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, Array | None]:
@@ -70,8 +70,8 @@ def _backward(
 
 def _accumulate(params: RNNParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
     dparams = RNNParams(
-        w_x=alg.outer(xs, da, params.w_x.dtype),
-        w_h=alg.outer(tape.before, da, params.w_h.dtype),
+        w_x=alg.outer(xs, da, params.w_x),
+        w_h=alg.outer(tape.before, da, params.w_h),
         b=None if params.b is None else alg.total(da),
     )
     return dparams, alg.dot_transposed(da, params.w_x)
@@ -96,12 +96,17 @@ def _check_activation(where: str, activation: Any) -> None:
         _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
 
 
-def _check(hidden_size: int | None, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, RNNParams)
-    h = _checks.rows(where, params, "w_h") if hidden_size is None else hidden_size
+def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
     _checks.input_features(where, input_shape, params.w_x)
-    bias = {} if params.b is None else {"b": (h,)}
-    _checks.params_shapes(where, params, {"w_x": (input_shape[-1], h), "w_h": (h, h), **bias})
+    bias = {} if params.b is None else {"b": (hidden_size,)}
+    shapes = {"w_x": (input_shape[-1], hidden_size), "w_h": (hidden_size, hidden_size), **bias}
+    _checks.params_shapes(where, params, shapes)
+
+
+def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    _checks.params_record(where, params, RNNParams)
+    _checks.params_presence(where, params, {"b": use_bias})
+    _check_shapes(where, params, input_shape, hidden_size)
 
 
 def rnn_step(
@@ -140,9 +145,11 @@ def rnn_step(
         3. Keras: returns (state, output), the order of `jax.lax.scan`; Keras returns (output, [state]).
     """
     _check_activation("rnn_step", activation)
+    _checks.params_record("rnn_step", params, RNNParams)
     x = _checks.floating("rnn_step", "x", x)
-    _check(None, "rnn_step", params, x.shape)
-    zeros = functools.partial(_zeros, params.w_h.shape[0])
+    hidden_size = _checks.rows("rnn_step", params, "w_h")
+    _check_shapes("rnn_step", params, x.shape, hidden_size)
+    zeros = functools.partial(_zeros, hidden_size)
     return checked_step("rnn_step", _rule(activation), zeros, params, state, x)
 
 
@@ -156,6 +163,8 @@ def rnn(
     bias_init: BiasInitializer = initializers.gate_bias(),
 ) -> Cell:
     """A simple recurrent network: a cell whose equations are those of :func:`rnn_step`.
+
+    It has H(I + H + 1) parameters; PyTorch's has H more, its second bias.
 
     Args:
         hidden_size: H, the number of units.
@@ -197,6 +206,6 @@ def rnn(
         initial_state=functools.partial(_zeros, hidden_size),
         step=functools.partial(rnn_step, activation=activation),
         rule=_rule(activation),
-        check=functools.partial(_check, hidden_size),
-        name=f"rnn({hidden_size})",
+        check=functools.partial(_check, hidden_size, use_bias),
+        name=_checks.call("rnn", hidden_size, use_bias=use_bias, activation="" if activation == "tanh" else activation),
     )
