@@ -106,12 +106,21 @@ def params_presence(where: str, params: Any, present: dict[str, bool]) -> None:
             )
 
 
-def rows(where: str, params: Any, name: str) -> int:
-    """The number of rows of a matrix of `params`."""
+def _matrix_shape(where: str, params: Any, name: str) -> tuple[int, int]:
     shape = getattr(getattr(params, name), "shape", None)
     if shape is None or len(shape) != 2:
         raise ValueError(f"{where}: params.{name} expected a matrix, got {describe(getattr(params, name))}")
-    return shape[0]
+    return shape
+
+
+def rows(where: str, params: Any, name: str) -> int:
+    """The number of rows of a matrix of `params`."""
+    return _matrix_shape(where, params, name)[0]
+
+
+def columns(where: str, params: Any, name: str) -> int:
+    """The number of columns of a matrix of `params`."""
+    return _matrix_shape(where, params, name)[1]
 
 
 def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:

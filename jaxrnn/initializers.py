@@ -120,9 +120,9 @@ def chrono(max_time: int) -> BiasInitializer:
 
     def init(key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
         kept = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1.0, max_time - 1.0))
-        keep_gate = "f" if "f" in names else "z"
+        keep_gate = "f" if {"f", "g"} <= set(names) else "z"
         if keep_gate not in names:
-            raise ValueError(f"chrono: expected a cell with a gate f or z, got the gates {', '.join(names)}")
+            raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")
         biases = {keep_gate: kept}
         if keep_gate == "f":
             biases["i"] = -kept

@@ -29,6 +29,8 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "gru-reset-before": lambda: jaxrnn.gru(H, reset_after=False),
     "gru-layer-norm": lambda: jaxrnn.gru(H, layer_norm=True),
     "gru-reset-before-layer-norm": lambda: jaxrnn.gru(H, reset_after=False, layer_norm=True),
+    "mgu": lambda: jaxrnn.mgu(H),
+    "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
 }
 
 # Relative to the largest entry of what is compared.

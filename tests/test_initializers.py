@@ -79,7 +79,7 @@ def test_dtype_and_key_are_heeded():
 
 @pytest.mark.parametrize(("make", "error", "message"), [
     (lambda: jaxrnn.rnn(4, bias_init=initializers.gate_bias(f=1.0)).init(KEY, 2), ValueError, "gate 'f' is not one of"),
-    (lambda: jaxrnn.rnn(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "chrono: expected a cell with a gate"),
+    (lambda: jaxrnn.rnn(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "chrono: expected an LSTM or a GRU"),
     (lambda: jaxrnn.rnn(4, kernel_init=initializers.identity()).init(KEY, 2), ValueError, "identity: shape expected a square"),
     (lambda: initializers.chrono(2), ValueError, "chrono: max_time expected at least 3"),
     (lambda: initializers.chrono(2.5), TypeError, "chrono: max_time expected a number of steps"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import Params, PyTree, Rule, State
@@ -14,9 +15,14 @@ def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
+def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
+    """The initial state of a cell whose state is its output h."""
+    return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
+
+
 def checked_step(
     where: str, rule: Rule, expected_state: Any, params: Params, state: State, x: Any
-) -> tuple[State, jax.Array]:
+) -> tuple[State, Array]:
     """`forward` after `project` of one step, in one dtype: that of params and x together.
 
     `expected_state(batch_shape)` makes a state of the right structure and shapes.

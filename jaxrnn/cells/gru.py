@@ -37,7 +37,7 @@ from jaxrnn import _checks, initializers
 from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
-from jaxrnn.cells._step import checked_step
+from jaxrnn.cells._step import checked_step, zeros_state
 
 GATES = ("r", "z", "n")
 
@@ -175,10 +175,6 @@ RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after,
 RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, matrices=("w_x", "w_h"))
 
 
-def _zeros(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
-    return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
-
-
 def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
     _checks.input_features(where, input_shape, params.w_x)
     stacked = (3 * hidden_size,)
@@ -249,7 +245,7 @@ def gru_step(
     _check_shapes("gru_step", params, x.shape, hidden_size)
     if not reset_after:
         _checks.params_presence("gru_step", params, {"b_hn": False})
-    zeros = functools.partial(_zeros, hidden_size)
+    zeros = functools.partial(zeros_state, hidden_size)
     return checked_step("gru_step", RESET_AFTER if reset_after else RESET_BEFORE, zeros, params, state, x)
 
 
@@ -310,7 +306,7 @@ def gru(
 
     return Cell(
         init=init,
-        initial_state=functools.partial(_zeros, hidden_size),
+        initial_state=functools.partial(zeros_state, hidden_size),
         step=functools.partial(gru_step, reset_after=reset_after),
         rule=RESET_AFTER if reset_after else RESET_BEFORE,
         check=functools.partial(_check, hidden_size, present),

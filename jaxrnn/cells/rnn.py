@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells._step import checked_step
+from jaxrnn.cells._step import checked_step, zeros_state
 
 GATES = ("h",)
 
@@ -41,7 +41,7 @@ class RNNParams(NamedTuple):
     b: Float[Array, "H"] | None = None
 
 
-def _project(params: RNNParams, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
+def _project(params: Params, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
     return alg.add(alg.dot(xs, params.w_x), params.b)
 
 
@@ -55,21 +55,21 @@ def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, A
     return h.astype(a.dtype), pullback(jnp.ones_like(h))[0]
 
 
-def _forward(activation: Activation, params: RNNParams, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
+def _forward(activation: Activation, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
     h, slope = _activate(activation, z + alg.dot(h, params.w_h))
     return h, h, slope
 
 
 def _backward(
-    activation: Activation, params: RNNParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]
+    activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]
 ):
     slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
     da = (dh + dy) * slope
     return alg.dot_transposed(da, params.w_h), da
 
 
-def _accumulate(params: RNNParams, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
-    dparams = RNNParams(
+def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
+    dparams = params._replace(
         w_x=alg.outer(xs, da, params.w_x),
         w_h=alg.outer(tape.before, da, params.w_h),
         b=None if params.b is None else alg.total(da),
@@ -77,7 +77,8 @@ def _accumulate(params: RNNParams, xs: Float[Array, "T *B I"], tape: Tape, da: F
     return dparams, alg.dot_transposed(da, params.w_x)
 
 
-def _rule(activation: Activation) -> Rule:
+def rule_for(activation: Activation) -> Rule:
+    """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
     return Rule(
         project=_project,
         forward=functools.partial(_forward, activation),
@@ -87,11 +88,8 @@ def _rule(activation: Activation) -> Rule:
     )
 
 
-def _zeros(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
-    return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
-
-
-def _check_activation(where: str, activation: Any) -> None:
+def check_activation(where: str, activation: Any) -> None:
+    """`activation` is one that this family knows."""
     if not callable(activation):
         _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
 
@@ -144,13 +142,13 @@ def rnn_step(
         2. PyTorch: "sigmoid" and any callable are taken, not only "tanh" and "relu".
         3. Keras: returns (state, output), the order of `jax.lax.scan`; Keras returns (output, [state]).
     """
-    _check_activation("rnn_step", activation)
+    check_activation("rnn_step", activation)
     _checks.params_record("rnn_step", params, RNNParams)
     x = _checks.floating("rnn_step", "x", x)
     hidden_size = _checks.rows("rnn_step", params, "w_h")
     _check_shapes("rnn_step", params, x.shape, hidden_size)
-    zeros = functools.partial(_zeros, hidden_size)
-    return checked_step("rnn_step", _rule(activation), zeros, params, state, x)
+    zeros = functools.partial(zeros_state, hidden_size)
+    return checked_step("rnn_step", rule_for(activation), zeros, params, state, x)
 
 
 def rnn(
@@ -189,7 +187,7 @@ def rnn(
     """
     hidden_size = _checks.positive_int("rnn", "hidden_size", hidden_size)
     use_bias = _checks.boolean("rnn", "use_bias", use_bias)
-    _check_activation("rnn", activation)
+    check_activation("rnn", activation)
 
     def init(key: Array, input_size: int, dtype: Any = None) -> RNNParams:
         input_size = _checks.positive_int("rnn.init", "input_size", input_size)
@@ -203,9 +201,9 @@ def rnn(
 
     return Cell(
         init=init,
-        initial_state=functools.partial(_zeros, hidden_size),
+        initial_state=functools.partial(zeros_state, hidden_size),
         step=functools.partial(rnn_step, activation=activation),
-        rule=_rule(activation),
+        rule=rule_for(activation),
         check=functools.partial(_check, hidden_size, use_bias),
         name=_checks.call("rnn", hidden_size, use_bias=use_bias, activation="" if activation == "tanh" else activation),
     )

@@ -1,0 +1,141 @@
+"""The independently recurrent network (Li et al. 2018): h_t = φ(x_t W_x + w_h ⊙ h_{t-1} + b).
+
+A simple recurrent network whose recurrent matrix is diagonal, so that each unit remembers
+by itself and layers do the mixing. The equations and their derivative are those of
+rnn.py, where a vector `w_h` stands for the diagonal matrix:
+
+    δa_t = δh_t ⊙ φ'(a_t)    δh_{t-1} = δa_t ⊙ w_h    δw_h = Σ h_{t-1} ⊙ δa_t
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrnn import _checks, initializers
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer
+from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.cells.rnn import GATES, Activation, check_activation, rule_for
+
+
+class IndRNNParams(NamedTuple):
+    """Parameters of :func:`indrnn`; `w_h` is the diagonal of the recurrent matrix."""
+
+    w_x: Float[Array, "I H"]
+    w_h: Float[Array, "H"]
+    b: Float[Array, "H"] | None = None
+
+
+def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
+    _checks.input_features(where, input_shape, params.w_x)
+    bias = {} if params.b is None else {"b": (hidden_size,)}
+    _checks.params_shapes(where, params, {"w_x": (input_shape[-1], hidden_size), "w_h": (hidden_size,), **bias})
+
+
+def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    _checks.params_record(where, params, IndRNNParams)
+    _checks.params_presence(where, params, {"b": use_bias})
+    _check_shapes(where, params, input_shape, hidden_size)
+
+
+def indrnn_step(
+    params: IndRNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: Activation = "relu"
+) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
+    """One step of an independently recurrent network.
+
+    h_t = φ(x_t W_x + w_h ⊙ h_{t-1} + b),  y_t = h_t
+
+    Args:
+        params: `w_x (I, H)`, `w_h (H,)`, `b (H,)` or `None`.
+        state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
+        x: x_t, `(*B, I)`, floating-point.
+        activation: φ: "tanh", "relu", "sigmoid", or an elementwise callable.
+
+    Returns:
+        h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
+
+    Raises:
+        TypeError, ValueError: for a wrong structure, dtype, shape or activation.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> params = jaxrnn.indrnn(3).init(jax.random.key(0), 2)
+        >>> h, y = jaxrnn.indrnn_step(params, jnp.zeros(3), jnp.ones(2))
+        >>> h.shape
+        (3,)
+
+    References:
+        Li, Li, Cook, Zhu & Gao 2018, arXiv:1803.04831, equation 2.
+
+    Differs from:
+        1. PyTorch, Keras and Flax have none.
+    """
+    check_activation("indrnn_step", activation)
+    _checks.params_record("indrnn_step", params, IndRNNParams)
+    x = _checks.floating("indrnn_step", "x", x)
+    hidden_size = _checks.columns("indrnn_step", params, "w_x")
+    _check_shapes("indrnn_step", params, x.shape, hidden_size)
+    zeros = functools.partial(zeros_state, hidden_size)
+    return checked_step("indrnn_step", rule_for(activation), zeros, params, state, x)
+
+
+def indrnn(
+    hidden_size: int,
+    *,
+    use_bias: bool = True,
+    activation: Activation = "relu",
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    recurrent_init: Initializer = jax.nn.initializers.uniform(1.0),
+    bias_init: BiasInitializer = initializers.gate_bias(),
+) -> Cell:
+    """An independently recurrent network: a cell whose equations are those of :func:`indrnn_step`.
+
+    It has H(I + 2) parameters. A unit's memory of t steps ago is weighed by w_h^t, so that
+    |w_h| <= 2^(1/T) keeps a gradient over T steps within a factor of 2 (section 3.2 of the
+    paper): clip `w_h` there after each update, with `optax.projections.projection_box`.
+
+    Args:
+        hidden_size: H, the number of units.
+        use_bias: whether there is a `b`.
+        activation: "tanh", "relu", "sigmoid", or an elementwise callable.
+        kernel_init: draws `w_x`.
+        recurrent_init: draws `w_h`, of shape `(H,)`; by default U(0, 1).
+        bias_init: draws `b`, whose only gate is named "h".
+
+    Returns:
+        A :class:`Cell` with :class:`IndRNNParams`, whose state is an array `(*B, H)`.
+
+    Raises:
+        TypeError, ValueError: for a size that is not a positive integer, or an unknown activation.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> jaxrnn.indrnn(128).init(jax.random.key(0), 28).w_h.shape
+        (128,)
+    """
+    hidden_size = _checks.positive_int("indrnn", "hidden_size", hidden_size)
+    use_bias = _checks.boolean("indrnn", "use_bias", use_bias)
+    check_activation("indrnn", activation)
+
+    def init(key: Array, input_size: int, dtype: Any = None) -> IndRNNParams:
+        input_size = _checks.positive_int("indrnn.init", "input_size", input_size)
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        key_x, key_h, key_b = jax.random.split(key, 3)
+        return IndRNNParams(
+            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
+            w_h=recurrent_init(key_h, (hidden_size,), dtype),
+            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
+        )
+
+    return Cell(
+        init=init,
+        initial_state=functools.partial(zeros_state, hidden_size),
+        step=functools.partial(indrnn_step, activation=activation),
+        rule=rule_for(activation),
+        check=functools.partial(_check, hidden_size, use_bias),
+        name=_checks.call(
+            "indrnn", hidden_size, use_bias=use_bias, activation="" if activation == "relu" else activation
+        ),
+    )

@@ -1,0 +1,190 @@
+"""The minimal gated unit (Zhou et al. 2016): a GRU whose one gate both resets and updates.
+
+    f = σ(x W_xf + h_{t-1} W_hf + b_f)
+    n = tanh(x W_xn + (f ⊙ h_{t-1}) W_hn + b_n)
+    h_t = (1 - f) ⊙ h_{t-1} + f ⊙ n
+
+Backward, with δv for ∂L/∂v, δh the cotangent of h_t from the output and from step t+1
+together, and s = f ⊙ h_{t-1}:
+
+    δa_n = δh ⊙ f ⊙ (1-n²)                  δs = δa_n W_hnᵀ
+    δa_f = (δh ⊙ (n - h_{t-1}) + δs ⊙ h_{t-1}) ⊙ f(1-f)
+    δh_{t-1} = δh ⊙ (1-f) + δs ⊙ f + δa_f W_hfᵀ
+    δW_hf = Σ h_{t-1}ᵀ δa_f                 δW_hn = Σ sᵀ δa_n
+    δW_x = Σ x_tᵀ δa_t    δb = Σ δa_t    δx_t = δa_t W_xᵀ    with δa = [δa_f, δa_n]
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxrnn import _checks, initializers
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._step import checked_step, zeros_state
+
+GATES = ("f", "n")
+
+
+class MGUParams(NamedTuple):
+    """Parameters of :func:`mgu`; gates side by side in the order f n."""
+
+    w_x: Float[Array, "I GH"]
+    w_h: Float[Array, "H GH"]
+    b: Float[Array, "GH"] | None = None
+
+
+def _recurrent_blocks(params: MGUParams) -> tuple[alg.Weight, alg.Weight]:
+    """W_hf and W_hn, which meet different inputs."""
+    hidden = params.w_x.shape[1] // 2
+    return alg.columns(params.w_h, 0, hidden), alg.columns(params.w_h, hidden, 2 * hidden)
+
+
+def _project(params: MGUParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
+    return tuple(alg.split(alg.add(alg.dot(xs, params.w_x), params.b), 2))
+
+
+def _forward(params: MGUParams, h: Float[Array, "*B H"], z: tuple[Array, ...]):
+    z_f, z_n = z
+    w_f, w_n = _recurrent_blocks(params)
+    f = jax.nn.sigmoid(z_f + alg.dot(h, w_f))
+    n = jnp.tanh(z_n + alg.dot(f * h, w_n))
+    h = (1 - f) * h + f * n
+    return h, h, (f, n)
+
+
+def _backward(params: MGUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+    f, n = tape.residual
+    h_before = tape.before
+    w_f, w_n = _recurrent_blocks(params)
+    dh = dh + dy
+    da_n = dh * f * alg.tanh_slope(n)
+    ds = alg.dot_transposed(da_n, w_n)
+    da_f = (dh * (n - h_before) + ds * h_before) * alg.sigmoid_slope(f)
+    return dh * (1 - f) + ds * f + alg.dot_transposed(da_f, w_f), (da_f, da_n)
+
+
+def _accumulate(params: MGUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
+    da_f, da_n = deltas
+    w_f, w_n = _recurrent_blocks(params)
+    da = jnp.concatenate([da_f, da_n], axis=-1)  # (T, *B, 2H)
+    dw_h = [alg.outer(tape.before, da_f, w_f), alg.outer(tape.residual[0] * tape.before, da_n, w_n)]
+    dparams = MGUParams(
+        w_x=alg.outer(xs, da, params.w_x),
+        w_h=jnp.concatenate(dw_h, axis=-1),
+        b=None if params.b is None else alg.total(da),
+    )
+    return dparams, alg.dot_transposed(da, params.w_x)
+
+
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"))
+
+
+def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
+    _checks.input_features(where, input_shape, params.w_x)
+    bias = {} if params.b is None else {"b": (2 * hidden_size,)}
+    shapes = {"w_x": (input_shape[-1], 2 * hidden_size), "w_h": (hidden_size, 2 * hidden_size), **bias}
+    _checks.params_shapes(where, params, shapes)
+
+
+def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    _checks.params_record(where, params, MGUParams)
+    _checks.params_presence(where, params, {"b": use_bias})
+    _check_shapes(where, params, input_shape, hidden_size)
+
+
+def mgu_step(
+    params: MGUParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"]
+) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
+    """One step of a minimal gated unit.
+
+    f = σ(x W_xf + h_{t-1} W_hf + b_f)
+    n = tanh(x W_xn + (f ⊙ h_{t-1}) W_hn + b_n)
+    h_t = (1 - f) ⊙ h_{t-1} + f ⊙ n,  y_t = h_t
+
+    Args:
+        params: `w_x (I, 2H)`, `w_h (H, 2H)`, `b (2H,)` or `None`, gates in the order f n.
+        state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
+        x: x_t, `(*B, I)`, floating-point.
+
+    Returns:
+        h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
+
+    Raises:
+        TypeError, ValueError: for a wrong structure, dtype or shape.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> params = jaxrnn.mgu(3).init(jax.random.key(0), 2)
+        >>> h, y = jaxrnn.mgu_step(params, jnp.zeros(3), jnp.ones(2))
+        >>> h.shape
+        (3,)
+
+    References:
+        Zhou, Wu, Zhang & Zhou 2016, arXiv:1603.09420, equations 10 to 12.
+
+    Differs from:
+        1. Flax: its MGUCell with `reset_gate=True`, the default, is this one.
+        2. PyTorch and Keras have none.
+    """
+    _checks.params_record("mgu_step", params, MGUParams)
+    x = _checks.floating("mgu_step", "x", x)
+    hidden_size = _checks.rows("mgu_step", params, "w_h")
+    _check_shapes("mgu_step", params, x.shape, hidden_size)
+    return checked_step("mgu_step", RULE, functools.partial(zeros_state, hidden_size), params, state, x)
+
+
+def mgu(
+    hidden_size: int,
+    *,
+    use_bias: bool = True,
+    kernel_init: Initializer = initializers.glorot_uniform(),
+    recurrent_init: Initializer = initializers.orthogonal(),
+    bias_init: BiasInitializer = initializers.gate_bias(),
+) -> Cell:
+    """A minimal gated unit: a cell whose equations are those of :func:`mgu_step`.
+
+    It has 2H(I + H + 1) parameters.
+
+    Args:
+        hidden_size: H, the number of units.
+        use_bias: whether there is a `b`.
+        kernel_init: draws each gate's block `(I, H)` of `w_x`.
+        recurrent_init: draws each gate's block `(H, H)` of `w_h`.
+        bias_init: draws `b`, whose gates are f and n.
+
+    Returns:
+        A :class:`Cell` with :class:`MGUParams`, whose state is an array `(*B, H)`.
+
+    Raises:
+        TypeError, ValueError: for a size that is not a positive integer.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> jaxrnn.mgu(256).init(jax.random.key(0), 28).w_h.shape
+        (256, 512)
+    """
+    hidden_size = _checks.positive_int("mgu", "hidden_size", hidden_size)
+    use_bias = _checks.boolean("mgu", "use_bias", use_bias)
+
+    def init(key: Array, input_size: int, dtype: Any = None) -> MGUParams:
+        input_size = _checks.positive_int("mgu.init", "input_size", input_size)
+        dtype = jnp.result_type(float) if dtype is None else dtype
+        key_x, key_h, key_b = jax.random.split(key, 3)
+        return MGUParams(
+            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
+            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
+            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
+        )
+
+    return Cell(
+        init=init,
+        initial_state=functools.partial(zeros_state, hidden_size),
+        step=mgu_step,
+        rule=RULE,
+        check=functools.partial(_check, hidden_size, use_bias),
+        name=_checks.call("mgu", hidden_size, use_bias=use_bias),
+    )
