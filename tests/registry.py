@@ -82,17 +82,24 @@ def run(case: Case, **options: Any) -> tuple[Any, ...]:
     return jaxrnn.unroll(case.cell, case.params, case.xs, case.state, **{**case.options, **options})
 
 
-def loss_of(case: Case, implementation: str | None, **options: Any) -> Callable[..., jax.Array]:
-    """A scalar that weighs every output, every state and the final state by its own random number."""
+def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
+    """A scalar that weighs every entry of the final state, the outputs and the states by its own random number.
+
+    `emphasis` multiplies the three parts, so that one can be looked at alone.
+    """
+    total = jnp.zeros((), jax.tree.leaves(outcome)[0].dtype)
+    for k, part in enumerate(outcome):
+        for w, leaf in zip(jax.tree.leaves(random_like(9 + k, part, total.dtype)), jax.tree.leaves(part), strict=True):
+            total += jnp.asarray(emphasis[k], total.dtype) * jnp.sum(w * jnp.sin(leaf))
+    return total
+
+
+def loss_of(case: Case, implementation: str | None, emphasis: Any = (1.0, 1.0, 1.0), **options: Any):
+    """A scalar function of params, xs, initial state and reset state that every cotangent takes part in."""
     options = {**case.options, **options, "return_states": True, "implementation": implementation}
 
     def loss(params: Any, xs: jax.Array, state: Any, reset_state: Any = None) -> jax.Array:
-        outcome = jaxrnn.unroll(case.cell, params, xs, state, reset_state=reset_state, **options)
-        weights = random_like(9, outcome, xs.dtype)
-        return sum(
-            jnp.sum(w * jnp.sin(leaf))
-            for w, leaf in zip(jax.tree.leaves(weights), jax.tree.leaves(outcome), strict=True)
-        )
+        return weighed(jaxrnn.unroll(case.cell, params, xs, state, reset_state=reset_state, **options), emphasis)
 
     return loss
 

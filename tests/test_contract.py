@@ -20,49 +20,74 @@ cells = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xd
 reverses = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 
+# One cell of each kind of driver path, for what need not be seen on every variant.
+families = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(name))
+        for name in ("rnn-tanh", "lstm", "gru", "gru-reset-before")
+    ],
+)
+
+
 @functools.cache
 def compiled(name, implementation, reverse):
-    """Value and gradients of `loss_of`, with masks and resets as arguments."""
+    """Value and gradients of `loss_of`, with masks, resets and the emphasis as arguments."""
 
-    def f(params, xs, state, reset_state, options):
-        case = make(name)._replace(options={**options, "reverse": reverse})
-        return jax.value_and_grad(loss_of(case, implementation), (0, 1, 2, 3))(params, xs, state, reset_state)
+    def f(params, xs, state, reset_state, options, emphasis):
+        loss = loss_of(make(name), implementation, emphasis, reverse=reverse, **options)
+        return jax.value_and_grad(loss, (0, 1, 2, 3))(params, xs, state, reset_state)
 
     return jax.jit(f)
 
 
+def both_gradients(name, reverse, options, emphasis=(1.0, 1.0, 1.0)):
+    """By hand, and by JAX through the plain scan: of parameters, inputs, initial and reset state."""
+    case = make(name)
+    reset_state = make(name, seed=7).state if "resets" in options else None
+    operands = (case.params, case.xs, case.state, reset_state, options, emphasis)
+    return [compiled(name, implementation, reverse)(*operands) for implementation in ("bptt", "scan")]
+
+
 @cells
 @reverses
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", ["plain", "mask-resets"])
 def test_gradients_equal_autodiff(name, scenario, reverse, x64):
-    """Of parameters, inputs, initial and reset state; from outputs, states and final state together."""
-    case, options = make(name), SCENARIOS[scenario]
-    reset_state = make(name, seed=7).state if "resets" in options else None
-    operands = (case.params, case.xs, case.state, reset_state, options)
-    by_hand = compiled(name, "bptt", reverse)(*operands)
-    assert_close(by_hand, compiled(name, "scan", reverse)(*operands))
+    """From outputs, states and final state together."""
+    by_hand, by_jax = both_gradients(name, reverse, SCENARIOS[scenario])
+    assert_close(by_hand, by_jax)
     assert all(float(jnp.abs(leaf).max()) > 1e-4 for leaf in jax.tree.leaves(by_hand))
+
+
+@cells
+@reverses
+def test_gradients_of_each_cotangent_alone(name, reverse, x64):
+    """A gradient from one kind of output must not hide behind the others."""
+    for emphasis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+        assert_close(*both_gradients(name, reverse, SCENARIOS["mask-resets"], emphasis))
+
+
+@cells
+@reverses
+def test_gradients_with_lengths_0_1_and_t(name, reverse, x64):
+    mask = np.arange(T)[:, None] < LENGTHS
+    assert_close(*both_gradients(name, reverse, {**SCENARIOS["mask-resets"], "mask": mask}))
 
 
 @cells
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_any_pattern_of_masks_and_resets(name, data):
-    """Arbitrary patterns, both directions: gradients by hand against autodiff."""
+def test_gradients_with_any_pattern_of_masks_and_resets(name, data):
+    patterns = hnp.arrays(np.bool_, (T, B))
     with jax.enable_x64(True):
-        case, reset_state = make(name), make(name, seed=7).state
-        reverse = data.draw(st.booleans())
-        options = {"mask": data.draw(hnp.arrays(np.bool_, (T, B))), "resets": data.draw(hnp.arrays(np.bool_, (T, B)))}
-        operands = (case.params, case.xs, case.state, reset_state, options)
-        assert_close(compiled(name, "bptt", reverse)(*operands), compiled(name, "scan", reverse)(*operands))
+        options = {"mask": data.draw(patterns), "resets": data.draw(patterns)}
+        assert_close(*both_gradients(name, data.draw(st.booleans()), options))
 
 
 @cells
-@reverses
-def test_gradients_equal_finite_differences(name, reverse, x64):
+def test_gradients_equal_finite_differences(name, x64):
     case, reset_state = make(name), make(name, seed=7).state
-    options = {**SCENARIOS["mask-resets"], "reverse": reverse}
-    loss = jax.jit(loss_of(case, None, **options))
+    loss = jax.jit(loss_of(case, None, **SCENARIOS["mask-resets"]))
     check_grads(loss, (case.params, case.xs, case.state, reset_state), order=1, modes=["rev"])
 
 
@@ -74,25 +99,6 @@ def test_scan_and_default_equal_the_python_loop(name, scenario, reverse, x64):
     expected = run(case, implementation="reference")
     assert_close(run(case), expected)
     assert_close(run(case, implementation="scan"), expected)
-
-
-@cells
-@pytest.mark.parametrize("cotangent", ["ys", "states", "final"])
-def test_each_cotangent_alone(name, cotangent, x64):
-    """A gradient from one kind of output must not hide behind the others."""
-    case = make(name)._replace(options=SCENARIOS["mask-resets"])
-
-    def loss(implementation, params, xs, state):
-        final, ys, states = run(case._replace(params=params, xs=xs, state=state), return_states=True,
-                                implementation=implementation)  # fmt: skip
-        chosen = {"ys": ys, "states": states, "final": final}[cotangent]
-        return sum(jnp.sum(jnp.sin(leaf) * (k + 1)) for k, leaf in enumerate(jax.tree.leaves(chosen)))
-
-    grads = [
-        jax.grad(loss, (1, 2, 3))(implementation, case.params, case.xs, case.state)
-        for implementation in ("bptt", "scan")
-    ]
-    assert_close(*grads)
 
 
 @cells
@@ -108,44 +114,55 @@ def test_lengths_equal_unrolls_of_unpadded_sequences(name, reverse, x64):
         assert not np.asarray(ys[length:, k]).any()
 
 
+EPISODES = (0, 2, 7, 9)  # where three episodes begin, and the end
+
+
+def whole_and_apart(name, reverse):
+    """Three episodes end to end in one unroll, and each in an unroll of its own."""
+    case = make(name, batch_shape=(2,), time=EPISODES[-1])
+    resets = np.zeros((EPISODES[-1], 2), bool)
+    resets[list(EPISODES[:-1])] = True
+
+    def whole(params, xs):
+        return jaxrnn.unroll(case.cell, params, xs, resets=resets, reverse=reverse)
+
+    def apart(params, xs):
+        runs = [
+            jaxrnn.unroll(case.cell, params, xs[a:b], reverse=reverse, implementation="scan")
+            for a, b in itertools.pairwise(EPISODES)
+        ]
+        return runs[0 if reverse else -1][0], jnp.concatenate([ys for _, ys in runs])
+
+    return case, whole, apart
+
+
 @cells
 @reverses
 def test_resets_equal_separate_episodes(name, reverse, x64):
-    """Three episodes end to end, in values and in gradients, against three unrolls."""
-    case = make(name, batch_shape=(2,), time=9)
-    borders = [0, 2, 7, 9]
-    resets = jnp.zeros((9, 2), bool).at[jnp.asarray(borders[:-1])].set(True)
+    case, whole, apart = whole_and_apart(name, reverse)
+    assert_close(*[jax.jit(f)(case.params, case.xs) for f in (whole, apart)])
 
-    def whole(params, xs):
-        final, ys = jaxrnn.unroll(case.cell, params, xs, resets=resets, reverse=reverse)
-        return final, ys
 
-    def apart(params, xs):
-        episodes = [
-            jaxrnn.unroll(case.cell, params, xs[a:b], reverse=reverse, implementation="scan")
-            for a, b in itertools.pairwise(borders)
-        ]
-        final = episodes[0 if reverse else -1][0]
-        return final, jnp.concatenate([ys for _, ys in episodes])
-
-    def loss(f):
-        return lambda params, xs: sum(jnp.sum(jnp.cos(leaf) * leaf) for leaf in jax.tree.leaves(f(params, xs)))
-
-    assert_close(whole(case.params, case.xs), apart(case.params, case.xs))
-    grads = [jax.grad(loss(f), (0, 1))(case.params, case.xs) for f in (whole, apart)]
+@families
+@reverses
+def test_gradients_across_resets_equal_separate_episodes(name, reverse, x64):
+    case, whole, apart = whole_and_apart(name, reverse)
+    grads = [
+        jax.jit(jax.grad(lambda p, xs, f=f: weighed(f(p, xs)), (0, 1)))(case.params, case.xs) for f in (whole, apart)
+    ]
     assert_close(*grads)
 
 
 @cells
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_poison_in_padding_is_never_read(name, poison, x64):
+def test_poison_in_padding_is_never_read(name, x64):
     case = make(name)._replace(options={"lengths": LENGTHS})
     padding = (jnp.arange(T, dtype=jnp.int32)[:, None] >= LENGTHS[None])[..., None]
-    poisoned = jnp.where(padding, poison, case.xs)
-    f = jax.value_and_grad(loss_of(case, None), (0, 1, 2))
-    clean, dirty = f(case.params, case.xs, case.state), f(case.params, poisoned, case.state)
-    assert gap(dirty, clean) == 0.0
-    assert not np.asarray(jnp.where(padding, dirty[1][1], 0)).any()
+    f = jax.jit(jax.value_and_grad(loss_of(case, None), (0, 1, 2)))
+    clean = f(case.params, case.xs, case.state)
+    for poison in (np.nan, np.inf):
+        dirty = f(case.params, jnp.where(padding, poison, case.xs), case.state)
+        assert gap(dirty, clean) == 0.0
+        assert not np.asarray(jnp.where(padding, dirty[1][1], 0)).any()
 
 
 @cells
@@ -165,20 +182,25 @@ def test_any_batch_rank_any_time(name, batch_shape, time):
     options = {
         "resets": bits(1, (time, *batch_shape), 0.5),
         "lengths": np.random.default_rng(0).integers(0, time + 1, batch_shape, np.int32),
+        "return_states": True,
     }
-    outcomes = []
-    for implementation in ("bptt", "reference"):
-
-        def both(params, xs, state, implementation=implementation):
-            here = case._replace(params=params, xs=xs, state=state)
-            values = run(here, implementation=implementation, return_states=True, **options)
-            return values, jax.grad(loss_of(case, implementation, **options), (0, 1, 2))(params, xs, state)
-
-        outcomes.append(jax.jit(both)(case.params, case.xs, case.state))
-    assert_close(*outcomes, "float32")
-    assert outcomes[0][0][1].shape[:-1] == (time, *batch_shape)
+    got = run(case, **options)
+    assert_close(got, jax.jit(lambda: run(case, implementation="reference", **options))(), "float32")
+    assert got[1].shape[:-1] == (time, *batch_shape)
     if time == 0:
-        assert gap(outcomes[0][0][0], case.state) == 0.0
+        assert gap(run(case)[0], case.state) == 0.0
+
+
+@families
+@pytest.mark.parametrize(("batch_shape", "time"), [((), 3), ((2, 3), 2), ((0,), 2), ((2,), 0)])
+def test_gradients_of_any_batch_rank_any_time(name, batch_shape, time):
+    case = make(name, batch_shape, time)
+    resets = bits(1, (time, *batch_shape), 0.5)
+    grads = [
+        jax.jit(jax.grad(loss_of(case, implementation, resets=resets), (0, 1, 2)))(case.params, case.xs, case.state)
+        for implementation in ("bptt", "scan")
+    ]
+    assert_close(*grads, "float32")
 
 
 @cells
@@ -206,16 +228,16 @@ def test_gradient_of_traced_lengths_clamps(name):
 
 
 @cells
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dtypes_in_are_dtypes_out(name, dtype):
-    case = make(name, dtype=jnp.dtype(dtype))
+def test_dtypes_in_are_dtypes_out(name):
+    """All in bfloat16: values near those of float32, gradients in bfloat16 too."""
+    case = make(name, dtype=jnp.bfloat16)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (case.params, case.xs, case.state))
     got = run(case, lengths=LENGTHS, return_states=True)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(got))
-    expected = jaxrnn.unroll(case.cell, *wide, lengths=LENGTHS, return_states=True, implementation="reference")
-    assert_close(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), got), expected, dtype)
-    grads = jax.grad(loss_of(case, None), (0, 1, 2))(case.params, case.xs, case.state)
-    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(grads))
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got))
+    expected = jaxrnn.unroll(case.cell, *wide, lengths=LENGTHS, return_states=True)
+    assert_close(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), got), expected, "bfloat16")
+    grads = jax.eval_shape(jax.grad(loss_of(case, None), (0, 1, 2)), case.params, case.xs, case.state)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(grads))
 
 
 @cells
@@ -229,16 +251,28 @@ def test_state_is_cast_to_the_result(name):
 @cells
 @pytest.mark.parametrize("implementation", ["bptt", "scan"])
 def test_compute_dtype(name, implementation):
-    """Products in bfloat16; states in float32, outputs in the dtype of the input, gradients in that of the params."""
+    """Products in bfloat16; states in float32, outputs in the dtype of the input."""
     case = make(name)
-    exact = jax.value_and_grad(loss_of(case, "scan"), (0, 1, 2))(case.params, case.xs, case.state)
-    options = {"compute_dtype": jnp.bfloat16}
-    got = jax.value_and_grad(loss_of(case, implementation, **options), (0, 1, 2))(case.params, case.xs, case.state)
-    assert gap(got, exact) <= TOLERANCE_COMPUTE
-    assert gap(got, exact) > 1e-5
-    final, ys = run(case._replace(xs=case.xs.astype(jnp.bfloat16)), implementation=implementation, **options)
+    exact = run(case, return_states=True)
+    got = run(case, return_states=True, implementation=implementation, compute_dtype=jnp.bfloat16)
+    assert 1e-5 < gap(got, exact) <= TOLERANCE_COMPUTE
+    narrow = case._replace(xs=case.xs.astype(jnp.bfloat16))
+    final, ys = run(narrow, implementation=implementation, compute_dtype=jnp.bfloat16)
     assert ys.dtype == jnp.bfloat16
     assert {leaf.dtype.name for leaf in jax.tree.leaves(final)} == {"float32"}
+
+
+@families
+def test_gradients_in_compute_dtype(name):
+    """In the dtype of the parameters, near the exact ones."""
+    case = make(name)
+    operands = (case.params, case.xs, case.state)
+    exact, by_hand, by_jax = (
+        jax.jit(jax.grad(loss_of(case, implementation, compute_dtype=dtype), (0, 1, 2)))(*operands)
+        for implementation, dtype in (("bptt", None), ("bptt", jnp.bfloat16), ("scan", jnp.bfloat16))
+    )
+    assert 1e-5 < gap(by_hand, exact) <= TOLERANCE_COMPUTE
+    assert gap(by_jax, exact) <= TOLERANCE_COMPUTE
 
 
 # Measured 0.006 to 0.035 over the registry: six steps of products rounded to 8 bits.
@@ -249,5 +283,4 @@ TOLERANCE_COMPUTE = 6e-2
 def test_input_size_and_hidden_size_are_read_from_params(name):
     case = make(name)
     assert case.params.w_x.shape[0] == I
-    assert case.cell.initial_state((2, 3)) is not None
     assert jax.tree.leaves(case.cell.initial_state((2, 3)))[-1].shape == (2, 3, H)
