@@ -19,14 +19,18 @@ from jaxrnn.cells import (
     lstm_step,
     mgu,
     mgu_step,
+    regularize,
     rnn,
     rnn_step,
 )
+from jaxrnn.modes import generate, last_output
+from jaxrnn.network import Bidirectional, Network, count_params, stack
 from jaxrnn.sequence import unroll
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bidirectional",
     "Cell",
     "GRUNorm",
     "GRUParams",
@@ -35,19 +39,25 @@ __all__ = [
     "LSTMParams",
     "LSTMState",
     "MGUParams",
+    "Network",
     "RNNParams",
     "Rule",
     "Tape",
+    "count_params",
+    "generate",
     "gru",
     "gru_step",
     "indrnn",
     "indrnn_step",
     "initializers",
+    "last_output",
     "lstm",
     "lstm_step",
     "mgu",
     "mgu_step",
+    "regularize",
     "rnn",
     "rnn_step",
+    "stack",
     "unroll",
 ]

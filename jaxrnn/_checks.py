@@ -42,6 +42,24 @@ def positive_int(where: str, name: str, value: Any) -> int:
     return int(value)
 
 
+def positive_float(where: str, name: str, value: Any) -> float:
+    """`value` as a float above 0, infinity included."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{where}: {name} expected a positive number, got {describe(value)}")
+    if not value > 0:
+        raise ValueError(f"{where}: {name} expected a positive number, got {value}")
+    return float(value)
+
+
+def rate(where: str, name: str, value: Any) -> float:
+    """`value` as a probability in [0, 1)."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{where}: {name} expected a number in [0, 1), got {describe(value)}")
+    if not 0 <= value < 1:
+        raise ValueError(f"{where}: {name} expected a rate in [0, 1), got {value}; 1 would drop everything")
+    return float(value)
+
+
 def boolean(where: str, name: str, value: Any) -> bool:
     """`value` as a Python bool: options that shape the program are never traced."""
     if not isinstance(value, (bool, np.bool_)):

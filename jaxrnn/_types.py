@@ -97,6 +97,8 @@ class Cell(NamedTuple):
         rule: the same step taken apart, or ``None``.
         check: ``(where, params, input_shape) -> None``: raises where ``params`` is not
             this cell's, or does not fit inputs of that shape. ``None`` checks nothing.
+        sample: ``(key, params, xs) -> (params, xs)`` with the random masks of one sequence
+            in them, or ``None`` for a cell without noise.
         name: how the cell calls itself in messages.
 
     Example:
@@ -110,6 +112,7 @@ class Cell(NamedTuple):
     step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
     rule: Rule | None = None
     check: Callable[[str, Params, tuple[int, ...]], None] | None = None
+    sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
 
     def __repr__(self) -> str:

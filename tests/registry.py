@@ -29,6 +29,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "gru-reset-before": lambda: jaxrnn.gru(H, reset_after=False),
     "gru-layer-norm": lambda: jaxrnn.gru(H, layer_norm=True),
     "gru-reset-before-layer-norm": lambda: jaxrnn.gru(H, reset_after=False, layer_norm=True),
+    "lstm-regularized": lambda: jaxrnn.regularize(jaxrnn.lstm(H), recurrent_dropout=0.2, zoneout=0.3),
     "mgu": lambda: jaxrnn.mgu(H),
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
 }

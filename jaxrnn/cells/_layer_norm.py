@@ -8,7 +8,7 @@ Backward:
     δa = (δâ - mean(δâ) - â mean(δâ ⊙ â)) / √(σ² + ε)
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jax import lax
 from jaxtyping import Array, Float
@@ -40,8 +40,8 @@ def normalise_backward(kept: Normalised, d: Float[Array, "*B M"]) -> Float[Array
 
 def product(
     x: Float[Array, "*B N"], w: alg.Weight, scale: Float[Array, "M"] | None
-) -> tuple[Float[Array, "*B M"], Normalised | None]:
-    """x w, normalised and scaled if there is a scale, and what its derivative needs."""
+) -> tuple[Float[Array, "*B M"], Any]:
+    """x w, normalised and scaled if there is a scale, and what its derivative needs: Normalised, or None."""
     a = alg.dot(x, w)
     if scale is None:
         return a, None

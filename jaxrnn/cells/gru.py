@@ -72,7 +72,7 @@ def _project(params: GRUParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
     return tuple(alg.split(alg.add(a, params.b), 3))
 
 
-def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[Array, "T *B GH"]):
+def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[Array, "T *B GH"]) -> tuple[Any, ...]:
     """δW_x, δb, δscale_x and δx from δa, in both forms."""
     db = None if params.b is None else alg.total(da)
     if params.norm is None:

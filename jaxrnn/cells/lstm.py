@@ -81,15 +81,15 @@ class _Gates(NamedTuple):
     f: Array
     g: Array
     o: Array
-    product: ln.Normalised | None
+    product: Any  # Normalised, or None
 
 
 class _Delta(NamedTuple):
     """What the accumulation reads of a step's backward pass."""
 
     a: Array  # δa (*B, GH)
-    h: Array | None  # δh, for W_p
-    u: Array | None  # δu, for the norm of c
+    h: Any  # δh, for W_p, or None
+    u: Any  # δu, for the norm of c, or None
 
 
 def _gates_of(params: LSTMParams) -> int:
@@ -129,7 +129,7 @@ def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
     return LSTMState(h, c), h, _Gates(i, f, g, o, product)
 
 
-def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, ln.Normalised | None]:
+def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
     """u, what the output gate shows of c."""
     if params.norm is None:
         return c, None
@@ -148,7 +148,7 @@ def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array
     dm = dh if params.w_proj is None else alg.dot_transposed(dh, params.w_proj)
     da_o = dm * tanh_u * alg.sigmoid_slope(o)
     du = dm * o * alg.tanh_slope(tanh_u)
-    through = du if shown is None else ln.normalise_backward(shown, alg.scale(du, params.norm.scale_c))
+    through = du if params.norm is None else ln.normalise_backward(shown, alg.scale(du, params.norm.scale_c))
     dc = _peep(dstate.c + through, p_o, da_o)
     da_f = dc * (c_before - g if i is None else c_before) * alg.sigmoid_slope(f)
     da_g = dc * (1 - f if i is None else i) * alg.tanh_slope(g)
@@ -175,16 +175,17 @@ def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delt
         w_x=alg.outer(xs, da_x, params.w_x),
         w_h=alg.outer(tape.before.h, da_h, params.w_h),
         b=None if params.b is None else alg.total(da),
-        w_proj=None if params.w_proj is None else _accumulate_projection(params, tape, delta),
+        w_proj=None if params.w_proj is None else _accumulate_projection(params, tape, delta.h),
         peephole=None if params.peephole is None else _accumulate_peephole(params, tape, da),
         norm=None if norm is None else _accumulate_norm(params, tape, delta, product_x),
     )
     return dparams, alg.dot_transposed(da_x, params.w_x)
 
 
-def _accumulate_projection(params: LSTMParams, tape: Tape, delta: _Delta) -> Array:
+def _accumulate_projection(params: LSTMParams, tape: Tape, dh: Array) -> Array:
+    assert params.w_proj is not None
     m = tape.residual.o * jnp.tanh(_shown(params, tape.after.c)[0])
-    return alg.outer(m, delta.h, params.w_proj)
+    return alg.outer(m, dh, params.w_proj)
 
 
 def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B GH"]) -> Array:
@@ -193,7 +194,7 @@ def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B 
     return jnp.stack([alg.total(d) for d in by_gate])
 
 
-def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: ln.Normalised) -> LSTMNorm:
+def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: Any) -> LSTMNorm:
     shown = ln.normalise(tape.after.c)
     return LSTMNorm(
         scale_x=alg.total(delta.a * product_x.value),

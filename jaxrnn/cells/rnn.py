@@ -60,9 +60,7 @@ def _forward(activation: Activation, params: Params, h: Float[Array, "*B H"], z:
     return h, h, slope
 
 
-def _backward(
-    activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]
-):
+def _backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
     slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
     da = (dh + dy) * slope
     return alg.dot_transposed(da, params.w_h), da

@@ -9,7 +9,8 @@ t = T..1 (or the other way round):
 
 and the cotangents of parameters and inputs are accumulated for all steps after it.
 A step that takes no part hands δs_t through untouched; where a reset cut the state,
-what would cross goes to the reset state instead.
+what would cross goes to the reset state instead. What crosses is clipped, and stopped at
+the borders of windows, if the plan asks for that.
 
 The forward rule calls the undecorated function, so that the gradient can itself be
 differentiated, in either mode.
@@ -20,9 +21,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from jaxrnn._types import PyTree, State, Tape
-from jaxrnn.sequence.masking import only, replace, select, shifted
+from jaxrnn.sequence.masking import clip, only, replace, select, shifted
 from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
 
 
@@ -85,7 +88,7 @@ def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
 
     def body(carry, now):
         dstate, dreset = carry
-        step, dy, dafter, mask, reset = now
+        step, dy, dafter, mask, reset, cut = now
         if dafter is not None:
             dstate = jax.tree.map(jnp.add, dstate, dafter)
         dbefore, delta = rule.backward(params, step, only(mask, dstate), dy)
@@ -93,14 +96,28 @@ def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
         if reset is not None:
             dreset = jax.tree.map(jnp.add, dreset, only(reset, dbefore))
             dbefore = only(~reset, dbefore)
+        dbefore = clip(plan.clip_gradient, dbefore)
+        if cut is not None:
+            dbefore = only(~cut, dbefore)
         return (dbefore, dreset), delta
 
     start = (dfinal, jax.tree.map(jnp.zeros_like, inputs.reset_state))
-    now = (tape, dys, dstates, inputs.mask, inputs.resets)
+    now = (tape, dys, dstates, inputs.mask, inputs.resets, inputs.cuts)
     (dstate, dreset), deltas = jax.lax.scan(body, start, now, reverse=not plan.reverse)
     dparams, dxs = rule.accumulate(params, inputs.xs, tape, deltas)
-    dparams, dxs = jax.tree.map(lambda d, p: d.astype(p.dtype), (dparams, dxs), (inputs.params, inputs.xs))
-    return (Inputs(dparams, dxs, dstate, None, None, dreset),)
+    dparams, dxs = _cotangents((inputs.params, inputs.xs), (dparams, dxs))
+    return (Inputs(dparams, dxs, dstate, None, None, dreset, None),)
+
+
+def _cotangents(primals: PyTree, ds: PyTree) -> PyTree:
+    """In the dtypes of the primals; what is not floating-point, such as a mask, has none."""
+
+    def leaf(primal: Array, d: Array) -> Any:
+        if jnp.issubdtype(primal.dtype, jnp.floating):
+            return d.astype(primal.dtype)
+        return np.zeros(primal.shape, jax.dtypes.float0)
+
+    return jax.tree.map(leaf, primals, ds)
 
 
 def _over_time(state: State | None, states: State) -> State | None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._types import PyTree, State
-from jaxrnn.sequence.masking import replace, select
+from jaxrnn.sequence.masking import crossing, replace, select
 from jaxrnn.sequence.plan import Inputs, Plan, step
 
 
@@ -16,13 +16,13 @@ def scan(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
     """`jax.lax.scan` over the cell's step, under plain automatic differentiation."""
 
     def body(state, now):
-        x, mask, reset = now
-        before = replace(reset, state, inputs.reset_state)
+        x, mask, reset, cut = now
+        before = replace(reset, crossing(plan.clip_gradient, cut, state), inputs.reset_state)
         after, y = step(plan, inputs.params, before, x)
         after = select(mask, after, before)
         return after, (y, after if plan.return_states else None)
 
-    xs = (inputs.xs, inputs.mask, inputs.resets)
+    xs = (inputs.xs, inputs.mask, inputs.resets, inputs.cuts)
     final, (ys, states) = jax.lax.scan(body, inputs.state, xs, reverse=plan.reverse)
     return final, ys, states
 
@@ -32,6 +32,7 @@ def reference(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
     time = jax.tree.leaves(inputs.xs)[0].shape[0]
     state, ys, states = inputs.state, [], []
     for t in range(time - 1, -1, -1) if plan.reverse else range(time):
+        state = crossing(plan.clip_gradient, None if inputs.cuts is None else inputs.cuts[t], state)
         if inputs.resets is not None:
             state = replace(inputs.resets[t], state, inputs.reset_state)
         after, y = step(plan, inputs.params, state, jax.tree.map(lambda leaf, t=t: leaf[t], inputs.xs))

@@ -1,5 +1,7 @@
 """Which steps take part, and where nothing may cross: selections on whole states."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -47,6 +49,34 @@ def resets_on_entry(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "
     if not reverse or resets.shape[0] == 0:
         return resets
     return jnp.concatenate([resets[1:], jnp.zeros_like(resets[:1])])
+
+
+def window_borders(time: int, window: int | None, reverse: bool) -> Bool[Array, "T"] | None:
+    """The steps that begin a window of `window` steps, counted from the first step read; not the first."""
+    if window is None or window >= time:
+        return None
+    order = jnp.arange(time - 1, -1, -1) if reverse else jnp.arange(time)
+    return (order % window == 0) & (order > 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _clipped(limit: float, state: State) -> State:
+    return state
+
+
+_clipped.defvjp(lambda limit, state: (state, None), lambda limit, _, d: (clip(limit, d),))
+
+
+def clip(limit: float | None, tree: PyTree) -> PyTree:
+    """Every entry clipped to ± limit."""
+    return tree if limit is None else jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), tree)
+
+
+def crossing(limit: float | None, cut: Bool[Array, ""] | None, state: State) -> State:
+    """A state on its way from one step to the next: itself, but its cotangent is clipped, or stopped."""
+    if limit is not None:
+        state = _clipped(limit, state)
+    return state if cut is None else select(cut, jax.lax.stop_gradient(state), state)
 
 
 def shifted(initial: State, after: State, reverse: bool) -> State:

@@ -6,6 +6,7 @@ import jax
 from jaxtyping import Array, Bool
 
 from jaxrnn._types import Cell, Params, PyTree, Rule, State
+from jaxrnn.cells._step import cast_floating
 
 
 class Plan(NamedTuple):
@@ -15,6 +16,7 @@ class Plan(NamedTuple):
     reverse: bool
     return_states: bool
     compute_dtype: Any
+    clip_gradient: float | None  # what a step hands to the one before it is clipped to ± this
 
 
 class Inputs(NamedTuple):
@@ -26,6 +28,7 @@ class Inputs(NamedTuple):
     mask: Bool[Array, "T *B"] | None  # which steps take part
     resets: Bool[Array, "T *B"] | None  # which steps are entered with `reset_state`
     reset_state: State | None
+    cuts: Bool[Array, "T"] | None  # which steps are entered without a gradient
 
 
 def rule_of(plan: Plan) -> Rule:
@@ -39,7 +42,7 @@ def operands(plan: Plan, params: Params) -> Params:
     if plan.compute_dtype is None or plan.cell.rule is None:
         return params
     names = [name for name in plan.cell.rule.matrices if getattr(params, name) is not None]
-    return params._replace(**{name: getattr(params, name).astype(plan.compute_dtype) for name in names})
+    return params._replace(**{name: cast_floating(getattr(params, name), plan.compute_dtype) for name in names})
 
 
 def step(plan: Plan, params: Params, state: State, x: PyTree) -> tuple[State, PyTree]:

@@ -4,14 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
-from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry
+from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.plan import Inputs, Plan
 
 RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
@@ -32,6 +32,9 @@ def unroll(
     checkpoint: str | int | None = None,
     compute_dtype: Any = None,
     implementation: str | None = None,
+    truncate: int | None = None,
+    clip_gradient: float | None = None,
+    key: Array | None = None,
 ) -> tuple[Any, ...]:
     """Runs a cell over a sequence: s_t, y_t = step(params, s_{t-1}, x_t) for every t.
 
@@ -61,6 +64,16 @@ def unroll(
         implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
             "scan" is the scan under plain automatic differentiation, which also serves
             forward mode; "reference" is a Python loop.
+        truncate: K parts the sequence into windows of K steps, counted from the first step
+            read. Values are unchanged; gradients cross every border between two steps but
+            those between windows, so they flow back K - 1 steps at most, and into the
+            initial state from the first window alone. K >= T changes nothing.
+        clip_gradient: limits every entry of the cotangent that a step hands to the state
+            before it, the initial one included, to ± this (after Graves 2013,
+            arXiv:1308.0850, section 2.1, who limits that of the gates' inputs).
+        key: turns on the noise of a cell from :func:`regularize`; without it the cell is
+            evaluated. Other cells have none and ignore it. Inside `shard_map`, fold the
+            device's index in, or all devices draw the same masks.
 
     Returns:
         `(final_state, ys)`, or `(final_state, ys, states)` with `return_states`. `ys` is
@@ -87,7 +100,7 @@ def unroll(
     """
     plan, name, inputs, out_dtype = _prepare(
         cell, params, xs, state, lengths, mask, resets, reset_state,
-        reverse, return_states, checkpoint, compute_dtype, implementation,
+        reverse, return_states, checkpoint, compute_dtype, implementation, truncate, clip_gradient, key,
     )  # fmt: skip
     try:
         run = _run if name == "reference" else _run_compiled
@@ -114,7 +127,7 @@ _run_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
 
 def _prepare(
     cell, params, xs, state, lengths, mask, resets, reset_state,
-    reverse, return_states, checkpoint, compute_dtype, implementation,
+    reverse, return_states, checkpoint, compute_dtype, implementation, truncate, clip_gradient, key,
 ) -> tuple[Plan, str, Inputs, Any]:  # fmt: skip
     """Everything checked, and brought to its final dtype."""
     where = "unroll"
@@ -151,9 +164,17 @@ def _prepare(
         state = cell.initial_state(batch_shape)
     if resets is not None and reset_state is None:
         reset_state = cell.initial_state(batch_shape)
-    inputs = Inputs(params, xs, state, mask, resets, reset_state)
+    if truncate is not None:
+        truncate = _checks.positive_int(where, "truncate", truncate)
+    if clip_gradient is not None:
+        clip_gradient = _checks.positive_float(where, "clip_gradient", clip_gradient)
+    inputs = Inputs(params, xs, state, mask, resets, reset_state, window_borders(time, truncate, reverse))
     inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
-    plan = Plan(cell, reverse, _checks.boolean(where, "return_states", return_states), compute_dtype)
+    if key is not None and cell.sample is not None:
+        params, xs = cell.sample(key, inputs.params, inputs.xs)
+        inputs = inputs._replace(params=params, xs=xs)
+    return_states = _checks.boolean(where, "return_states", return_states)
+    plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient)
     return plan, name, _vary_together(inputs), out_dtype
 
 

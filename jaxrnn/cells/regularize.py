@@ -1,0 +1,210 @@
+"""Noise inside the recurrence, around any cell: dropout, zoneout, DropConnect.
+
+All masks of a sequence are drawn before the loop. What is fixed for the sequence rides
+with the parameters, what changes with every step rides with the inputs, so that the
+driver and the cell's own equations know nothing of either.
+
+Zoneout holds a part of the state back, with d = 1 where it does:
+
+    s_t = d ⊙ s_{t-1} + (1 - d) ⊙ s̃_t            evaluation: d is its mean, the rate
+    δs̃_t = (1 - d) ⊙ δs_t                        δs_{t-1} += d ⊙ δs_t
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
+from jaxrnn.cells._algebra import Dropped
+from jaxrnn.cells._step import checked_step
+
+
+class Zoned(NamedTuple):
+    """Inputs, and for every step which parts of the state are held back."""
+
+    x: PyTree  # (T, *B, I)
+    hold: State  # booleans (T, *B, ·)
+
+
+class Rates(NamedTuple):
+    """Probabilities of dropping, or of holding back; `zoneout` has the structure of the state."""
+
+    input_dropout: float
+    recurrent_dropout: float
+    dropconnect: float
+    zoneout: State
+
+
+def _project(inner: Rule, params: Params, xs: PyTree) -> PyTree:
+    x, hold = xs if isinstance(xs, Zoned) else (xs, None)
+    return inner.project(params, x), hold
+
+
+def _mix(rates: State, hold: State | None, held: State, new: State) -> State:
+    """d ⊙ held + (1 - d) ⊙ new."""
+    if hold is None:
+        return jax.tree.map(lambda r, a, b: r * a + (1 - r) * b, rates, held, new)
+    return jax.tree.map(jnp.where, hold, held, new)
+
+
+def _forward(inner: Rule, rates: State, params: Params, state: State, z: PyTree):
+    z, hold = z
+    new, y, residual = inner.forward(params, state, z)
+    if jax.tree.leaves(new)[0] is not y:
+        raise NotImplementedError("regularize: zoneout needs a cell whose output is the first part of its state")
+    after = _mix(rates, hold, state, new)
+    return after, jax.tree.leaves(after)[0], (residual, hold, new)
+
+
+def _backward(inner: Rule, rates: State, params: Params, tape: Tape, dstate: State, dy: Array):
+    residual, hold, new = tape.residual
+    first, *rest = jax.tree.leaves(dstate)
+    dafter = jax.tree.unflatten(jax.tree.structure(dstate), [first + dy, *rest])
+    zeros = jax.tree.map(jnp.zeros_like, dafter)
+    dnew = _mix(rates, hold, zeros, dafter)
+    dheld = _mix(rates, hold, dafter, zeros)
+    dbefore, delta = inner.backward(params, Tape(tape.before, new, residual), dnew, jnp.zeros_like(dy))
+    return jax.tree.map(jnp.add, dbefore, dheld), delta
+
+
+def _accumulate(inner: Rule, zoned: bool, params: Params, xs: PyTree, tape: Tape, deltas: PyTree):
+    x = xs.x if isinstance(xs, Zoned) else xs
+    if zoned:
+        residual, _, new = tape.residual
+        tape = Tape(tape.before, new, residual)
+    dparams, dx = inner.accumulate(params, x, tape, deltas)
+    if isinstance(params.w_h, Dropped):
+        dparams = dparams._replace(w_h=params.w_h._replace(w=dparams.w_h))
+    return dparams, xs._replace(x=dx) if isinstance(xs, Zoned) else dx
+
+
+def _rule(inner: Rule, rates: Rates) -> Rule:
+    if not any(jax.tree.leaves(rates.zoneout)):
+        return inner._replace(accumulate=functools.partial(_accumulate, inner, False))
+    return Rule(
+        project=functools.partial(_project, inner),
+        forward=functools.partial(_forward, inner, rates.zoneout),
+        backward=functools.partial(_backward, inner, rates.zoneout),
+        accumulate=functools.partial(_accumulate, inner, True),
+        matrices=inner.matrices,
+    )
+
+
+def _keep(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
+    return jax.random.bernoulli(key, 1 - rate, shape)
+
+
+def _sample(cell: Cell, rates: Rates, key: Array, params: Params, xs: Array) -> tuple[Params, PyTree]:
+    """The masks of one call: in the place of `w_h`, and beside the inputs."""
+    key_x, key_h, key_w, key_z = jax.random.split(key, 4)
+    batch_shape = xs.shape[1:-1]
+    if rates.input_dropout:
+        keep = _keep(key_x, rates.input_dropout, xs.shape[1:])
+        xs = jnp.where(jnp.broadcast_to(keep, xs.shape), xs / (1 - rates.input_dropout), jnp.zeros_like(xs))
+    w_h = params.w_h
+    if rates.dropconnect:
+        keep = _keep(key_w, rates.dropconnect, w_h.shape)
+        w_h = jnp.where(keep, w_h / (1 - rates.dropconnect), jnp.zeros_like(w_h))
+    if rates.recurrent_dropout:
+        keep = _keep(key_h, rates.recurrent_dropout, (*batch_shape, w_h.shape[0]))
+        w_h = Dropped(w_h / (1 - rates.recurrent_dropout), keep)
+    params = params._replace(w_h=w_h)
+    if not any(jax.tree.leaves(rates.zoneout)):
+        return params, xs
+    state = jax.eval_shape(lambda: cell.initial_state(batch_shape))
+    keys = jax.tree.unflatten(jax.tree.structure(state), list(jax.random.split(key_z, len(jax.tree.leaves(state)))))
+    hold = jax.tree.map(lambda k, r, s: jax.random.bernoulli(k, r, (xs.shape[0], *s.shape)), keys, rates.zoneout, state)
+    return params, Zoned(xs, hold)
+
+
+def _step(cell: Cell, rule: Rule, params: Params, state: State, x: PyTree) -> tuple[State, PyTree]:
+    if isinstance(x, Zoned) or isinstance(getattr(params, "w_h", None), Dropped):
+        state, y, _ = rule.forward(params, state, rule.project(params, x))
+        return state, y
+    where = f"{cell.name} step"
+    if cell.check is not None:
+        cell.check(where, params, _checks.floating(where, "x", x).shape)
+    return checked_step(where, rule, cell.initial_state, params, state, x)
+
+
+def _zoneout_rates(cell: Cell, zoneout: Any) -> State:
+    state = jax.eval_shape(cell.initial_state)
+    if not isinstance(zoneout, tuple):
+        rate = _checks.rate("regularize", "zoneout", zoneout)
+        return jax.tree.map(lambda _: rate, state)
+    if jax.tree.structure(zoneout) != jax.tree.structure(state):
+        raise TypeError(
+            f"regularize: zoneout expected a rate, or one for each part of {_checks.describe(state)}; "
+            f"got {_checks.describe(zoneout)}"
+        )
+    return jax.tree.map(lambda rate: _checks.rate("regularize", "zoneout", rate), zoneout)
+
+
+def regularize(
+    cell: Cell,
+    *,
+    input_dropout: float = 0.0,
+    recurrent_dropout: float = 0.0,
+    dropconnect: float = 0.0,
+    zoneout: Any = 0.0,
+) -> Cell:
+    """A cell with noise in its recurrence, drawn from the `key` that `unroll` is given.
+
+    Without a key the cell is evaluated: nothing is dropped, and zoneout mixes by its mean.
+    Parameters and states are those of the cell itself. What is kept by dropout and
+    DropConnect is divided by the probability of keeping, so that expectations stay.
+
+    Args:
+        cell: any cell of this library, or one of your own that has a rule, parameters
+            with a field `w_h`, and for zoneout an output that is the first part of its state.
+        input_dropout: drops features of x, for each sequence the same at every step.
+        recurrent_dropout: drops units of h where it meets `w_h`, for each sequence the
+            same at every step. What a gate carries over from h is not dropped.
+        dropconnect: drops entries of `w_h`, the same for every sequence and step.
+        zoneout: holds units of the state back, anew at every step: a rate for all of it,
+            or one for each part, as `LSTMState(h=0.05, c=0.5)`.
+
+    Returns:
+        A :class:`Cell`; give :func:`unroll` a `key` to turn the noise on.
+
+    Raises:
+        TypeError, ValueError: for rates that are not numbers in [0, 1).
+        NotImplementedError: for a cell without a rule or without `w_h`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> cell = jaxrnn.regularize(jaxrnn.lstm(8), recurrent_dropout=0.25, zoneout=jaxrnn.LSTMState(h=0.05, c=0.5))
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> final, ys = jaxrnn.unroll(cell, params, jnp.ones((5, 2, 3)), key=jax.random.key(1))
+        >>> ys.shape
+        (5, 2, 8)
+
+    References:
+        Dropout: Gal & Ghahramani 2016, arXiv:1512.05287, section 4. Zoneout: Krueger et
+        al. 2017, arXiv:1606.01305, equations 3 and 4. DropConnect: Merity, Keskar & Socher
+        2018, arXiv:1708.02182, section 2.
+
+    Differs from:
+        1. PyTorch: `torch.nn.LSTM(dropout=)` is between layers; that is `stack(dropout=)`.
+        2. Keras: `recurrent_dropout` draws a mask for each gate; here one serves all gates.
+        3. Flax has none of the three.
+    """
+    if cell.rule is None or not hasattr(jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0)), "w_h"):
+        raise NotImplementedError(f"regularize: cell expected one with a rule and a parameter w_h, got {cell!r}")
+    rates = Rates(
+        _checks.rate("regularize", "input_dropout", input_dropout),
+        _checks.rate("regularize", "recurrent_dropout", recurrent_dropout),
+        _checks.rate("regularize", "dropconnect", dropconnect),
+        _zoneout_rates(cell, zoneout),
+    )
+    rule = _rule(cell.rule, rates)
+    return cell._replace(
+        step=functools.partial(_step, cell, rule),
+        rule=rule,
+        sample=functools.partial(_sample, cell, rates),
+        name=f"regularize({cell.name})",
+    )
