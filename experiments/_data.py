@@ -9,11 +9,12 @@ import gzip
 import hashlib
 import math
 import os
+import shlex
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pooch
@@ -135,7 +136,7 @@ def load_idx(files: IdxSet, data_dir: Path | None) -> Images:
             for name in (expected.name, f"{expected.name}.gz"):
                 if (place / name).is_file():
                     return read_idx(place / name, expected)
-        command = files.command.format(folder=folder / files.name)
+        command = files.command.format(folder=shlex.quote(str(folder / files.name)))
         raise MissingData(f"{files.name}: no {expected.name} in {folder} or its {files.name}/; get it with: {command}")
 
     return Images(
@@ -153,7 +154,7 @@ def _scaled(pixels: np.ndarray, largest: int) -> np.ndarray:
 def split_of_digits(data_dir: Path | None = None) -> Images:
     """The digits of scikit-learn, every fifth image of each class set aside for testing."""
     del data_dir  # they ship inside the package
-    digits = load_digits()
+    digits: Any = load_digits()
     images, labels = _scaled(digits.images, 16), digits.target.astype(np.int32)
     place_in_class = np.empty(len(labels), np.int64)
     for label in np.unique(labels):

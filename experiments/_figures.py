@@ -1,18 +1,19 @@
 """Figures that stand on their own: drawn without a display, labelled at the lines instead of in a legend."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from experiments._report import whole_file
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.titlelocation": "left",
@@ -28,6 +29,8 @@ STYLE = {
     "axes.axisbelow": True,
 }
 GREY = "#666666"
+TICKS = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)  # errors
+LEAST_ERROR = 0.001  # what no error at all is drawn as
 LINE_OF_TEXT = 0.06  # of a panel's height: the least distance of two labels
 
 
@@ -45,16 +48,23 @@ class Panel(NamedTuple):
 
 
 def learning_curves(path: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:
-    """Test accuracy over epochs: the mean over seeds as a line, their range as a band, a baseline dashed."""
+    """Test accuracy over epochs: the mean over seeds as a line, their range as a band, a baseline dashed.
+
+    The height is logarithmic in the error, because what matters happens between 90 % and 100 %.
+    """
+    accuracies = np.concatenate([curve.values.ravel() for panel in panels for curve in panel.curves])
+    errors = np.maximum(1 - np.append(accuracies, baseline[1]), LEAST_ERROR)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 4.6 * len(panels), 4.2), layout="constrained")
+        figure = Figure(figsize=(1.4 + 4.9 * len(panels), 4.4), layout="constrained")
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        lowest = min(baseline[1], *(curve.values.min() for panel in panels for curve in panel.curves))
-        bottom = max(0.0, np.floor(10 * lowest) / 10)
+        axes[0].set_yscale("log")
+        axes[0].set_ylim(1.1 * errors.max(), 0.8 * errors.min())
+        axes[0].yaxis.set_major_locator(FixedLocator(TICKS))
+        axes[0].yaxis.set_minor_locator(NullLocator())
+        axes[0].yaxis.set_major_formatter(lambda error, _: f"{100 * (1 - error):.4g} %")
+        axes[0].set_ylabel("test accuracy (log scale of the error)")
         for axis, panel in zip(axes, panels, strict=True):
-            axis.set_ylim(bottom, 1.0)
             _draw(axis, panel, baseline)
-        axes[0].set_ylabel("test accuracy")
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
         with whole_file(path) as partial:
             figure.savefig(partial, format="png", dpi=160)
@@ -62,25 +72,22 @@ def learning_curves(path: Path, title: str, panels: Sequence[Panel], baseline: t
 
 def _draw(axis: Axes, panel: Panel, baseline: tuple[str, float]) -> None:
     name, level = baseline
-    axis.axhline(level, color=GREY, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
+    axis.axhline(_error(level), color=GREY, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
     ends = [(level, name, GREY)]
     for curve in panel.curves:
         epochs = np.arange(1, len(curve.values) + 1)
+        worst, best = _error(curve.values.min(axis=1)), _error(curve.values.max(axis=1))
         mean = curve.values.mean(axis=1)
-        axis.fill_between(
-            epochs, curve.values.min(axis=1), curve.values.max(axis=1), color=curve.colour, alpha=0.18, linewidth=0
-        )
+        axis.fill_between(epochs, worst, best, color=curve.colour, alpha=0.18, linewidth=0)
         marker = "o" if len(epochs) == 1 else None  # one epoch is a point, which a line does not show
-        axis.plot(epochs, mean, color=curve.colour, linewidth=2, marker=marker)
+        axis.plot(epochs, _error(mean), color=curve.colour, linewidth=2, marker=marker, clip_on=False)
         ends.append((float(mean[-1]), curve.label, curve.colour))
     axis.set_xlim(1, max(2, len(panel.curves[0].values)))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     axis.set_xlabel("epoch")
     axis.set_title(panel.title)
-    bottom, top = axis.get_ylim()
-    heights = spread_out([(end - bottom) / (top - bottom) for end, _, _ in ends], LINE_OF_TEXT)
-    for (end, label, colour), height in zip(ends, heights, strict=True):
+    heights = axis.transAxes.inverted().transform(axis.transData.transform([(1, _error(end)) for end, _, _ in ends]))
+    for (end, label, colour), height in zip(ends, spread_out(heights[:, 1].tolist(), LINE_OF_TEXT), strict=True):
         axis.annotate(
             f"{label}  {100 * end:.1f}",
             (1.02, height),
@@ -91,11 +98,18 @@ def _draw(axis: Axes, panel: Panel, baseline: tuple[str, float]) -> None:
         )
 
 
+def _error(accuracy: Any) -> Any:
+    return np.maximum(1 - accuracy, LEAST_ERROR)
+
+
 def spread_out(heights: Sequence[float], distance: float) -> list[float]:
-    """Heights in the same order, at least `distance` apart, none above 1, the topmost moved least."""
-    placed: list[float] = list(heights)
-    ceiling = 1.0
-    for k in sorted(range(len(heights)), key=lambda k: -heights[k]):
-        placed[k] = min(heights[k], ceiling)
-        ceiling = placed[k] - distance
-    return placed
+    """Heights in the same order, at least (almost) `distance` apart: those too close push each other apart evenly."""
+    places = list(heights)
+    order = sorted(range(len(places)), key=lambda k: places[k])
+    for _ in range(100):
+        for below, above in itertools.pairwise(order):
+            overlap = distance - (places[above] - places[below])
+            if overlap > 0:
+                places[below] -= overlap / 2
+                places[above] += overlap / 2
+    return places

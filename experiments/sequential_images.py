@@ -109,6 +109,13 @@ class Run(NamedTuple):
     accuracies: np.ndarray  # (epochs, seeds), on the test images
 
 
+def make_cell(config: Config, name: str, length: int) -> jaxrnn.Cell:
+    """The cell, for sequences of that many steps."""
+    if config.chrono and CELLS[name].gated:
+        return CELLS[name].make(config.hidden_size, bias_init=jaxrnn.initializers.chrono(length))
+    return CELLS[name].make(config.hidden_size)
+
+
 def init_model(cell: jaxrnn.Cell, hidden_size: int, features: int, classes: int, key: jax.Array) -> Model:
     key_cell, key_w = jax.random.split(key)
     w = jax.nn.initializers.glorot_uniform()(key_w, (hidden_size, classes))
@@ -137,7 +144,8 @@ def training(cell: jaxrnn.Cell, optimiser: optax.GradientTransformation) -> Call
             xs = jnp.swapaxes(sequences[batch], 0, 1)  # (T, B, I)
             value, gradient = jax.value_and_grad(loss)(state.model, xs, labels[batch])
             updates, memory = optimiser.update(gradient, state.optimiser, state.model)
-            return TrainState(optax.apply_updates(state.model, updates), memory), value
+            model: Any = optax.apply_updates(state.model, updates)
+            return TrainState(model, memory), value
 
         return jax.lax.scan(step, state, batches)
 
@@ -161,11 +169,9 @@ def train(config: Config, images: Images, reading: str, name: str, show: Callabl
     start = time.perf_counter()
     xs, labels, test_xs, test_labels = map(jnp.asarray, as_sequences(images, reading))
     classes, (count, length, features) = int(images.train_labels.max()) + 1, xs.shape
-    choice, chrono = CELLS[name], jaxrnn.initializers.chrono
-    bias = {"bias_init": chrono(length)} if config.chrono and choice.gated else {}
-    cell = choice.make(config.hidden_size, **bias)
+    cell = make_cell(config, name, length)
     steps = count // config.batch_size
-    rate = choice.learning_rate if config.learning_rate is None else config.learning_rate
+    rate = CELLS[name].learning_rate if config.learning_rate is None else config.learning_rate
     schedule = optax.cosine_decay_schedule(rate, config.epochs * steps)
     optimiser = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(schedule))
     train_steps, accuracy = training(cell, optimiser), testing(cell)
@@ -173,7 +179,7 @@ def train(config: Config, images: Images, reading: str, name: str, show: Callabl
     keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
     models = jax.vmap(functools.partial(init_model, cell, config.hidden_size, features, classes))(keys)
     states = TrainState(models, jax.vmap(optimiser.init)(models))
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(models))
+    parameters = sum(np.size(leaf[0]) for leaf in jax.tree.leaves(models))
     shuffles = [np.random.default_rng(seed) for seed in range(config.seeds)]
 
     losses, accuracies = [], []
@@ -208,7 +214,7 @@ def logistic_regression(images: Images) -> dict[str, Any]:
     model = LogisticRegression(max_iter=1000)
     model.fit(images.train_images.reshape(len(images.train_images), -1), images.train_labels)
     accuracy = model.score(images.test_images.reshape(len(images.test_images), -1), images.test_labels)
-    parameters = model.coef_.size + model.intercept_.size
+    parameters = np.size(model.coef_) + np.size(model.intercept_)
     return {"accuracy": float(accuracy), "parameters": parameters, "seconds": time.perf_counter() - start}
 
 
@@ -226,7 +232,6 @@ def checked(config: Config) -> Images:
         unknown = [value for value in given if value not in known]
         if unknown or not given:
             raise ValueError(f"--{name} expected {', '.join(known)}; got {unknown[0] if unknown else 'nothing'}")
-    writable_folder(config.out)
     images = DATASETS[config.dataset].load(config.data_dir)
     classes = len(np.unique(images.test_labels))
     images = images._replace(
@@ -235,7 +240,10 @@ def checked(config: Config) -> Images:
     if len(np.unique(images.train_labels)) < classes:
         raise ValueError(f"--limit {config.limit} leaves a class without an image; give a larger one")
     if config.batch_size > len(images.train_images):
-        raise ValueError(f"--batch-size {config.batch_size} is more than the {len(images.train_images)} images")
+        raise ValueError(
+            f"--batch-size {config.batch_size} is more than the {len(images.train_images)} training images"
+        )
+    writable_folder(config.out)
     return images
 
 
@@ -327,7 +335,7 @@ def draw(path: Path, config: Config, runs: Sequence[Run], baseline: dict[str, An
     ]
     seeds = f"mean and range of {config.seeds} seeds" if config.seeds > 1 else "one seed"
     title = f"{config.dataset.capitalize()} as sequences, {config.hidden_size} hidden units, {seeds}"
-    learning_curves(path, title, panels, ("logistic reg.", baseline["accuracy"]))
+    learning_curves(path, title, panels, ("logistic regression", baseline["accuracy"]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

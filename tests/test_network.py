@@ -1,0 +1,370 @@
+"""Stacks, integration modes, generation, truncation: against loops written out by hand."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import Bidirectional
+from tests.registry import LENGTHS, B, T, assert_close, bits, gap, loss_of, make, random_like, run, weighed
+
+I = 3  # noqa: E741
+MIXED = [lambda: jaxrnn.lstm(4, projection_size=2), lambda: jaxrnn.gru(3), lambda: jaxrnn.rnn(5)]
+
+
+def built(cells, seed=0, **options):
+    net = jaxrnn.stack([cell() for cell in cells], **options)
+    shapes = jax.eval_shape(lambda key: net.init(key, I), jax.random.key(0))
+    params = jax.tree.map(lambda p: 0.6 * p, random_like(seed, shapes, jnp.float64))
+    xs = random_like(seed + 1, jax.ShapeDtypeStruct((T, B, I), jnp.float64), jnp.float64)
+    states = random_like(seed + 2, jax.eval_shape(lambda: net.initial_state((B,))), jnp.float64)
+    return net, params, xs, states
+
+
+def test_a_stack_is_its_layers_one_after_another(x64):
+    net, params, xs, states = built(MIXED)
+    resets = bits(1, (T, B), 0.3)
+    finals, ys, every = net.unroll(params, xs, states, lengths=LENGTHS, resets=resets, return_states=True)
+    out = xs
+    for k, layer in enumerate(net.layers):
+        final, out, after = jaxrnn.unroll(layer, params[k], out, states[k], lengths=LENGTHS, resets=resets,
+                                          return_states=True, implementation="reference")  # fmt: skip
+        assert_close(finals[k], final)
+        assert_close(every[k], after)
+    assert_close(ys, out)
+
+
+def test_default_states_are_zeros_and_reverse_reverses(x64):
+    net, params, xs, _ = built(MIXED)
+    zeros = net.initial_state((B,), jnp.float64)
+    assert gap(net.unroll(params, xs), net.unroll(params, xs, zeros)) == 0.0
+    finals, ys = net.unroll(params, xs, reverse=True)
+    finals_flipped, ys_flipped = net.unroll(params, xs[::-1])
+    assert_close((finals, ys), (finals_flipped, ys_flipped[::-1]))
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "average", "callable"])
+def test_bidirectional_is_two_unrolls_merged(merge, x64):
+    f = {
+        "concat": lambda a, b: jnp.concatenate([a, b], -1), "sum": lambda a, b: a + b, "mul": lambda a, b: a * b,
+        "average": lambda a, b: (a + b) / 2, "callable": lambda a, b: a - 2 * b,
+    }[merge]  # fmt: skip
+    cells = [lambda: jaxrnn.gru(4), lambda: jaxrnn.lstm(4)]
+    net, params, xs, states = built(cells, bidirectional=True, merge=f if merge == "callable" else merge)
+    finals, ys = net.unroll(params, xs, states, lengths=LENGTHS)
+    out = xs
+    for k in range(2):
+        ahead = jaxrnn.unroll(net.layers[k].forward, params[k].forward, out, states[k].forward, lengths=LENGTHS)
+        back = jaxrnn.unroll(net.layers[k].backward, params[k].backward, out, states[k].backward, lengths=LENGTHS,
+                             reverse=True, implementation="scan")  # fmt: skip
+        out = f(ahead[1], back[1])
+        assert_close(finals[k], Bidirectional(ahead[0], back[0]))
+    assert_close(ys, out)
+
+
+def test_backward_direction_begins_at_each_sequences_end(x64):
+    net, params, xs, _ = built([lambda: jaxrnn.gru(4)], bidirectional=True)
+    _, ys = net.unroll(params, xs, lengths=LENGTHS)
+    for k, length in enumerate(LENGTHS):
+        _, alone = net.unroll(params, xs[:length, k])
+        assert_close(ys[:length, k], alone)
+
+
+def test_directions_of_different_cells(x64):
+    pair = Bidirectional(jaxrnn.gru(4), jaxrnn.lstm(2))
+    net, params, xs, _ = built([lambda: pair, lambda: jaxrnn.rnn(3)])
+    assert params[1].w_x.shape == (6, 3)
+    assert net.unroll(params, xs)[1].shape == (T, B, 3)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gradients_of_a_stack_equal_autodiff(bidirectional, x64):
+    net, params, xs, states = built([lambda: jaxrnn.lstm(4), lambda: jaxrnn.gru(4)], bidirectional=bidirectional,
+                                    merge="sum", residual=True, dropout=0.4)  # fmt: skip
+
+    def loss(implementation, params, xs, states):
+        options = {"lengths": LENGTHS, "resets": bits(2, (T, B), 0.3), "return_states": True}
+        return weighed(net.unroll(params, xs, states, key=jax.random.key(1), implementation=implementation, **options))
+
+    grads = [
+        jax.jit(jax.value_and_grad(functools.partial(loss, name), (0, 1, 2)))(params, xs, states)
+        for name in ("bptt", "scan")
+    ]
+    assert_close(*grads)
+
+
+def test_residual_adds_inputs_from_the_second_layer_on(x64):
+    net, params, xs, states = built([lambda: jaxrnn.gru(4)] * 3, residual=True)
+    _, first = jaxrnn.unroll(net.layers[0], params[0], xs, states[0])
+    _, second = jaxrnn.unroll(net.layers[1], params[1], first, states[1])
+    _, third = jaxrnn.unroll(net.layers[2], params[2], first + second, states[2])
+    assert_close(net.unroll(params, xs, states)[1], first + second + third)
+    state, y = states, None
+    for t in range(T):
+        state, y = net.step(params, state, xs[t])
+    assert_close(y, (first + second + third)[-1])
+
+
+def test_dropout_is_fresh_each_step_keeps_the_mean_and_spares_the_last_layer():
+    constant = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
+    sees = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.zeros((1, 1)))
+    net = jaxrnn.stack([constant, constant], dropout=0.25)
+    _, ys = net.unroll((sees, sees), jnp.ones((6, 20_000, 1)), key=jax.random.key(0))
+    ys = np.asarray(ys[..., 0])
+    assert set(np.unique(ys)) == {np.float32(0), np.float32(1 / 0.75)}
+    np.testing.assert_allclose(ys.mean(1), 1.0, atol=0.02)
+    assert abs(np.corrcoef(ys[0], ys[1])[0, 1]) < 0.03
+    _, off = net.unroll((sees, sees), jnp.ones((6, 10, 1)))
+    assert (np.asarray(off) == 1).all()
+    _, single = jaxrnn.stack([constant], dropout=0.25).unroll((sees,), jnp.ones((6, 10, 1)), key=jax.random.key(0))
+    assert (np.asarray(single) == 1).all()
+
+
+def test_noise_of_regularised_layers_comes_from_the_same_key(x64):
+    net, params, xs, _ = built([lambda: jaxrnn.regularize(jaxrnn.gru(4), recurrent_dropout=0.4)] * 2)
+    quiet = net.unroll(params, xs)[1]
+    assert gap(net.unroll(params, xs, key=jax.random.key(0)), net.unroll(params, xs, key=jax.random.key(0))) == 0.0
+    assert gap(net.unroll(params, xs, key=jax.random.key(0))[1], quiet) > 1e-3
+
+
+def test_chunks_of_a_stream_equal_one_long_unroll(x64):
+    net, params, xs, states = built(MIXED)
+    whole, ys = net.unroll(params, xs, states)
+    pieces = []
+    for chunk in (xs[:1], xs[1:4], xs[4:]):
+        states, y = net.unroll(params, chunk, states)
+        pieces.append(y)
+    assert_close((states, jnp.concatenate(pieces)), (whole, ys))
+
+
+def test_streaming_equals_batch(x64):
+    net, params, xs, states = built(MIXED)
+    whole, ys = net.unroll(params, xs, states)
+    step = jax.jit(net.step)
+    for t in range(T):
+        states, y = step(params, states, xs[t])
+        assert_close(y, ys[t])
+    assert_close(states, whole)
+
+
+# ---- generation and the other modes
+
+
+def test_generation_equals_a_hand_loop(x64):
+    net, params, _, _ = built([lambda: jaxrnn.lstm(4), lambda: jaxrnn.gru(I)])
+    states, x = net.initial_state((B,), jnp.float64), jnp.zeros((B, I), jnp.float64)
+
+    def sample(y, key):
+        return jax.nn.one_hot(jax.random.categorical(key, 5 * y), I, dtype=jnp.float64)
+
+    key = jax.random.key(7)
+    got = jax.jit(lambda p, s, x: jaxrnn.generate(net, p, s, x, sample, 6, key, return_inputs=True))(params, states, x)
+    ys, inputs = [], []
+    for _ in range(6):
+        key, key_t = jax.random.split(key)
+        states, y = net.step(params, states, x)
+        x = sample(y, key_t)
+        ys.append(y)
+        inputs.append(x)
+    assert_close(got, (states, jnp.stack(ys), jnp.stack(inputs)))
+    assert len(np.unique(np.argmax(np.asarray(inputs), -1))) == I
+
+
+def test_generation_without_chance_hands_on_none_and_continues(x64):
+    case = make("gru")
+    params = case.params._replace(w_x=jnp.ones((4, 12)))
+    seen = []
+
+    def next_input(y, key):
+        seen.append(key)
+        return 2 * y
+
+    start = jnp.zeros((B, 4))
+    states, ys, inputs = jaxrnn.generate(case.cell, params, case.state, start, next_input, 5, return_inputs=True)
+    assert set(seen) == {None}
+    assert_close(inputs, 2 * ys)
+    half, first = jaxrnn.generate(case.cell, params, case.state, start, next_input, 2)
+    end, second = jaxrnn.generate(case.cell, params, half, 2 * first[-1], next_input, 3)
+    assert_close((end, jnp.concatenate([first, second])), (states, ys))
+
+
+def test_last_output_of_each_length():
+    ys = jnp.arange(1.0, 1 + T * B).reshape(T, B, 1)
+    got = jaxrnn.last_output(ys, LENGTHS)[:, 0]
+    np.testing.assert_array_equal(got, [ys[n - 1, k, 0] if n else 0 for k, n in enumerate(LENGTHS)])
+    np.testing.assert_array_equal(jaxrnn.last_output(ys), ys[-1])
+    np.testing.assert_array_equal(
+        jax.jit(jaxrnn.last_output)(ys, LENGTHS + 100 * (LENGTHS == T)), jaxrnn.last_output(ys, LENGTHS)
+    )
+    assert not np.asarray(jaxrnn.last_output(ys[:0])).any()
+    case = make("lstm")
+    final, ys = run(case, lengths=LENGTHS)
+    some = LENGTHS > 0
+    assert_close(jaxrnn.last_output(ys, LENGTHS)[some], final.h[some], "float32")
+    gradient = jax.grad(lambda ys: jaxrnn.last_output(ys, LENGTHS).sum())(ys)
+    np.testing.assert_array_equal(gradient.sum((0, 2)), 4.0 * some)
+
+
+# ---- truncation and clipping inside time
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "gru-reset-before"])
+def test_truncation_is_a_stop_at_each_border_between_windows(name, reverse, x64):
+    """A window of 4 over 6 steps: as two unrolls with the state's gradient stopped between them."""
+    case = make(name)
+
+    def chunked(params, xs, state):
+        first, second = (slice(2, 6), slice(0, 2)) if reverse else (slice(0, 4), slice(4, 6))
+        middle, ys_a, states_a = jaxrnn.unroll(case.cell, params, xs[first], state, reverse=reverse, return_states=True)
+        final, ys_b, states_b = jaxrnn.unroll(case.cell, params, xs[second], jax.lax.stop_gradient(middle),
+                                              reverse=reverse, return_states=True)  # fmt: skip
+        join = lambda a, b: jnp.concatenate([b, a] if reverse else [a, b])  # noqa: E731
+        return weighed((final, join(ys_a, ys_b), jax.tree.map(join, states_a, states_b)))
+
+    operands = (case.params, case.xs, case.state)
+    expected = jax.jit(jax.value_and_grad(chunked, (0, 1, 2)))(*operands)
+    for implementation in ("bptt", "scan", "reference"):
+        loss = loss_of(case, implementation, truncate=4, reverse=reverse)
+        assert_close(jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*operands), expected)
+
+
+def test_which_steps_a_gradient_crosses(x64):
+    """From the output of step t the gradient reaches the inputs of its own window up to t, and no others."""
+    case = make("gru", ())
+    jacobian = jax.jacrev(lambda xs: run(case._replace(xs=xs), truncate=2)[1].sum(-1))(case.xs)
+    reached = np.abs(np.asarray(jacobian)).max(-1) > 0
+    expected = [[s <= t and s // 2 == t // 2 for s in range(T)] for t in range(T)]
+    np.testing.assert_array_equal(reached, expected)
+
+
+@pytest.mark.parametrize("window", [T, T + 5])
+def test_a_window_of_the_whole_sequence_is_full_bptt_exactly(window, x64):
+    case = make("lstm")
+    grads = [
+        jax.jit(jax.grad(loss_of(case, None, truncate=k), (0, 1, 2)))(case.params, case.xs, case.state)
+        for k in (window, None)
+    ]
+    assert gap(*grads) == 0.0
+    assert gap(run(case, truncate=2), run(case)) == 0.0
+
+
+def test_training_on_a_stream_in_chunks_is_the_windowed_gradient(x64):
+    """Carry the states, stop their gradients, reset at document borders: the sum over chunks is `truncate`."""
+    net, params, xs, _ = built([lambda: jaxrnn.lstm(4), lambda: jaxrnn.gru(3)])
+    resets = bits(5, (T, B), 0.3)
+    loss = lambda ys: jnp.sum(jnp.sin(ys))  # noqa: E731
+    whole = jax.grad(lambda p: loss(net.unroll(p, xs, resets=resets, truncate=3)[1]))(params)
+    states, total = net.initial_state((B,), jnp.float64), jax.tree.map(jnp.zeros_like, params)
+    for k in range(0, T, 3):
+
+        def chunk_loss(p, states, k=k):
+            states, ys = net.unroll(p, xs[k : k + 3], states, resets=resets[k : k + 3])
+            return loss(ys), states
+
+        gradient, states = jax.grad(chunk_loss, has_aux=True)(params, states)
+        total = jax.tree.map(jnp.add, total, gradient)
+    assert_close(total, whole)
+
+
+def test_clipping_limits_what_a_step_hands_back_by_hand():
+    """h_t = 2 h_{t-1} + x_t: the cotangent doubles each step, to at most 3."""
+    cell = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
+    params = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.full((1, 1), 2.0))
+    for implementation in ("bptt", "scan", "reference"):
+        f = lambda xs, h: jaxrnn.unroll(cell, params, xs, h, clip_gradient=3.0, implementation=implementation)[0].sum()  # noqa: B023, E731
+        dxs, dh = jax.grad(f, (0, 1))(jnp.zeros((5, 1)), jnp.zeros(1))
+        np.testing.assert_array_equal(dxs[:, 0], [3, 3, 3, 2, 1])
+        np.testing.assert_array_equal(dh, [3])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn-tanh"])
+def test_clipping_equals_autodiff_with_masks_and_resets(name, x64):
+    case = make(name)
+    options = {"lengths": LENGTHS, "resets": bits(2, (T, B), 0.3), "clip_gradient": 0.2}
+    operands = (case.params, case.xs, case.state, make(name, seed=7).state)
+    grads = [
+        jax.jit(jax.value_and_grad(loss_of(case, implementation, **options), (0, 1, 2, 3)))(*operands)
+        for implementation in ("bptt", "scan")
+    ]
+    assert_close(*grads)
+    unclipped = jax.grad(loss_of(case, None, **{**options, "clip_gradient": None}), (0, 1, 2, 3))(*operands)
+    assert gap(grads[0][1], unclipped) > 1e-2
+    loose = jax.grad(loss_of(case, None, **{**options, "clip_gradient": 1e9}), (0, 1, 2, 3))(*operands)
+    assert_close(loose, unclipped)
+
+
+# ---- counts
+
+
+@pytest.mark.parametrize(("cell", "formula"), [
+    (jaxrnn.rnn(7), 7 * (3 + 7 + 1)), (jaxrnn.lstm(7), 4 * 7 * (3 + 7 + 1)), (jaxrnn.gru(7), 3 * 7 * (3 + 7 + 1) + 7),
+    (jaxrnn.gru(7, reset_after=False), 3 * 7 * (3 + 7 + 1)), (jaxrnn.lstm(7, projection_size=2), 4 * 7 * (3 + 2 + 1) + 7 * 2),
+    (jaxrnn.lstm(7, coupled=True), 3 * 7 * (3 + 7 + 1)), (jaxrnn.lstm(7, peephole=True), 4 * 7 * (3 + 7 + 1) + 3 * 7),
+    (jaxrnn.mgu(7), 2 * 7 * (3 + 7 + 1)), (jaxrnn.indrnn(7), 7 * (3 + 2)),
+], ids=repr)  # fmt: skip
+def test_parameter_counts(cell, formula):
+    assert jaxrnn.count_params(cell.init(jax.random.key(0), 3)) == formula
+
+
+# ---- what is refused
+
+GRU, LSTM = jaxrnn.gru(4), jaxrnn.lstm(3)
+KEY = jax.random.key(0)
+
+
+def two(**options):
+    net = jaxrnn.stack([GRU, GRU], **options)
+    return net, net.init(KEY, 3)
+
+
+REFUSED = {
+    "no layers": (lambda: jaxrnn.stack([]), ValueError, "stack: cells expected at least one"),
+    "one cell": (lambda: jaxrnn.stack(GRU), TypeError, "stack: cells expected a sequence of cells, got Cell.*; wrap one"),
+    "not cells": (lambda: jaxrnn.stack([GRU, 4]), TypeError, r"stack: cells\[1\] expected a Cell"),
+    "merge": (lambda: jaxrnn.stack([GRU], merge="max"), ValueError, "stack: merge expected one of 'concat', 'sum'"),
+    "merge sizes": (lambda: jaxrnn.stack([Bidirectional(GRU, LSTM)], merge="sum"), ValueError,
+                    "stack: merge expected directions of equal sizes, got 4 and 3"),
+    "dropout 1": (lambda: jaxrnn.stack([GRU], dropout=1.0), ValueError, r"stack: dropout expected a rate in \[0, 1\), got 1.0"),
+    "dropout str": (lambda: jaxrnn.stack([GRU], dropout="0.5"), TypeError, "stack: dropout expected a number"),
+    "residual sizes": (lambda: jaxrnn.stack([GRU, LSTM], residual=True), ValueError,
+                       "stack: residual expected layers of equal sizes, got 4 below and 3 at layer 1"),
+    "residual type": (lambda: jaxrnn.stack([GRU], residual="yes"), TypeError, "stack: residual expected True or False"),
+    "bidirectional type": (lambda: jaxrnn.stack([GRU], bidirectional=2), TypeError, "stack: bidirectional expected True"),
+    "bidirectional step": (lambda: (lambda net, p: net.step(p, net.initial_state(), jnp.ones(3)))(*two(bidirectional=True)),
+                           ValueError, "stack.step: expected a unidirectional network"),
+    "bidirectional reverse": (lambda: (lambda net, p: net.unroll(p, jnp.ones((2, 3)), reverse=True))(*two(bidirectional=True)),
+                              ValueError, "stack.unroll: reverse expected False for a bidirectional"),
+    "params of a cell": (lambda: jaxrnn.stack([GRU]).unroll(GRU.init(KEY, 3), jnp.ones((2, 3))), TypeError,
+                         "stack.unroll: params expected a tuple over 1 layers, got GRUParams"),
+    "params of one direction": (lambda: jaxrnn.stack([GRU], bidirectional=True).unroll((GRU.init(KEY, 3),), jnp.ones((2, 3))),
+                                TypeError, r"stack.unroll: params\[0\] expected a Bidirectional"),
+    "states": (lambda: (lambda net, p: net.unroll(p, jnp.ones((2, 3)), (jnp.ones(4),)))(*two()), TypeError,
+               "stack.unroll: states expected a tuple over 2 layers"),
+    "input size": (lambda: jaxrnn.stack([GRU]).init(KEY, 0), ValueError, "stack.init: input_size expected"),
+    "features": (lambda: (lambda net, p: net.unroll(p, jnp.ones((2, 5))))(*two()), ValueError, "xs has last axis 5"),
+    "truncate 0": (lambda: run(make("gru"), truncate=0), ValueError, "unroll: truncate expected a positive integer, got 0"),
+    "truncate 1.5": (lambda: run(make("gru"), truncate=1.5), TypeError, "unroll: truncate expected a positive integer"),
+    "clip 0": (lambda: run(make("gru"), clip_gradient=0), ValueError, "unroll: clip_gradient expected a positive number, got 0"),
+    "clip str": (lambda: run(make("gru"), clip_gradient="1"), TypeError, "unroll: clip_gradient expected a positive number"),
+    "length": (lambda: jaxrnn.generate(GRU, GRU.init(KEY, 4), jnp.ones(4), jnp.ones(4), lambda y, k: y, 0), ValueError,
+               "generate: length expected a positive integer, got 0"),
+    "next_input": (lambda: jaxrnn.generate(GRU, GRU.init(KEY, 4), jnp.ones(4), jnp.ones(4), None, 3), TypeError,
+                   "generate: next_input expected a callable"),
+    "next_input shape": (lambda: jaxrnn.generate(GRU, GRU.init(KEY, 4), jnp.ones(4), jnp.ones(4), lambda y, k: y[:2], 3),
+                         ValueError, r"generate: next_input\(y, key\) expected what first_input is, float32\[4\]; got float32\[2\]"),
+    "last_output rank": (lambda: jaxrnn.last_output(jnp.ones(3)), ValueError, "last_output: ys expected shape"),
+    "last_output lengths": (lambda: jaxrnn.last_output(jnp.ones((3, 2, 1)), np.asarray([4, 0])), ValueError,
+                            "last_output: lengths expected values from 0 to T = 3, got 4"),
+    "count": (lambda: jaxrnn.count_params({"a": "b"}), TypeError, "count_params: params expected arrays"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_is_refused_by_name(what, unhooked):
+    call, error, message = REFUSED[what]
+    with pytest.raises(error, match=message):
+        call()
