@@ -35,7 +35,7 @@ def test_torch_uniform_has_the_range_of_torch():
     init = initializers.torch_uniform()
     bias = initializers.torch_uniform_bias()
     params = jaxrnn.lstm(64, kernel_init=init, recurrent_init=init, bias_init=bias).init(KEY, 10)
-    for leaf in params:
+    for leaf in jax.tree.leaves(params):
         values = np.asarray(leaf)
         assert 0.97 / 8 < np.abs(values).max() <= 1 / 8
         assert values.std() == pytest.approx(1 / 8 / np.sqrt(3), rel=0.1)

@@ -1,0 +1,1 @@
+"""Known answers of other libraries: the script that makes them, and what it made."""
