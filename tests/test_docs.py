@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import jaxrnn
@@ -38,12 +39,17 @@ def test_public_functions_have_examples():
 
 
 @pytest.mark.usefixtures("as_users_have_it", "unhooked")
-def test_readme_tour_and_own_cell():
+def test_readme_blocks():
     """The blocks of the README, in order, in one namespace."""
-    assert len(README) == 3
+    assert len(README) == 7
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
+        if "label" in namespace and "one_for_each" not in namespace:
+            namespace["one_for_each"] = namespace["label"].shape, namespace["both_ends"].shape
+    assert namespace["one_for_each"] == ((16, 128), (16, 128))
+    assert namespace["sampled"].shape == (20, 16, 12)
+    assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros knows nothing
     assert namespace["ys"].shape == (20, 4, 32)
     assert not namespace["ys"][:, 2].any()
 

@@ -7,6 +7,7 @@ order, but always time-major. Each function takes a config and returns a case, s
 tests can put new questions to an installed peer. Peers are imported where they are used.
 """
 
+import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -44,15 +45,15 @@ TORCH_DEFAULTS = {
 
 TORCH = [
     {"kind": "RNN"},
-    {"kind": "RNN", "nonlinearity": "relu", "num_layers": 2, "bidirectional": True},
+    {"kind": "RNN", "nonlinearity": "relu", "num_layers": 2, "bidirectional": True, "hidden_size": 3},
     {"kind": "RNN", "lengths": LENGTHS, "bias": False},
     {"kind": "LSTM"},
-    {"kind": "LSTM", "num_layers": 2, "lengths": LENGTHS, "initial": False},
+    {"kind": "LSTM", "num_layers": 2, "lengths": LENGTHS, "initial": False, "hidden_size": 3},
     {"kind": "LSTM", "num_layers": 2, "bidirectional": True, "proj_size": 2, "lengths": LENGTHS, "hidden_size": 3},
     {"kind": "LSTM", "bidirectional": True, "bias": False, "hidden_size": 3},
     {"kind": "GRU"},
     {"kind": "GRU", "num_layers": 2, "bidirectional": True, "lengths": LENGTHS, "hidden_size": 3},
-    {"kind": "GRU", "num_layers": 2, "bias": False, "initial": False},
+    {"kind": "GRU", "num_layers": 2, "bias": False, "initial": False, "hidden_size": 3},
 ]
 TORCH = [{**TORCH_DEFAULTS, **config, "seed": seed} for seed, config in enumerate(TORCH)]
 
@@ -257,8 +258,6 @@ def _text(value: Any, indent: int = 0) -> str:
 
 def write(peer: str) -> Path:
     """The golden file of a peer."""
-    import importlib.metadata
-
     maker, configs = MAKERS[peer]
     versions = {name: importlib.metadata.version(name) for name in (*PACKAGES[peer], "numpy")}
     cases = {label(config): maker(config) for config in configs}
