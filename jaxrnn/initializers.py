@@ -111,7 +111,7 @@ def chrono(max_time: int) -> BiasInitializer:
         max_time: the longest dependency to expect, in steps; at least 3.
 
     References:
-        Tallec & Ollivier 2018, arXiv:1804.11188, equations 15 and 16.
+        Tallec & Ollivier 2018, arXiv:1804.11188, "chrono initialization".
     """
     if not isinstance(max_time, int) or isinstance(max_time, bool):
         raise TypeError(f"chrono: max_time expected a number of steps, got {max_time!r}")

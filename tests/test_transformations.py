@@ -11,14 +11,19 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from tests.registry import CELLS, SCENARIOS, B, T, assert_close, loss_of, make, random_like, run
+from tests.registry import SCENARIOS, B, T, assert_close, loss_of, make, random_like, run
 
-cells = pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in CELLS])
-families = pytest.mark.parametrize("name", ["rnn-tanh", "lstm", "gru", "gru-reset-before"])
+families = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(name))
+        for name in ("rnn-tanh", "lstm", "gru", "gru-reset-before")
+    ],
+)
 OPTIONS = SCENARIOS["mask-resets"]
 
 
-@cells
+@families
 def test_vmap(name, x64):
     """Over parameters and inputs at once, values and gradients, against one call for each."""
     cases = [make(name, (2,), 3, seed=seed) for seed in (0, 10)]
@@ -100,7 +105,7 @@ def test_sharded_jit_and_shard_map(name, x64):
     assert_close(jax.jit(mapped)(*placed), expected)
 
 
-@cells
+@families
 def test_second_call_traces_nothing(name):
     """Neither inside the caller's jit nor outside of any: a cell is traced once."""
     case, traces = make(name), []

@@ -295,7 +295,7 @@ def lstm_step(
         Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate);
         Goodfellow et al. 2016, equations 10.40 to 10.44. Peephole: Gers, Schraudolph &
         Schmidhuber 2002. Projection: Sak, Senior & Beaufays 2014, arXiv:1402.1128,
-        equations 1 to 6. Coupled: Greff et al. 2017, arXiv:1503.04069, CIFG. Layer
+        equations 7 to 12. Coupled: Greff et al. 2017, arXiv:1503.04069, CIFG. Layer
         normalisation: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 20 to 22.
 
     Differs from:

@@ -124,7 +124,7 @@ def mgu_step(
         (3,)
 
     References:
-        Zhou, Wu, Zhang & Zhou 2016, arXiv:1603.09420, equations 10 to 12.
+        Zhou, Wu, Zhang & Zhou 2016, arXiv:1603.09420, table 1.
 
     Differs from:
         1. Flax: its MGUCell with `reset_gate=True`, the default, is this one.

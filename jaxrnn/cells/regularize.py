@@ -185,7 +185,7 @@ def regularize(
 
     References:
         Dropout: Gal & Ghahramani 2016, arXiv:1512.05287, section 4. Zoneout: Krueger et
-        al. 2017, arXiv:1606.01305, equations 3 and 4. DropConnect: Merity, Keskar & Socher
+        al. 2017, arXiv:1606.01305, section 3. DropConnect: Merity, Keskar & Socher
         2018, arXiv:1708.02182, section 2.
 
     Differs from:

@@ -17,16 +17,19 @@ differentiated, in either mode.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxrnn._types import PyTree, State, Tape
+from jaxrnn._types import Params, PyTree, State, Tape
 from jaxrnn.sequence.masking import clip, only, replace, select, shifted
 from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
+from jaxrnn.sequence.segments import joined, parted
+
+GATES_SEGMENT = 64  # steps whose gates are computed anew at a time: one product, and little memory
 
 
 def _position(state: State, y: PyTree) -> int | None:
@@ -34,11 +37,12 @@ def _position(state: State, y: PyTree) -> int | None:
     return next((k for k, leaf in enumerate(jax.tree.leaves(state)) if leaf is y), None)
 
 
-def _forward(plan: Plan, inputs: Inputs, keep: bool) -> tuple[State, PyTree, State | None, PyTree]:
-    """Final state, outputs, states, residuals; the last two only if `keep`, or as the plan asks."""
+def _forward(
+    plan: Plan, inputs: Inputs, keep_states: bool, keep_residuals: bool
+) -> tuple[State, PyTree, State | None, PyTree]:
+    """Final state, outputs, states, residuals; the last two only if they are kept."""
     rule = rule_of(plan)
     params = operands(plan, inputs.params)
-    keep_states = keep or plan.return_states
     position = None
 
     def body(state, now):
@@ -49,7 +53,7 @@ def _forward(plan: Plan, inputs: Inputs, keep: bool) -> tuple[State, PyTree, Sta
         position = _position(after, y)
         after = select(mask, after, before)
         y_apart = None if keep_states and position is not None else y
-        return after, (y_apart, after if keep_states else None, residual if keep else None)
+        return after, (y_apart, after if keep_states else None, residual if keep_residuals else None)
 
     zs = (rule.project(params, inputs.xs), inputs.mask, inputs.resets)
     final, (ys, states, residuals) = jax.lax.scan(body, inputs.state, zs, reverse=plan.reverse)
@@ -68,23 +72,36 @@ def bptt(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
 
     Outputs at steps that take no part are not zeroed here; their cotangents must come as zeros.
     """
-    final, ys, states, _ = _forward(plan, inputs, keep=False)
+    final, ys, states, _ = _forward(plan, inputs, plan.return_states, False)
     return _outputs(plan, final, ys, states)
 
 
 def _bptt_forward(plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
-    final, ys, states, residuals = _forward(plan, inputs, keep=True)
+    final, ys, states, residuals = _forward(plan, inputs, True, plan.keep_gates)
     return _outputs(plan, final, ys, states), (inputs, states, residuals)
 
 
-def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
-    inputs, states, residuals = saved
-    dfinal, dys, dstates = cotangents
+class _Steps(NamedTuple):
+    """What the backward pass reads, every leaf with a leading axis T."""
+
+    xs: PyTree
+    before: State
+    after: State
+    residual: PyTree
+    dys: PyTree
+    dstates: State | None
+    mask: Array | None
+    resets: Array | None
+    cuts: Array | None
+
+
+def _back(plan: Plan, params: Params, steps: _Steps, carry: PyTree) -> tuple[PyTree, Params, PyTree]:
+    """The cotangents of the states that entered these steps, and of parameters and inputs."""
     rule = rule_of(plan)
-    params = operands(plan, inputs.params)
-    before = shifted(inputs.state, states, plan.reverse)
-    before = replace(inputs.resets, before, _over_time(inputs.reset_state, states))
-    tape = Tape(before, states, residuals)
+    residual = steps.residual
+    if not plan.keep_gates:
+        residual = rule.forward(params, steps.before, rule.project(params, steps.xs))[2]
+    tape = Tape(steps.before, steps.after, residual)
 
     def body(carry, now):
         dstate, dreset = carry
@@ -101,10 +118,35 @@ def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
             dbefore = only(~cut, dbefore)
         return (dbefore, dreset), delta
 
+    now = (tape, steps.dys, steps.dstates, steps.mask, steps.resets, steps.cuts)
+    carry, deltas = jax.lax.scan(body, carry, now, reverse=not plan.reverse)
+    return carry, *rule.accumulate(params, steps.xs, tape, deltas)
+
+
+def _back_in_segments(plan: Plan, params: Params, steps: _Steps, carry: PyTree) -> tuple[PyTree, Params, PyTree]:
+    """`_back`, with the gates of one segment at a time."""
+    whole, rest = parted(steps, GATES_SEGMENT, plan.reverse)
+    carry, dparams, dxs_of_rest = _back(plan, params, rest, carry)
+
+    def segment(carry, steps):
+        carry, total = carry
+        carry, dparams, dxs = _back(plan, params, steps, carry)
+        return (carry, jax.tree.map(jnp.add, total, dparams)), dxs
+
+    (carry, dparams), dxs = jax.lax.scan(segment, (carry, dparams), whole, reverse=not plan.reverse)
+    return carry, dparams, joined(dxs, dxs_of_rest, plan.reverse)
+
+
+def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
+    inputs, states, residuals = saved
+    dfinal, dys, dstates = cotangents
+    before = shifted(inputs.state, states, plan.reverse)
+    before = replace(inputs.resets, before, _over_time(inputs.reset_state, states))
+    masks = (inputs.mask, inputs.resets, inputs.cuts)
+    steps = _Steps(inputs.xs, before, states, residuals, dys, dstates, *masks)
     start = (dfinal, jax.tree.map(jnp.zeros_like, inputs.reset_state))
-    now = (tape, dys, dstates, inputs.mask, inputs.resets, inputs.cuts)
-    (dstate, dreset), deltas = jax.lax.scan(body, start, now, reverse=not plan.reverse)
-    dparams, dxs = rule.accumulate(params, inputs.xs, tape, deltas)
+    back = _back if plan.keep_gates else _back_in_segments
+    (dstate, dreset), dparams, dxs = back(plan, operands(plan, inputs.params), steps, start)
     dparams, dxs = _cotangents((inputs.params, inputs.xs), (dparams, dxs))
     return (Inputs(dparams, dxs, dstate, None, None, dreset, None),)
 

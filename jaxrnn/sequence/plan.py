@@ -17,6 +17,7 @@ class Plan(NamedTuple):
     return_states: bool
     compute_dtype: Any
     clip_gradient: float | None  # what a step hands to the one before it is clipped to ± this
+    keep_gates: bool  # for the backward pass; if not, they are computed anew from the states
 
 
 class Inputs(NamedTuple):

@@ -13,6 +13,7 @@ from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.plan import Inputs, Plan
+from jaxrnn.sequence.segments import Segmented
 
 RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
 
@@ -57,7 +58,11 @@ def unroll(
         reverse: read from the last step (with `lengths`: each sequence's own) to the first.
             Outputs stay at their input's position; the final state is that after step 0.
         return_states: also return the state after every step, leaves `(T, *B, ·)`.
-        checkpoint: what the backward pass keeps. Only `None`, what it needs, is built so far.
+        checkpoint: what the backward pass keeps; gradients are the same. `None` keeps what it
+            needs: states and gates of every step, (G + 2)TBH numbers for an LSTM or GRU. "gates"
+            keeps the states and computes the gates anew, one product for many steps. An
+            integer K keeps the state every K steps and runs each segment again, its input
+            product included: T/K states and what K steps need. "sqrt" takes K about √T.
         compute_dtype: dtype of the operands of matrix products, such as `jnp.bfloat16`. They
             accumulate in float32, gates and states stay in float32, and outputs come back in
             the dtype of `xs`.
@@ -98,13 +103,13 @@ def unroll(
         2. Keras, Flax: a length of 0 gives the initial state; NaN in padding is harmless.
         3. `jax.jvp` and `jax.jacfwd` need `implementation="scan"`; `jax.hessian` does not.
     """
-    plan, name, inputs, out_dtype = _prepare(
+    plan, runner, inputs, out_dtype = _prepare(
         cell, params, xs, state, lengths, mask, resets, reset_state,
         reverse, return_states, checkpoint, compute_dtype, implementation, truncate, clip_gradient, key,
     )  # fmt: skip
     try:
-        run = _run if name == "reference" else _run_compiled
-        final, ys, states = run(name, plan, out_dtype, inputs)
+        run = _run if runner is reference else _run_compiled
+        final, ys, states = run(runner, plan, out_dtype, inputs)
     except TypeError as error:
         if "custom_vjp" not in str(error):
             raise
@@ -115,9 +120,9 @@ def unroll(
     return (final, ys, states) if return_states else (final, ys)
 
 
-def _run(name: str, plan: Plan, out_dtype: Any, inputs: Inputs) -> tuple[State, PyTree, State | None]:
+def _run(runner: Any, plan: Plan, out_dtype: Any, inputs: Inputs) -> tuple[State, PyTree, State | None]:
     """Selections before and after the loop: their derivatives are JAX's."""
-    final, ys, states = RUNNERS[name](plan, inputs._replace(xs=only(inputs.mask, inputs.xs)))
+    final, ys, states = runner(plan, inputs._replace(xs=only(inputs.mask, inputs.xs)))
     return final, cast_floating(only(inputs.mask, ys), out_dtype), states
 
 
@@ -128,7 +133,7 @@ _run_compiled = jax.jit(_run, static_argnums=(0, 1, 2))
 def _prepare(
     cell, params, xs, state, lengths, mask, resets, reset_state,
     reverse, return_states, checkpoint, compute_dtype, implementation, truncate, clip_gradient, key,
-) -> tuple[Plan, str, Inputs, Any]:  # fmt: skip
+) -> tuple[Plan, Any, Inputs, Any]:  # fmt: skip
     """Everything checked, and brought to its final dtype."""
     where = "unroll"
     _check_cell(where, cell)
@@ -138,11 +143,6 @@ def _prepare(
     if cell.check is not None:
         cell.check(where, params, xs.shape)
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
-    if checkpoint is not None:
-        raise NotImplementedError(
-            f"{where}: checkpoint expected None, the only choice built so far; got {checkpoint!r}"
-        )
-
     expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
     for name, given in (("state", state), ("reset_state", reset_state)):
         if given is not None:
@@ -154,7 +154,7 @@ def _prepare(
     elif reset_state is not None:
         raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
 
-    name = _choose(where, implementation, cell, expected)
+    runner = _choose(where, implementation, checkpoint, cell, expected)
     compute_dtype = _compute_dtype(where, compute_dtype, cell)
     if compute_dtype is None:
         dtype = out_dtype = jnp.result_type(xs, *_floats(params))
@@ -174,8 +174,8 @@ def _prepare(
         params, xs = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=xs)
     return_states = _checks.boolean(where, "return_states", return_states)
-    plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient)
-    return plan, name, _vary_together(inputs), out_dtype
+    plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient, keep_gates=checkpoint != "gates")
+    return plan, runner, _vary_together(inputs), out_dtype
 
 
 def _accumulator(compute_dtype: Any) -> Any:
@@ -204,16 +204,26 @@ def _steps_taking_part(where: str, lengths: Any, mask: Any, time: int, batch_sha
     return None if mask is None else _checks.step_mask(where, "mask", mask, (time, *batch_shape))
 
 
-def _choose(where: str, implementation: Any, cell: Cell, state: State) -> str:
-    """The implementation to run, or why the one that was named cannot."""
-    by_hand = cell.rule is not None and len(_floats(state)) == len(jax.tree.leaves(state))
-    if implementation is None:
-        return "bptt" if by_hand else "scan"
+def _choose(where: str, implementation: Any, checkpoint: Any, cell: Cell, state: State) -> Any:
+    """The function that runs the plan, or why the implementation that was named cannot."""
     _checks.one_of(where, "implementation", implementation, (None, *RUNNERS))
-    if implementation == "bptt" and not by_hand:
+    by_hand = cell.rule is not None and len(_floats(state)) == len(jax.tree.leaves(state))
+    name = implementation or ("bptt" if by_hand else "scan")
+    if name == "bptt" and not by_hand:
         why = "has no rule" if cell.rule is None else "has a state that is not floating-point throughout"
         raise NotImplementedError(f"{where}: implementation 'bptt' cannot run {cell!r}, which {why}; 'scan' can")
-    return implementation
+    if isinstance(checkpoint, str) and checkpoint not in ("gates", "sqrt"):
+        raise ValueError(f"{where}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {checkpoint!r}")
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        checkpoint = _checks.positive_int(where, "checkpoint", checkpoint)
+    if checkpoint == "gates" and name == "scan":
+        raise NotImplementedError(
+            f"{where}: checkpoint 'gates' cannot serve implementation 'scan' of {cell!r}, "
+            "whose gates only a rule knows; an integer or 'sqrt' can"
+        )
+    if checkpoint in (None, "gates") or name == "reference":  # a Python loop keeps what it keeps
+        return RUNNERS[name]
+    return Segmented(RUNNERS[name], checkpoint)
 
 
 def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
