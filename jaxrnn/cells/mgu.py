@@ -127,7 +127,8 @@ def mgu_step(
         Zhou, Wu, Zhang & Zhou 2016, arXiv:1603.09420, table 1.
 
     Differs from:
-        1. Flax: its MGUCell with `reset_gate=True`, the default, is this one.
+        1. Flax: its MGUCell resets after the recurrent product, and keeps the old state where
+           f is 1; here, as in the paper, before it, and where f is 0.
         2. PyTorch and Keras have none.
     """
     _checks.params_record("mgu_step", params, MGUParams)

@@ -190,7 +190,8 @@ def regularize(
 
     Differs from:
         1. PyTorch: `torch.nn.LSTM(dropout=)` is between layers; that is `stack(dropout=)`.
-        2. Keras: `recurrent_dropout` draws a mask for each gate; here one serves all gates.
+        2. Keras: `recurrent_dropout` of a layer with `implementation=1` draws a mask for each
+           gate; here one serves all gates.
         3. Flax has none of the three.
     """
     if cell.rule is None or not hasattr(jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0)), "w_h"):
