@@ -32,7 +32,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
 }
 
-# Relative to the largest entry of what is compared.
+# Relative to the largest entry of what is compared. bfloat16 was measured at 0.002 to 0.033 over the registry.
 TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 5e-6, "bfloat16": 4e-2}
 
 

@@ -273,8 +273,8 @@ def test_gradients_in_compute_dtype(name):
     assert gap(by_jax, exact) <= TOLERANCE_COMPUTE
 
 
-# Measured 0.006 to 0.035 over the registry: six steps of products rounded to 8 bits.
-TOLERANCE_COMPUTE = 6e-2
+# Products rounded to 8 bits over six steps. Measured: values 0.001 to 0.021 over the registry, gradients 0.003 to 0.023.
+TOLERANCE_COMPUTE = 4e-2
 
 
 @cells
