@@ -158,7 +158,7 @@ def test_steps_by_hand():
     np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half * 2) + half, rtol=1e-6)
 
 
-def test_a_mutable_activation_is_differentiated_where_it_is(x64):
+def test_a_callable_activation_is_differentiated_at_the_pre_activation(x64):
     """A callable's slope is taken at the pre-activation, not at the output."""
     cell = jaxrnn.rnn(1, activation=lambda a: a**3)
     params = jaxrnn.RNNParams(jnp.full((1, 1), 2.0), jnp.zeros((1, 1)), jnp.zeros(1))

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from tests.registry import SCENARIOS, B, T, assert_close, loss_of, make, random_like, run
+from tests.registry import SCENARIOS, T, assert_close, loss_of, make, random_like, run
 
 families = pytest.mark.parametrize(
     "name",
@@ -173,7 +173,3 @@ def test_compiled_loops_hold_the_recurrent_products_alone(name, forward, train):
     assert loop_products(compiled(value(None))) == forward
     assert loop_products(compiled(jax.grad(value(None), (0, 1, 2)))) == train
     assert sum(loop_products(compiled(jax.grad(value("scan"), (0, 1, 2))))) > sum(train)
-
-
-def test_batch_of_the_registry_is_what_the_scenarios_expect():
-    assert SCENARIOS["mask-resets"]["mask"].shape == (T, B)
