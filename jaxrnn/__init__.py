@@ -1,5 +1,9 @@
 """jaxrnn: recurrent networks for JAX, as pure functions."""
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from jaxrnn import initializers
 from jaxrnn._types import Cell, Rule, Tape
 from jaxrnn.cells import (
@@ -27,7 +31,12 @@ from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
 from jaxrnn.sequence import unroll
 
+if TYPE_CHECKING:
+    from jaxrnn import interop, modules
+
 __version__ = "0.1.0"
+
+_ON_FIRST_USE = ("interop", "modules")  # they import other libraries
 
 __all__ = [
     "Bidirectional",
@@ -50,14 +59,26 @@ __all__ = [
     "indrnn",
     "indrnn_step",
     "initializers",
+    "interop",
     "last_output",
     "lstm",
     "lstm_step",
     "mgu",
     "mgu_step",
+    "modules",
     "regularize",
     "rnn",
     "rnn_step",
     "stack",
     "unroll",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_FIRST_USE:
+        return importlib.import_module(f"jaxrnn.{name}")
+    raise AttributeError(f"module 'jaxrnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_FIRST_USE})

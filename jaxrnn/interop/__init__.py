@@ -1,0 +1,1 @@
+"""Other libraries' weights and files, both ways."""
