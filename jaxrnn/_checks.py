@@ -24,15 +24,6 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"[:120]
 
 
-ON_BY_DEFAULT = ("use_bias", "reset_after")
-
-
-def call(function: str, size: int, **options: Any) -> str:
-    """How a cell calls itself: its factory, with the options that are not the default."""
-    named = [f"{name}={value!r}" for name, value in options.items() if bool(value) != (name in ON_BY_DEFAULT)]
-    return f"{function}({', '.join([str(size), *named])})"
-
-
 def positive_int(where: str, name: str, value: Any) -> int:
     """`value` as an int of at least 1; booleans are not numbers."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):

@@ -17,6 +17,7 @@ in :mod:`jaxrnn.sequence` knows time and nothing of a cell's equations. A
 :class:`Rule` is the wall between them.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -70,10 +71,13 @@ class Rule(NamedTuple):
             of ``tape.after``. ``delta`` is any pytree that ``accumulate`` reads. It must
             be linear in ``(dstate, dy)``: a step that takes no part gets zeros.
         accumulate: ``(params, xs, tape, deltas) -> (dparams, dxs)``. The cotangents of
-            parameters and inputs of all steps at once. Every argument but ``params`` has
-            a leading axis T.
+            parameters and inputs of many steps at once, of all or of a segment; those of
+            parameters are summed over segments. Every argument but ``params`` has a
+            leading axis of steps.
         matrices: names of the fields of ``params`` that enter matrix products:
             what ``compute_dtype`` casts.
+        prepare: ``(params) -> params``, or ``None``: what ``backward`` gets in their place, laid
+            out once before its loop, as a transposed matrix.
     """
 
     project: Callable[[Params, PyTree], PyTree]
@@ -81,6 +85,21 @@ class Rule(NamedTuple):
     backward: Callable[[Params, Tape, State, PyTree], tuple[State, PyTree]]
     accumulate: Callable[[Params, PyTree, Tape, PyTree], tuple[Params, PyTree]]
     matrices: tuple[str, ...] = ()
+    prepare: Callable[[Params], Params] | None = None
+
+
+class Config(NamedTuple):
+    """How a cell was made: a call of one of the library's factories, but for the initialisers.
+
+    Attributes:
+        factory: its name, as "lstm".
+        options: pairs of a name and a value, in the order of the factory's signature, those
+            with their default value included. A cell among them is there as its own
+            :class:`Config`.
+    """
+
+    factory: str
+    options: tuple[tuple[str, Any], ...]
 
 
 class Cell(NamedTuple):
@@ -100,6 +119,7 @@ class Cell(NamedTuple):
         sample: ``(key, params, xs) -> (params, xs)`` with the random masks of one sequence
             in them, or ``None`` for a cell without noise.
         name: how the cell calls itself in messages.
+        config: how it was made, what :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
 
     Example:
         >>> import jaxrnn
@@ -114,6 +134,33 @@ class Cell(NamedTuple):
     check: Callable[[str, Params, tuple[int, ...]], None] | None = None
     sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
+    config: Config | None = None
 
     def __repr__(self) -> str:
         return self.name
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a name: functions by theirs."""
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+
+
+def made_by(factory: Callable[..., Cell], **options: Any) -> dict[str, Any]:
+    """The fields `name` and `config` of a cell that `factory` makes of these options.
+
+    The name is the call itself, without the options that have their default value. A cell
+    around a cell of the user's own has no configuration.
+    """
+    options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
+    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
+    words = [
+        shown(value) if defaults[name] is inspect.Parameter.empty else f"{name}={shown(value)}"
+        for name, value in options.items()
+        if value != defaults[name]
+    ]
+    config = tuple((name, value.config if isinstance(value, Cell) else value) for name, value in options.items())
+    known = not any(isinstance(value, Cell) and value.config is None for value in options.values())
+    return {
+        "name": f"{factory.__name__}({', '.join(words)})",
+        "config": Config(factory.__name__, config) if known else None,
+    }

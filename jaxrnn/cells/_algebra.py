@@ -1,13 +1,14 @@
 """The few array operations that every cell is written in.
 
-A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, or a
-:class:`Dropped` matrix; `dot`, `dot_transposed` and `outer` are a product with it and the
-two cotangents of that product. Products take their operands in the dtype of the weight
-and accumulate in the dtype of the other operand: with weights in bfloat16 and states in
-float32 they are mixed-precision ones, with one dtype throughout plain ones.
+A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, a
+:class:`Dropped` matrix, or in the backward loop a :class:`Turned` one; `dot`,
+`dot_transposed` and `outer` are a product with it and the two cotangents of that product.
+Products take their operands in the dtype of the weight and accumulate in the dtype of the
+other operand: with weights in bfloat16 and states in float32 they are mixed-precision ones,
+with one dtype throughout plain ones.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -21,41 +22,68 @@ class Dropped(NamedTuple):
     keep: Bool[Array, "*B N"]
 
 
-Weight = Array | Dropped
+class Turned(NamedTuple):
+    """A weight that is only multiplied from the other side: its transpose stands in memory.
+
+    A product with a matrix as it stands reads it faster than one with its transpose.
+    """
+
+    transposed: Float[Array, "M N"]
+    keep: Bool[Array, "*B N"] | None
 
 
-def _kept(x: Array, w: Weight) -> tuple[Array, Array]:
-    """The units of x that w reads, and the array of w."""
-    if isinstance(w, Dropped):
-        return jnp.where(jnp.broadcast_to(w.keep, x.shape), x, jnp.zeros_like(x)), w.w
-    return x, w
+Weight = Array | Dropped | Turned
+
+
+def _kept(x: Array, keep: Array | None) -> Array:
+    """The units of x that are kept; `None` keeps all."""
+    return x if keep is None else jnp.where(jnp.broadcast_to(keep, x.shape), x, jnp.zeros_like(x))
+
+
+def _matrix(w: Weight) -> tuple[Array, Array | None]:
+    """The array of a weight, and the units it reads, `None` for all."""
+    assert not isinstance(w, Turned)  # that is for dot_transposed alone
+    return (w.w, w.keep) if isinstance(w, Dropped) else (w, None)
 
 
 def dot(x: Float[Array, "*B N"], w: Weight) -> Float[Array, "*B M"]:
     """x w, over the last axis of x."""
-    x, matrix = _kept(x, w)
-    operand = x.astype(matrix.dtype)
+    matrix, keep = _matrix(w)
+    operand = _kept(x, keep).astype(matrix.dtype)
     if matrix.ndim == 1:
         return (operand * jnp.broadcast_to(matrix, x.shape)).astype(x.dtype)
     return lax.dot_general(operand, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
 
 
+def turn(names: tuple[str, ...], params: Any) -> Any:
+    """`params` with the matrices of these names as :class:`Turned`, where they are there."""
+
+    def turned(w: Weight) -> Weight:
+        matrix, keep = _matrix(w)
+        return w if matrix.ndim == 1 else Turned(matrix.T, keep)
+
+    present = [name for name in names if getattr(params, name) is not None]
+    return params._replace(**{name: turned(getattr(params, name)) for name in present})
+
+
 def dot_transposed(d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*B N"]:
     """d wᵀ, over the last axis of d: the cotangent of x in x w."""
-    matrix = w.w if isinstance(w, Dropped) else w
+    if isinstance(w, Turned):
+        return _kept(dot(d, w.transposed), w.keep)
+    matrix, keep = _matrix(w)
     operand = d.astype(matrix.dtype)
     if matrix.ndim == 1:
         dx = (operand * jnp.broadcast_to(matrix, d.shape)).astype(d.dtype)
     else:
         dx = lax.dot_general(operand, matrix, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype)
-    return _kept(dx, w)[0]
+    return _kept(dx, keep)
 
 
 def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "N *M"]:
     """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d."""
-    x, matrix = _kept(x, w)
+    matrix, keep = _matrix(w)
     leading = tuple(range(x.ndim - 1))
-    x, d, accumulator = x.astype(matrix.dtype), d.astype(matrix.dtype), d.dtype
+    x, d, accumulator = _kept(x, keep).astype(matrix.dtype), d.astype(matrix.dtype), d.dtype
     if matrix.ndim == 1:
         return jnp.sum(x.astype(accumulator) * d.astype(accumulator), leading)
     return lax.dot_general(x, d, ((leading, leading), ((), ())), preferred_element_type=accumulator)
@@ -63,6 +91,8 @@ def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], w: Weight) -> Float[
 
 def columns(w: Weight, start: int, stop: int) -> Weight:
     """The columns `start` to `stop` of a weight."""
+    if isinstance(w, Turned):
+        return w._replace(transposed=w.transposed[start:stop])
     return w._replace(w=w.w[:, start:stop]) if isinstance(w, Dropped) else w[:, start:stop]
 
 

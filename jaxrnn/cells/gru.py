@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step, zeros_state
@@ -171,8 +171,9 @@ def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape
     return GRUParams(w_x=dw_x, w_h=jnp.concatenate([dw_rz, dw_n], axis=-1), b=db, norm=norm), dxs
 
 
-RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, matrices=("w_x", "w_h"))
-RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, matrices=("w_x", "w_h"))
+_MATRICES = {"matrices": ("w_x", "w_h"), "prepare": functools.partial(alg.turn, ("w_h",))}
+RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, **_MATRICES)
+RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, **_MATRICES)
 
 
 def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
@@ -310,5 +311,5 @@ def gru(
         step=functools.partial(gru_step, reset_after=reset_after),
         rule=RESET_AFTER if reset_after else RESET_BEFORE,
         check=functools.partial(_check, hidden_size, present),
-        name=_checks.call("gru", hidden_size, use_bias=use_bias, reset_after=reset_after, layer_norm=layer_norm),
+        **made_by(gru, hidden_size=hidden_size, use_bias=use_bias, reset_after=reset_after, layer_norm=layer_norm),
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, made_by
 from jaxrnn.cells._step import checked_step, zeros_state
 from jaxrnn.cells.rnn import GATES, Activation, check_activation, rule_for
 
@@ -135,7 +135,5 @@ def indrnn(
         step=functools.partial(indrnn_step, activation=activation),
         rule=rule_for(activation),
         check=functools.partial(_check, hidden_size, use_bias),
-        name=_checks.call(
-            "indrnn", hidden_size, use_bias=use_bias, activation="" if activation == "relu" else activation
-        ),
+        **made_by(indrnn, hidden_size=hidden_size, use_bias=use_bias, activation=activation),
     )

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step
@@ -204,7 +204,8 @@ def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: A
     )
 
 
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h", "w_proj"))
+_TURNED = functools.partial(alg.turn, ("w_h", "w_proj"))
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h", "w_proj"), prepare=_TURNED)
 
 
 def _zeros(sizes: tuple[int, int], batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
@@ -394,5 +395,5 @@ def lstm(
         step=lstm_step,
         rule=RULE,
         check=functools.partial(_check, form, sizes),
-        name=_checks.call("lstm", hidden_size, projection_size=projection_size, **options),
+        **made_by(lstm, hidden_size=hidden_size, projection_size=projection_size, **options),
     )

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step, zeros_state
 
@@ -80,7 +80,8 @@ def _accumulate(params: MGUParams, xs: Float[Array, "T *B I"], tape: Tape, delta
     return dparams, alg.dot_transposed(da, params.w_x)
 
 
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"))
+_TURNED = functools.partial(alg.turn, ("w_h",))
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"), prepare=_TURNED)
 
 
 def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
@@ -187,5 +188,5 @@ def mgu(
         step=mgu_step,
         rule=RULE,
         check=functools.partial(_check, hidden_size, use_bias),
-        name=_checks.call("mgu", hidden_size, use_bias=use_bias),
+        **made_by(mgu, hidden_size=hidden_size, use_bias=use_bias),
     )

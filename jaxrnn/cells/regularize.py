@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
+from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape, made_by
 from jaxrnn.cells._algebra import Dropped
 from jaxrnn.cells._step import checked_step
 
@@ -91,6 +91,7 @@ def _rule(inner: Rule, rates: Rates) -> Rule:
         backward=functools.partial(_backward, inner, rates.zoneout),
         accumulate=functools.partial(_accumulate, inner, True),
         matrices=inner.matrices,
+        prepare=inner.prepare,
     )
 
 
@@ -202,10 +203,11 @@ def regularize(
         _checks.rate("regularize", "dropconnect", dropconnect),
         _zoneout_rates(cell, zoneout),
     )
+    options = rates._replace(zoneout=rates.zoneout if isinstance(zoneout, tuple) else float(zoneout))._asdict()
     rule = _rule(cell.rule, rates)
     return cell._replace(
         step=functools.partial(_step, cell, rule),
         rule=rule,
         sample=functools.partial(_sample, cell, rates),
-        name=f"regularize({cell.name})",
+        **made_by(regularize, cell=cell, **options),
     )

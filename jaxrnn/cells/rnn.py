@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step, zeros_state
 
@@ -83,6 +83,7 @@ def rule_for(activation: Activation) -> Rule:
         backward=functools.partial(_backward, activation),
         accumulate=_accumulate,
         matrices=("w_x", "w_h"),
+        prepare=functools.partial(alg.turn, ("w_h",)),
     )
 
 
@@ -203,5 +204,5 @@ def rnn(
         step=functools.partial(rnn_step, activation=activation),
         rule=rule_for(activation),
         check=functools.partial(_check, hidden_size, use_bias),
-        name=_checks.call("rnn", hidden_size, use_bias=use_bias, activation="" if activation == "tanh" else activation),
+        **made_by(rnn, hidden_size=hidden_size, use_bias=use_bias, activation=activation),
     )

@@ -1,13 +1,17 @@
 """Back-propagation through time, by hand: the driver of a cell's :class:`Rule`.
 
 Forward, the loop holds `rule.forward` alone: what does not depend on the state was
-projected for all steps before it. Backward, the loop holds `rule.backward` alone, for
+projected for many steps before it. Backward, the loop holds `rule.backward` alone, for
 t = T..1 (or the other way round):
 
     δs_t     = (δs_t from step t+1) + (cotangent of the returned s_t)
     δs_{t-1} = rule.backward(δs_t, δy_t)
 
-and the cotangents of parameters and inputs are accumulated for all steps after it.
+and the cotangents of parameters and inputs are accumulated for many steps after it.
+Many steps are a segment, so long that its products are large and so short that what they
+make is still in the cache when it is read (`segments.segment_length`); a sequence that is not
+much longer is one segment.
+
 A step that takes no part hands δs_t through untouched; where a reset cut the state,
 what would cross goes to the reset state instead. What crosses is clipped, and stopped at
 the borders of windows, if the plan asks for that.
@@ -27,9 +31,8 @@ from jaxtyping import Array
 from jaxrnn._types import Params, PyTree, State, Tape
 from jaxrnn.sequence.masking import clip, only, replace, select, shifted
 from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
-from jaxrnn.sequence.segments import joined, parted
-
-GATES_SEGMENT = 64  # steps whose gates are computed anew at a time: one product, and little memory
+from jaxrnn.sequence.segments import Parts, backward_through, forward_through, parted
+from jaxrnn.sequence.varying import vary_like
 
 
 def _position(state: State, y: PyTree) -> int | None:
@@ -55,8 +58,12 @@ def _forward(
         y_apart = None if keep_states and position is not None else y
         return after, (y_apart, after if keep_states else None, residual if keep_residuals else None)
 
-    zs = (rule.project(params, inputs.xs), inputs.mask, inputs.resets)
-    final, (ys, states, residuals) = jax.lax.scan(body, inputs.state, zs, reverse=plan.reverse)
+    def segment(state, steps):
+        xs, mask, resets = steps
+        return jax.lax.scan(body, state, (rule.project(params, xs), mask, resets), reverse=plan.reverse)
+
+    parts = parted((inputs.xs, inputs.mask, inputs.resets), plan.segment, plan.reverse)
+    final, (ys, states, residuals) = forward_through(segment, inputs.state, parts, plan.reverse)
     if keep_states and position is not None:
         ys = jax.tree.leaves(states)[position]
     return final, ys, states, residuals
@@ -82,12 +89,11 @@ def _bptt_forward(plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
 
 
 class _Steps(NamedTuple):
-    """What the backward pass reads, every leaf with a leading axis T."""
+    """What the backward pass reads of each step, every leaf with a leading axis T."""
 
     xs: PyTree
-    before: State
     after: State
-    residual: PyTree
+    residual: PyTree  # None: computed anew
     dys: PyTree
     dstates: State | None
     mask: Array | None
@@ -95,20 +101,28 @@ class _Steps(NamedTuple):
     cuts: Array | None
 
 
-def _back(plan: Plan, params: Params, steps: _Steps, carry: PyTree) -> tuple[PyTree, Params, PyTree]:
-    """The cotangents of the states that entered these steps, and of parameters and inputs."""
-    rule = rule_of(plan)
+def _back(
+    plan: Plan, inputs: Inputs, prepared: Params, entering: State, steps: _Steps, carry: PyTree
+) -> tuple[PyTree, tuple[Params, PyTree]]:
+    """The cotangents of the states that entered these steps, and of parameters and inputs.
+
+    `prepared` is what `rule.backward` reads; `entering` is the state before the step read
+    first, unless a reset replaced it.
+    """
+    rule, params = rule_of(plan), operands(plan, inputs.params)
+    before = shifted(entering, steps.after, plan.reverse)
+    before = replace(steps.resets, before, _over_time(inputs.reset_state, before))
     residual = steps.residual
     if not plan.keep_gates:
-        residual = rule.forward(params, steps.before, rule.project(params, steps.xs))[2]
-    tape = Tape(steps.before, steps.after, residual)
+        residual = rule.forward(params, before, rule.project(params, steps.xs))[2]
+    tape = Tape(before, steps.after, residual)
 
     def body(carry, now):
         dstate, dreset = carry
         step, dy, dafter, mask, reset, cut = now
         if dafter is not None:
             dstate = jax.tree.map(jnp.add, dstate, dafter)
-        dbefore, delta = rule.backward(params, step, only(mask, dstate), dy)
+        dbefore, delta = rule.backward(prepared, step, only(mask, dstate), dy)
         dbefore = select(mask, dbefore, dstate)
         if reset is not None:
             dreset = jax.tree.map(jnp.add, dreset, only(reset, dbefore))
@@ -120,33 +134,45 @@ def _back(plan: Plan, params: Params, steps: _Steps, carry: PyTree) -> tuple[PyT
 
     now = (tape, steps.dys, steps.dstates, steps.mask, steps.resets, steps.cuts)
     carry, deltas = jax.lax.scan(body, carry, now, reverse=not plan.reverse)
-    return carry, *rule.accumulate(params, steps.xs, tape, deltas)
+    return carry, rule.accumulate(params, steps.xs, tape, deltas)
 
 
-def _back_in_segments(plan: Plan, params: Params, steps: _Steps, carry: PyTree) -> tuple[PyTree, Params, PyTree]:
-    """`_back`, with the gates of one segment at a time."""
-    whole, rest = parted(steps, GATES_SEGMENT, plan.reverse)
-    carry, dparams, dxs_of_rest = _back(plan, params, rest, carry)
+def _back_through_segments(
+    plan: Plan, inputs: Inputs, steps: _Steps, carry: PyTree, size: int
+) -> tuple[PyTree, tuple[Params, PyTree]]:
+    """`_back` from the segment read last to the first, the cotangents of parameters summed on the way."""
+    rule, params = rule_of(plan), operands(plan, inputs.params)
+    back = functools.partial(_back, plan, inputs, params if rule.prepare is None else rule.prepare(params))
+    whole, rest = parted(steps, size, plan.reverse)
+    if whole is None:
+        return back(inputs.state, rest, carry)
+    last = 0 if plan.reverse else -1
+    ends = jax.tree.map(lambda leaf: leaf[:, last], whole.after)
+    before_whole = shifted(inputs.state, ends, plan.reverse)
+    before_rest = jax.tree.map(lambda leaf: leaf[last], ends)
+    parts = Parts((before_whole, whole), None if rest is None else (before_rest, rest))
 
-    def segment(carry, steps):
+    def segment(carry: PyTree, now: Any):
         carry, total = carry
-        carry, dparams, dxs = _back(plan, params, steps, carry)
+        entering, steps = now
+        carry, (dparams, dxs) = back(entering, steps, carry)
         return (carry, jax.tree.map(jnp.add, total, dparams)), dxs
 
-    (carry, dparams), dxs = jax.lax.scan(segment, (carry, dparams), whole, reverse=not plan.reverse)
-    return carry, dparams, joined(dxs, dxs_of_rest, plan.reverse)
+    entering, first = jax.tree.map(lambda leaf: leaf[0], (before_whole, whole))
+    shapes = jax.eval_shape(lambda: back(entering, first, carry)[1][0])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    (carry, dparams), dxs = backward_through(segment, (carry, vary_like(nothing, steps.xs)), parts, plan.reverse)
+    return carry, (dparams, dxs)
 
 
 def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
     inputs, states, residuals = saved
     dfinal, dys, dstates = cotangents
-    before = shifted(inputs.state, states, plan.reverse)
-    before = replace(inputs.resets, before, _over_time(inputs.reset_state, states))
     masks = (inputs.mask, inputs.resets, inputs.cuts)
-    steps = _Steps(inputs.xs, before, states, residuals, dys, dstates, *masks)
+    steps = _Steps(inputs.xs, states, residuals, dys, dstates, *masks)
     start = (dfinal, jax.tree.map(jnp.zeros_like, inputs.reset_state))
-    back = _back if plan.keep_gates else _back_in_segments
-    (dstate, dreset), dparams, dxs = back(plan, operands(plan, inputs.params), steps, start)
+    size = jax.tree.leaves(states)[0].shape[0] if plan.accumulate_once else plan.segment
+    (dstate, dreset), (dparams, dxs) = _back_through_segments(plan, inputs, steps, start, size)
     dparams, dxs = _cotangents((inputs.params, inputs.xs), (dparams, dxs))
     return (Inputs(dparams, dxs, dstate, None, None, dreset, None),)
 

@@ -18,6 +18,8 @@ class Plan(NamedTuple):
     compute_dtype: Any
     clip_gradient: float | None  # what a step hands to the one before it is clipped to ± this
     keep_gates: bool  # for the backward pass; if not, they are computed anew from the states
+    segment: int  # steps projected, and accumulated, at a time
+    accumulate_once: bool  # after the whole sequence; if not, after every segment
 
 
 class Inputs(NamedTuple):

@@ -1,5 +1,6 @@
 """`unroll`: a cell over a sequence. Checks and dtypes here; the running in bptt.py and loops.py."""
 
+import math
 from typing import Any
 
 import jax
@@ -13,7 +14,8 @@ from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.plan import Inputs, Plan
-from jaxrnn.sequence.segments import Segmented
+from jaxrnn.sequence.segments import Segmented, segment_length
+from jaxrnn.sequence.varying import may_be_sharded, vary_like
 
 RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
 
@@ -174,8 +176,12 @@ def _prepare(
         params, xs = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=xs)
     return_states = _checks.boolean(where, "return_states", return_states)
-    plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient, keep_gates=checkpoint != "gates")
-    return plan, runner, _vary_together(inputs), out_dtype
+    inputs = vary_like(inputs)
+    keep_gates = checkpoint != "gates"
+    once = keep_gates and may_be_sharded(inputs)
+    segment = segment_length(time, math.prod(batch_shape))
+    plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient, keep_gates, segment, once)
+    return plan, runner, inputs, out_dtype
 
 
 def _accumulator(compute_dtype: Any) -> Any:
@@ -240,19 +246,3 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
             f"{where}: compute_dtype cannot serve {cell!r}, which has no rule that names its matrices"
         )
     return dtype
-
-
-def _vary_together(inputs: Inputs) -> Inputs:
-    """Inside `shard_map`, every operand varying over the mesh axes that any of them varies over.
-
-    The loop's carry needs that, and doing it here puts the sum of the weights' cotangents
-    over devices after the loop, once, instead of inside it.
-    """
-    axes = lambda leaf: jax.typeof(leaf).manual_axis_type.varying  # noqa: E731
-    together = frozenset().union(*(axes(leaf) for leaf in jax.tree.leaves(inputs)))
-
-    def vary(leaf: jax.Array) -> jax.Array:
-        missing = tuple(sorted(together - axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(vary, inputs) if together else inputs
