@@ -29,6 +29,7 @@ from jaxrnn.cells import (
 )
 from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
+from jaxrnn.parallel import data_parallel
 from jaxrnn.sequence import unroll
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "Rule",
     "Tape",
     "count_params",
+    "data_parallel",
     "generate",
     "gru",
     "gru_step",
