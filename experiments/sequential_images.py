@@ -28,6 +28,7 @@ from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
 from experiments._data import DATASETS, Images
+from experiments._devices import sharing, use_all_cores
 from experiments._figures import Curve, Panel, learning_curves
 from experiments._report import environment, throughput_bar, writable_folder, write_json
 
@@ -128,21 +129,26 @@ def logits(cell: jaxrnn.Cell, model: Model, xs: jax.Array) -> jax.Array:
     return jnp.dot(ys[-1], model.w) + jnp.broadcast_to(model.b, (*xs.shape[1:-1], *model.b.shape))
 
 
-def training(cell: jaxrnn.Cell, optimiser: optax.GradientTransformation) -> Callable[..., tuple[TrainState, jax.Array]]:
+def training(
+    cell: jaxrnn.Cell, optimiser: optax.GradientTransformation, batch_size: int
+) -> Callable[..., tuple[TrainState, jax.Array]]:
     """A compiled `(states, sequences, labels, batches) -> (states, losses)`, over all seeds at once.
 
-    `sequences` is `(N, T, I)`; `batches` is `(seeds, steps, B)` and holds places in it.
+    `sequences` is `(N, T, I)`; `batches` is `(seeds, steps, B)` and holds places in it. The
+    sequences of a batch are shared out over the devices.
     """
 
     def loss(model: Model, xs: jax.Array, labels: jax.Array) -> jax.Array:
         return optax.softmax_cross_entropy_with_integer_labels(logits(cell, model, xs), labels).mean()
+
+    value_and_gradient = jaxrnn.data_parallel(jax.value_and_grad(loss), (None, 1, 0), devices=sharing(batch_size))
 
     @functools.partial(jax.jit, donate_argnums=0)
     @functools.partial(jax.vmap, in_axes=(0, None, None, 0))
     def steps(state: TrainState, sequences: jax.Array, labels: jax.Array, batches: jax.Array):
         def step(state: TrainState, batch: jax.Array):
             xs = jnp.swapaxes(sequences[batch], 0, 1)  # (T, B, I)
-            value, gradient = jax.value_and_grad(loss)(state.model, xs, labels[batch])
+            value, gradient = value_and_gradient(state.model, xs, labels[batch])
             updates, memory = optimiser.update(gradient, state.optimiser, state.model)
             model: Any = optax.apply_updates(state.model, updates)
             return TrainState(model, memory), value
@@ -174,7 +180,7 @@ def train(config: Config, images: Images, reading: str, name: str, show: Callabl
     rate = CELLS[name].learning_rate if config.learning_rate is None else config.learning_rate
     schedule = optax.cosine_decay_schedule(rate, config.epochs * steps)
     optimiser = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(schedule))
-    train_steps, accuracy = training(cell, optimiser), testing(cell)
+    train_steps, accuracy = training(cell, optimiser, config.batch_size), testing(cell)
 
     keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
     models = jax.vmap(functools.partial(init_model, cell, config.hidden_size, features, classes))(keys)
@@ -346,6 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"sequential_images: {error}", file=sys.stderr)
         return 2
+    use_all_cores()
     baseline = logistic_regression(images)
     runs = train_all(config, images)
     write_json(config.out / "results.json", as_record(config, images, runs, baseline))

@@ -1,0 +1,175 @@
+"""Trains through 100,000 time steps at once, in the memory that `checkpoint` leaves.
+
+    python -m experiments.long_sequence
+
+An LSTM reads slow and fast oscillations with noise and says what comes next, at every step of
+one sequence of T steps; the gradient flows through all of them. `checkpoint="sqrt"` keeps the
+state about every √T steps and runs the stretch between two of them again when the gradient
+comes by.
+"""
+
+import dataclasses
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import jaxrnn
+from experiments._report import environment, writable_folder, write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One very long sequence in little memory."""
+
+    steps: int = 100_000
+    """T, the length of the sequence."""
+    batch_size: int = 8
+    """B, sequences side by side."""
+    features: int = 16
+    """I, oscillations in each."""
+    hidden_size: int = 128
+    """H, hidden units."""
+    checkpoint: str = "sqrt"
+    """What is kept for the backward pass: none, gates, sqrt, or a number of steps."""
+    updates: int = 2
+    """Steps of Adam, each over the whole sequence."""
+    seed: int = 0
+    """Of parameters and data."""
+    out: Path = Path("results/long_sequence")
+    """The folder for results.json."""
+
+
+class Model(NamedTuple):
+    """A cell, and a linear layer that says the next input."""
+
+    cell: Any
+    v: jax.Array  # (H, I)
+
+
+def oscillations(config: Config) -> jax.Array:
+    """`(T + 1, B, I)`: sines with periods from 10 steps to T, phases of their own, and noise of 0.1."""
+    rng = np.random.default_rng(config.seed)
+    periods = np.geomspace(10, max(config.steps, 11), config.features)
+    phases = rng.uniform(0, 2 * np.pi, (config.batch_size, config.features))
+    steps = np.arange(config.steps + 1)[:, None, None]
+    noise = 0.1 * rng.standard_normal((config.steps + 1, config.batch_size, config.features), np.float32)
+    return jnp.asarray(np.sin(2 * np.pi * steps / periods + phases).astype(np.float32) + noise)
+
+
+def parse_checkpoint(text: str) -> str | int | None:
+    if text == "none":
+        return None
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    if text not in ("gates", "sqrt"):
+        raise ValueError(f"--checkpoint expected none, gates, sqrt or a positive number of steps, got {text}")
+    return text
+
+
+def checked(config: Config) -> str | int | None:
+    """What to keep; a `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
+    for name in ("steps", "batch_size", "features", "hidden_size", "updates"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {getattr(config, name)}")
+    checkpoint = parse_checkpoint(config.checkpoint)
+    writable_folder(config.out)
+    return checkpoint
+
+
+def training(config: Config, checkpoint: str | int | None) -> tuple[Model, Any, Callable[..., Any]]:
+    """The model, the optimiser's memory, and a function `(model, memory, sequence) -> (model, memory, loss)`."""
+    cell = jaxrnn.lstm(config.hidden_size)
+    key_cell, key_v = jax.random.split(jax.random.key(config.seed))
+    v = jax.nn.initializers.glorot_uniform()(key_v, (config.hidden_size, config.features))
+    model = Model(cell.init(key_cell, config.features), v)
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+
+    def loss(model: Model, sequence: jax.Array) -> jax.Array:
+        _, ys = jaxrnn.unroll(cell, model.cell, sequence[:-1], checkpoint=checkpoint)
+        return jnp.mean(jnp.square(ys @ model.v - sequence[1:]))
+
+    def update(model: Model, memory: Any, sequence: jax.Array) -> tuple[Any, Any, jax.Array]:
+        value, gradient = jax.value_and_grad(loss)(model, sequence)
+        updates, memory = optimiser.update(gradient, memory, model)
+        return optax.apply_updates(model, updates), memory, value
+
+    return model, optimiser.init(model), update
+
+
+def peak_memory() -> int:
+    """The most bytes this process has held so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def run(config: Config, checkpoint: str | int | None) -> dict[str, Any]:
+    model, memory, update = training(config, checkpoint)
+    sequence = oscillations(config)
+    program = jax.jit(update, donate_argnums=(0, 1)).lower(model, memory, sequence).compile()
+    losses, seconds = [], []
+    for k in range(config.updates):
+        start = time.perf_counter()
+        model, memory, loss = program(model, memory, sequence)
+        losses.append(float(loss))
+        seconds.append(time.perf_counter() - start)
+        print(f"update {k + 1} of {config.updates}: loss {losses[-1]:.4f}, {seconds[-1]:.1f} s", file=sys.stderr)
+    analysis = program.memory_analysis()
+    temporary = None if analysis is None else analysis.temp_size_in_bytes
+    return {"losses": losses, "seconds": seconds, "temporary_bytes": temporary, "peak_resident_bytes": peak_memory()}
+
+
+def print_table(config: Config, outcome: dict[str, Any]) -> None:
+    table = Table(title=f"LSTM, T = {config.steps:,}, B = {config.batch_size}, H = {config.hidden_size}")
+    for column in (
+        "checkpoint",
+        "temporary memory, MiB",
+        "peak of the process, MiB",
+        "s an update",
+        "first loss",
+        "last",
+    ):
+        table.add_column(column, justify="right")
+    temporary = outcome["temporary_bytes"]
+    table.add_row(
+        config.checkpoint,
+        "unknown" if temporary is None else f"{temporary / 2**20:,.0f}",
+        f"{outcome['peak_resident_bytes'] / 2**20:,.0f}",
+        f"{min(outcome['seconds']):.1f}",
+        f"{outcome['losses'][0]:.4f}",
+        f"{outcome['losses'][-1]:.4f}",
+    )
+    Console(width=120).print(table)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
+    config = tyro.cli(Config, args=arguments, prog="python -m experiments.long_sequence")
+    try:
+        checkpoint = checked(config)
+    except (ValueError, OSError) as error:
+        print(f"long_sequence: {error}", file=sys.stderr)
+        return 2
+    outcome = run(config, checkpoint)
+    print_table(config, outcome)
+    settings = {
+        key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()
+    }
+    write_json(
+        config.out / "results.json", {"experiment": "long_sequence", **environment(), "settings": settings, **outcome}
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
