@@ -30,14 +30,15 @@ from jaxrnn.cells import (
 from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
 from jaxrnn.parallel import data_parallel
+from jaxrnn.saving import load, save
 from jaxrnn.sequence import unroll
 
 if TYPE_CHECKING:
-    from jaxrnn import interop, modules
+    from jaxrnn import analysis, interop, modules
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("interop", "modules")  # they import other libraries
+_ON_FIRST_USE = ("analysis", "interop", "modules")
 
 __all__ = [
     "Bidirectional",
@@ -53,6 +54,7 @@ __all__ = [
     "RNNParams",
     "Rule",
     "Tape",
+    "analysis",
     "count_params",
     "data_parallel",
     "generate",
@@ -63,6 +65,7 @@ __all__ = [
     "initializers",
     "interop",
     "last_output",
+    "load",
     "lstm",
     "lstm_step",
     "mgu",
@@ -71,6 +74,7 @@ __all__ = [
     "regularize",
     "rnn",
     "rnn_step",
+    "save",
     "stack",
     "unroll",
 ]

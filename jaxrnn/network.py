@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State, shown
 from jaxrnn.sequence import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
@@ -44,6 +44,7 @@ class Network(NamedTuple):
             every step. ``key`` turns on dropout and the noise of regularised cells.
         step: ``(params, states, x) -> (states, y)``, for streaming; unidirectional only.
         layers: the cells, a :class:`Bidirectional` of two where a layer reads both ways.
+        merge, dropout, residual: as given to :func:`stack`.
     """
 
     init: Callable[..., Params]
@@ -51,9 +52,14 @@ class Network(NamedTuple):
     unroll: Callable[..., tuple[Any, ...]]
     step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
     layers: tuple[Cell | Bidirectional, ...]
+    merge: str | Callable[[Array, Array], Array] = "concat"
+    dropout: float = 0.0
+    residual: bool = False
 
     def __repr__(self) -> str:
-        return f"stack([{', '.join(map(repr, self.layers))}])"
+        given = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
+        named = [f", {name}={shown(v)}" for name, v in given.items() if v != self._field_defaults[name]]
+        return f"stack([{', '.join(map(repr, self.layers))}]{''.join(named)})"
 
 
 class _Plan(NamedTuple):
@@ -276,6 +282,9 @@ def stack(
         unroll=functools.partial(_unroll, plan),
         step=functools.partial(_step, plan),
         layers=layers,
+        merge=merge,
+        dropout=plan.dropout,
+        residual=plan.residual,
     )
 
 

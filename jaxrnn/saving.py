@@ -1,1 +1,254 @@
-"""A network and its parameters in one file."""
+"""Saving and loading: parameters, and how their network was made, in one file."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from jaxrnn import _checks, _files, configuration
+from jaxrnn._types import Cell, Params
+from jaxrnn.network import Network
+
+KINDS = (jnp.floating, jnp.signedinteger, jnp.unsignedinteger, jnp.bool_)
+
+
+def save(
+    path: str | os.PathLike[str],
+    network: Network | Cell,
+    params: Params,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    params_only: bool = False,
+) -> None:
+    """Writes parameters and the configuration of their network to one file.
+
+    The file is written beside its place and moved there when it is whole: if anything
+    fails, what was there before stays as it was.
+
+    Args:
+        path: the file, by habit `*.safetensors`; one that is there is replaced.
+        network: a network from :func:`stack`, or a cell; of a module of `jaxrnn.modules` its
+            `network`. Written is how it was made: not its initialisers, and nothing changed
+            afterwards with `_replace`.
+        params: its parameters, of any dtypes, which are kept; of a module its `params`.
+        metadata: whatever else belongs to them, as JSON can hold it: dictionaries with strings
+            for keys, lists, strings, finite numbers, booleans, `None`.
+        params_only: leaves the configuration out, for a network that cannot be written: one
+            with a cell of your own, or a callable activation or merge. :func:`load` then
+            needs the network.
+
+    Raises:
+        TypeError, ValueError: for params that are not the network's, a network that cannot be
+            written, or metadata that JSON would change.
+        OSError: where the file cannot be written: a folder, no permission, no space.
+        ImportError: without safetensors; `pip install "jaxrnn[interop]"` brings it.
+
+    Example:
+        >>> import jax, jaxrnn, os, tempfile
+        >>> net = jaxrnn.stack([jaxrnn.lstm(32), jaxrnn.gru(16)], bidirectional=True, dropout=0.1)
+        >>> params = net.init(jax.random.key(0), 8)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "net.safetensors")
+        ...     jaxrnn.save(path, net, params, {"epoch": 3})
+        ...     net, params, metadata = jaxrnn.load(path, return_metadata=True)
+        >>> net.dropout, params[0].forward.w_x.shape, metadata
+        (0.1, (8, 128), {'epoch': 3})
+
+    Differs from:
+        1. PyTorch: the file is no pickle, and it says how the network was made.
+        2. Keras: it holds no optimiser; training state goes through Orbax.
+    """
+    where, path = "save", _files.checked_path("save", path)
+    _check_network(where, network)
+    arrays = {name: _numbers(where, name, leaf) for name, leaf in _named(params).items()}
+    if len(arrays) != len(jax.tree.leaves(params)):
+        raise ValueError(f"{where}: params expected leaves with paths of their own, got {_checks.describe(params)}")
+    input_size = _input_size(network, arrays)
+    expected = _abstract(network, input_size)
+    _compare(where, "params", repr(network), arrays, _named(expected))
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        raise TypeError(f"{where}: params expected {_checks.describe(expected)}, got {_checks.describe(params)}")
+    configured = None if _checks.boolean(where, "params_only", params_only) else _describe(network)
+    plain = {} if metadata is None else _plain(where, metadata)
+    _files.write(where, path, _files.Content(arrays, configured, input_size, plain))
+
+
+def load(
+    path: str | os.PathLike[str], network: Network | Cell | None = None, *, return_metadata: bool = False
+) -> tuple[Any, ...]:
+    """Reads what :func:`save` wrote: a network, made anew, and its parameters.
+
+    Everything is checked before anything is returned, and nothing in the file is executed.
+
+    Args:
+        path: the file.
+        network: the network or cell to load into; `None` makes the one that was saved, with
+            the default initialisers. One that is given must have the arrays of the file by
+            name and shape, and its equations; dropout may be another.
+        return_metadata: also return the metadata.
+
+    Returns:
+        `(network, params)`, with `return_metadata` also the metadata, a dictionary. The
+        params have the dtypes that were saved, and lie on the default device.
+
+    Raises:
+        ValueError: naming the array or the option: for a file of another kind, truncated,
+            corrupted or of a newer version; for arrays that are missing, extra, misshapen
+            or of another type; for cells and options this version does not know; for a file
+            without configuration when no network is given, and a network that does not fit.
+        TypeError: for a path or a network that is none.
+        OSError: where the file cannot be read.
+        ImportError: without safetensors; `pip install "jaxrnn[interop]"` brings it.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn, os, tempfile
+        >>> cell = jaxrnn.gru(16, reset_after=False)
+        >>> params = cell.init(jax.random.key(0), 8, jnp.bfloat16)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "cell.safetensors")
+        ...     jaxrnn.save(path, cell, params)
+        ...     loaded, params = jaxrnn.load(path)
+        >>> loaded, params.w_h.dtype
+        (gru(16, reset_after=False), dtype(bfloat16))
+    """
+    where, path = "load", _files.checked_path("load", path)
+    return_metadata = _checks.boolean(where, "return_metadata", return_metadata)
+    if network is not None:
+        _check_network(where, network)
+    saved = _files.read(where, path)
+    network = _choose(where, path, saved.configuration, network)
+    expected = _abstract(network, saved.input_size)
+    _compare(where, str(path), repr(network), saved.arrays, _named(expected))
+    leaves = [_to_jax(where, path, name, saved.arrays[name]) for name in _named(expected)]
+    params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+    return (network, params, saved.metadata) if return_metadata else (network, params)
+
+
+# Networks and their parameters
+
+
+def _named(params: Params) -> dict[str, Any]:
+    """The leaves by the paths that lead to them, as `0.forward.w_x`; a bare array is `params`."""
+    paths = jax.tree.leaves_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in paths}
+
+
+def _abstract(network: Network | Cell, input_size: int) -> Params:
+    return jax.eval_shape(lambda key: network.init(key, input_size), jax.random.key(0))
+
+
+def _input_size(network: Network | Cell, arrays: Mapping[str, np.ndarray]) -> int:
+    """The input size of params: read off the first axis that grows with it, whatever the cell calls it."""
+    one, two = (_named(_abstract(network, size)) for size in (1, 2))
+    for name, array in arrays.items():
+        if name not in one or array.ndim != len(one[name].shape):
+            continue
+        for got, first, second in zip(array.shape, one[name].shape, two[name].shape, strict=True):
+            if first != second:
+                return max(1, 1 + (got - first) // (second - first))
+    return 1
+
+
+def _compare(where: str, what: str, network: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """`given` has the names and shapes of `expected`, and numbers of the same kind."""
+    remedy = f"is it of another network than {network}?"
+    missing = [name for name in expected if name not in given]
+    if missing:
+        raise ValueError(f"{where}: {what}: expected arrays {', '.join(missing)}, got none; {remedy}")
+    extra = [name for name in given if name not in expected]
+    if extra:
+        raise ValueError(f"{where}: {what}: expected no arrays {', '.join(extra)}, got them; {remedy}")
+    for name, want in expected.items():
+        got = given[name]
+        if tuple(got.shape) != tuple(want.shape):
+            raise ValueError(
+                f"{where}: {what}: {name} expected shape {tuple(want.shape)}, got {tuple(got.shape)}; {remedy}"
+            )
+        if not any(jnp.issubdtype(got.dtype, kind) and jnp.issubdtype(want.dtype, kind) for kind in KINDS):
+            raise ValueError(f"{where}: {what}: {name} expected numbers like {want.dtype}, got {got.dtype}")
+
+
+def _numbers(where: str, name: str, leaf: Any) -> np.ndarray:
+    """A leaf of params as NumPy has it, row-major."""
+    if isinstance(leaf, Tracer):
+        raise TypeError(f"{where}: params: {name} expected numbers, got a traced array; save outside of jit and grad")
+    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"{where}: params: {name} expected an array, got {_checks.describe(leaf)}")
+    if not any(leaf.dtype == dtype for dtype in _files.DTYPES.values()):
+        raise TypeError(f"{where}: params: {name} expected real numbers of 8 to 64 bits, got {_checks.describe(leaf)}")
+    return np.asarray(leaf, order="C")
+
+
+def _to_jax(where: str, path: os.PathLike[str], name: str, array: np.ndarray) -> jax.Array:
+    """An array of the file in JAX, in the same dtype."""
+    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
+        raise ValueError(
+            f"{where}: {path}: {name} is {array.dtype}, which needs jax.config.update('jax_enable_x64', True)"
+        )
+    return jnp.array(array)
+
+
+def _check_network(where: str, network: Any) -> None:
+    if not isinstance(network, (Network, Cell)):
+        raise TypeError(f"{where}: network expected one from jaxrnn.stack, or a cell, got {_checks.describe(network)}")
+
+
+def _describe(network: Network | Cell) -> Any:
+    try:
+        return configuration.describe(network)
+    except (TypeError, ValueError) as error:
+        remedy = "params_only=True saves without it, and load is then given the network"
+        raise type(error)(f"save: network: {error}; {remedy}") from error
+
+
+def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | Cell | None) -> Network | Cell:
+    """The network of the file, or the given one when it computes the same."""
+    if entry is None:
+        if network is None:
+            raise ValueError(f"{where}: network expected one, got None; {path} was saved with params_only")
+        return network
+    try:
+        saved = configuration.build(entry)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{where}: {path}: configuration: {error}; is it corrupted, or of a newer version of jaxrnn?"
+        ) from error
+    if network is None:
+        return saved
+    given = _equations(network)
+    if given is not None and given != _equations(saved):
+        raise ValueError(
+            f"{where}: network expected the equations of {path}, {saved!r}, got {network!r}; "
+            "load without a network gives params that can go with any"
+        )
+    return network
+
+
+def _equations(network: Network | Cell) -> Any:
+    """What the outputs depend on, or `None` for a network that cannot be described."""
+    try:
+        return configuration.equations(configuration.describe(network))
+    except (TypeError, ValueError):
+        return None
+
+
+def _plain(where: str, metadata: Any) -> dict[str, Any]:
+    """The metadata, if JSON gives it back as it is."""
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"{where}: metadata expected a dictionary, got {_checks.describe(metadata)}")
+    plain = dict(metadata)
+    try:
+        again = json.loads(json.dumps(plain, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"{where}: metadata expected what JSON can hold: {error}") from error
+    if again != plain:
+        raise TypeError(
+            f"{where}: metadata expected what JSON can hold, got {plain}, which it would give back as {again}; "
+            "write tuples as lists, and keys as strings"
+        )
+    return plain

@@ -17,7 +17,6 @@ from sklearn.datasets import load_digits
 
 import jaxrnn
 from experiments import _data, _figures, _report, sequential_images
-from experiments.benchmarks import speed
 
 
 def optax_promotes():
@@ -343,85 +342,3 @@ def test_a_file_is_whole_or_absent(tmp_path):
         raise RuntimeError
     assert json.loads(path.read_text(encoding="utf-8"))["loss"] == [1.0, None]
     assert [p.name for p in tmp_path.iterdir()] == ["record.json"]
-
-
-# Speed
-
-
-def test_speed_compares_and_writes_what_it_prints(tmp_path, capsys):
-    path = tmp_path / "speed.json"
-    shapes = ["--shapes", "3,2,4,5", "1,1,1,2"]
-    assert speed.main([*shapes, "--cells", "rnn", "--repeats", "3", "--json", str(path)]) == 0
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert (record["repeats"], record["dtype"]) == (3, "float32")
-    keys = [(t["cell"], t["shape"], t["task"], t["contestant"]) for t in record["timings"]]
-    assert keys == [
-        ("rnn", shape, task, contestant)
-        for shape in ("3,2,4,5", "1,1,1,2")
-        for task in ("forward", "train")
-        for contestant in ("default", "scan")
-    ]
-    for base, other in zip(record["timings"][::2], record["timings"][1::2], strict=True):
-        assert 0 < base["min_ms"] <= base["median_ms"] < 1e3 * base["first_call_s"]
-        assert base["ratio"] == 1
-        np.testing.assert_allclose(other["ratio"], other["min_ms"] / base["min_ms"], rtol=1e-12)
-    assert len(record["differences"]) == 4
-    assert all(0 <= d["difference"] < 1e-4 for d in record["differences"])
-    printed = capsys.readouterr().out
-    assert f"jax {jax.__version__}" in printed
-    assert printed.count("scan") == 4
-
-
-def test_speed_does_not_time_what_computes_something_else(monkeypatch, capsys, tmp_path):
-    def damaged(problem):
-        honest = speed.unrolled(problem, "scan")
-        return honest._replace(as_jaxrnn=lambda gradients: jax.tree.map(lambda g: 1.01 * g, gradients))
-
-    monkeypatch.setitem(speed.CONTESTANTS, "damaged", damaged)
-    monkeypatch.setattr(speed, "take_turns", lambda *_: pytest.fail("timed"))
-    path = tmp_path / "speed.json"
-    assert speed.main(["--cells", "rnn", "--shapes", "3,2,4,5", "--json", str(path)]) == 1
-    assert "damaged differs by 1.0e-02" in capsys.readouterr().err
-    assert not path.exists()
-
-
-def test_difference_sees_every_leaf_and_nan():
-    a = {"x": jnp.array([1.0, -4.0]), "y": jnp.array([2.0])}
-    assert speed.difference(a, a) == 0
-    assert speed.difference({**a, "x": jnp.array([1.5, -4.0])}, a) == 0.125
-    assert speed.difference({**a, "y": jnp.array([1.0])}, a) == 0.5
-    assert np.isnan(speed.difference({**a, "x": jnp.array([jnp.nan, -4.0])}, a))
-
-
-def test_contestants_take_turns():
-    order = []
-    calls = {name: lambda name=name: order.append(name) for name in "abc"}
-    taken = speed.take_turns(calls, 4)
-    assert "".join(order) == "abcbcacababc"
-    assert {name: len(ms) for name, ms in taken.items()} == {"a": 4, "b": 4, "c": 4}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ("--cells cnn", "--cells expected lstm, gru, rnn; got cnn"),
-        ("--cells", "got nothing"),
-        ("--shapes", "got nothing"),
-        ("--shapes 3,2,4", "got '3,2,4'"),
-        ("--shapes 3,2,4,x", "got '3,2,4,x'"),
-        ("--shapes 3,0,4,5", "positive sizes, got '3,0,4,5'"),
-        ("--repeats 0", "--repeats expected a positive number, got 0"),
-        ("--json file/speed.json", "cannot write into file"),
-        ("--json .", "is a folder"),
-    ],
-)
-def test_what_cannot_be_timed_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "file").touch()
-    monkeypatch.setattr(speed, "measure", lambda *_: pytest.fail("measured"))
-    assert speed.main(arguments.split()) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("speed: ")
-    assert complaint in err
-    assert err.count("\n") == 1

@@ -1,1 +1,6 @@
-"""Flax NNX modules over the functional API."""
+"""Flax NNX modules over the functional API, with PyTorch's names, arguments and shapes."""
+
+from jaxrnn.modules.cells import GRUCell, LSTMCell, RNNCell
+from jaxrnn.modules.layers import GRU, LSTM, RNN
+
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]

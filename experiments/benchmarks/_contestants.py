@@ -1,0 +1,128 @@
+"""The ways of computing a problem: jaxrnn's own here, those of other libraries in `_peers`."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jaxrnn
+from experiments.benchmarks._problem import Problem, difference, mean_square
+from experiments.benchmarks._turns import TASKS, Program, compiled
+
+
+class Contestant(NamedTuple):
+    """One way to compute."""
+
+    prepare: Callable[[str], Program]  # task -> its call, which gives outputs, or (loss, gradients)
+    as_time_first: Callable[[Any], Any] = lambda ys: ys  # outputs as (T, B, H)
+    as_jaxrnn: Callable[[Any], Any] = lambda gradients: gradients  # gradients as jaxrnn's parameters
+    without: tuple[str, ...] = ()  # the parameters of jaxrnn's that it does not have
+
+
+class Model(NamedTuple):
+    """One way to compute with JAX: a function of parameters and inputs."""
+
+    outputs: Callable[[Any, jax.Array], jax.Array]
+    params: Any
+    as_jaxrnn: Callable[[Any], Any] = lambda gradients: gradients
+    without: tuple[str, ...] = ()
+    batch_first: bool = False
+
+
+class Disagreement(NamedTuple):
+    """A contestant that computes something else than the first."""
+
+    cell: str
+    shape: str
+    contestant: str
+    difference: float
+
+
+def swap(array: jax.Array) -> jax.Array:
+    """Time first as batch first, and back."""
+    return array.swapaxes(0, 1)
+
+
+def of_model(problem: Problem, model: Model) -> Contestant:
+    """A contestant on one device. Inputs and target lie in the order of axes that the model reads."""
+    xs, target = (swap(a) if model.batch_first else a for a in (problem.xs, problem.target))
+
+    def loss(params: Any, xs: jax.Array, target: jax.Array) -> jax.Array:
+        return mean_square(model.outputs(params, xs), target)
+
+    def prepare(task: str) -> Program:
+        if task == "forward":
+            return compiled(model.outputs, model.params, xs)
+        return compiled(jax.value_and_grad(loss), model.params, xs, target)
+
+    as_time_first = swap if model.batch_first else Contestant._field_defaults["as_time_first"]
+    return Contestant(prepare, as_time_first, model.as_jaxrnn, model.without)
+
+
+def unrolled(problem: Problem, **options: Any) -> Contestant:
+    """`jaxrnn.unroll`, with options of its own."""
+    cell = problem.cell
+
+    def outputs(params: Any, xs: jax.Array) -> jax.Array:
+        return jaxrnn.unroll(cell, params, xs, **options)[1]
+
+    return of_model(problem, Model(outputs, problem.params))
+
+
+def sharded(problem: Problem) -> Contestant | None:
+    """`jaxrnn.data_parallel` over all devices; `None` where the batch does not divide."""
+    devices = jax.device_count()
+    if devices == 1 or problem.shape.batch % devices:
+        return None
+    cell, mesh = problem.cell, jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere, by_batch = PartitionSpec(), PartitionSpec(None, "batch")
+    params = jax.device_put(problem.params, NamedSharding(mesh, everywhere))
+    xs, target = jax.device_put((problem.xs, problem.target), NamedSharding(mesh, by_batch))
+
+    def outputs(params: Any, xs: jax.Array) -> jax.Array:
+        return jaxrnn.unroll(cell, params, xs)[1]
+
+    def loss(params: Any, xs: jax.Array, target: jax.Array) -> jax.Array:
+        return mean_square(outputs(params, xs), target)
+
+    def prepare(task: str) -> Program:
+        if task == "forward":  # outputs are not averaged
+            split = jax.shard_map(outputs, mesh=mesh, in_specs=(everywhere, by_batch), out_specs=by_batch)
+            return compiled(split, params, xs)
+        return compiled(jaxrnn.data_parallel(jax.value_and_grad(loss), (None, 1, 1)), params, xs, target)
+
+    return Contestant(prepare)
+
+
+# The first is what the others are compared with. `None` is one that cannot serve the problem.
+OWN: dict[str, Callable[[Problem], Contestant | None]] = {
+    "default": unrolled,
+    "scan": partial(unrolled, implementation="scan"),
+    "sharded": sharded,
+}
+
+
+def prepare(contestants: dict[str, Contestant]) -> dict[str, dict[str, Program]]:
+    """The programs by contestant and task."""
+    return {name: {task: contestant.prepare(task) for task in TASKS} for name, contestant in contestants.items()}
+
+
+def differences(
+    contestants: dict[str, Contestant], programs: dict[str, dict[str, Program]], reference: str
+) -> dict[str, float]:
+    """Calls everybody once: how far outputs, loss and gradients are from those of `reference`."""
+    outcomes = {}
+    for name, contestant in contestants.items():
+        ys, (loss, gradients) = (jax.block_until_ready(programs[name][task].call()) for task in TASKS)
+        outcomes[name] = contestant.as_time_first(ys), loss, contestant.as_jaxrnn(gradients)
+
+    def with_its_own(outcome: Any, contestant: Contestant) -> Any:
+        ys, loss, gradients = outcome
+        return ys, loss, gradients._replace(**dict.fromkeys(contestant.without))
+
+    return {
+        name: difference(with_its_own(outcome, contestants[name]), with_its_own(outcomes[reference], contestants[name]))
+        for name, outcome in outcomes.items()
+    }

@@ -1,0 +1,158 @@
+"""One safetensors file: arrays by name, and a JSON object that belongs to them.
+
+The arrays bear the path of the parameter as their name, as ``0.forward.w_x``. Of the two
+entries of the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its checksum:
+
+    version         of this layout: 1
+    configuration   how the network was made (:mod:`jaxrnn.configuration`), or null
+    input_size      I
+    checksums       the CRC-32 of each array's bytes, so that a flipped bit is found and named
+    metadata        what the user gave
+
+Reading executes nothing: safetensors holds numbers and text.
+"""
+
+import errno
+import json
+import os
+import secrets
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import _checks
+
+VERSION = 1
+ENTRY, ENTRY_CHECKSUM = "jaxrnn", "jaxrnn_crc32"
+DTYPES = {
+    "F64": jnp.float64, "F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16, "BOOL": jnp.bool_,
+    "I64": jnp.int64, "I32": jnp.int32, "I16": jnp.int16, "I8": jnp.int8,
+    "U64": jnp.uint64, "U32": jnp.uint32, "U16": jnp.uint16, "U8": jnp.uint8,
+}  # fmt: skip
+OTHER_FILES = {
+    b"\x80": "a Python pickle, which could execute anything",
+    b"PK": "a zip archive, as torch.save, Keras and numpy.savez write",
+    b"\x89HDF": "an HDF5 file, as Keras writes",
+    b"\x93NUMPY": "a NumPy file",
+}
+
+
+class Content(NamedTuple):
+    """What a file holds, each part checked for itself."""
+
+    arrays: dict[str, np.ndarray]
+    configuration: dict[str, Any] | None
+    input_size: int
+    metadata: dict[str, Any]
+
+
+def checked_path(where: str, path: Any) -> Path:
+    """`path` as a Path."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{where}: path expected a string or a path, got {_checks.describe(path)}")
+    return Path(path)
+
+
+def write(where: str, path: Path, content: Content) -> None:
+    """The whole content, or nothing: written and synced beside its place, then moved there."""
+    serialise = _safetensors(where).numpy.save
+    checksums = {name: zlib.crc32(array.tobytes()) for name, array in content.arrays.items()}
+    rest = {name: part for name, part in content._asdict().items() if name != "arrays"}
+    entry = json.dumps({"version": VERSION, **rest, "checksums": checksums})
+    whole = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
+    target = Path(os.path.realpath(path))  # a link stays one
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder")
+        with open(temporary, "xb") as file:
+            file.write(whole)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise OSError(error.errno, f"{where}: path: {error.strerror}; nothing was changed", str(path)) from error
+        raise
+
+
+def read(where: str, path: Path) -> Content:
+    """The content of a file, checked for all that can be seen without its network."""
+    arrays, metadata = read_arrays(where, path)
+    entry = _entry(where, path, metadata)
+    for name, array in arrays.items():
+        crc = zlib.crc32(array.tobytes())
+        if entry["checksums"].get(name, crc) != crc:
+            raise ValueError(f"{where}: {path}: {name} does not have its checksum; the file is corrupted")
+    return Content(arrays, entry["configuration"], entry["input_size"], entry["metadata"])
+
+
+def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of any safetensors file, in their own dtypes, and its metadata."""
+    deserialise = _safetensors(where).deserialize
+    try:
+        whole = path.read_bytes()
+    except OSError as error:
+        raise OSError(error.errno, f"{where}: path: {error.strerror}", str(path)) from error
+    try:
+        tensors = deserialise(whole)
+    except Exception as error:
+        guess = next((kind for magic, kind in OTHER_FILES.items() if whole.startswith(magic)), "")
+        got = f"{guess}; nothing of it was run" if guess else f"one that is truncated, corrupted or another ({error})"
+        raise ValueError(f"{where}: {path}: expected a safetensors file, got {got}") from error
+    arrays = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in DTYPES:
+            raise ValueError(f"{where}: {path}: {name} expected one of {', '.join(DTYPES)}, got {tensor['dtype']}")
+        arrays[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    return arrays, header.get("__metadata__") or {}
+
+
+def _safetensors(where: str) -> Any:
+    """The optional library that knows the format."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(f'{where}: expected safetensors to be installed: pip install "jaxrnn[interop]"') from error
+    return safetensors
+
+
+def _entry(where: str, path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object, with everything in it that the layout asks for."""
+    if ENTRY not in metadata:
+        raise ValueError(
+            f"{where}: {path}: expected a file that jaxrnn.save wrote, got safetensors from elsewhere; "
+            "jaxrnn.interop converts other libraries' weights"
+        )
+    text = metadata[ENTRY]
+    if metadata.get(ENTRY_CHECKSUM) != str(zlib.crc32(text.encode())):
+        raise ValueError(f"{where}: {path}: {ENTRY} in its metadata does not have its checksum; the file is corrupted")
+    try:
+        entry = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {path}: {ENTRY} in its metadata expected JSON: {error}") from error
+    entry = entry if isinstance(entry, dict) else {}
+    version = entry.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise ValueError(
+            f"{where}: {path}: version expected at most {VERSION}, got {version}; update jaxrnn, a newer one wrote it"
+        )
+    valid = {
+        "version": version == VERSION,
+        "configuration": isinstance(entry.get("configuration", 0), (dict, type(None))),
+        "input_size": isinstance(entry.get("input_size"), int) and entry["input_size"] >= 1,
+        "checksums": isinstance(entry.get("checksums"), dict),
+        "metadata": isinstance(entry.get("metadata"), dict),
+    }
+    for name, is_valid in valid.items():
+        if not is_valid:
+            raise ValueError(f"{where}: {path}: {name} is missing or wrong, got {_checks.describe(entry.get(name))}")
+    return entry

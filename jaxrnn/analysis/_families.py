@@ -1,0 +1,76 @@
+"""What the analysis knows of each family of cells: the names and places of its gates, and none of its equations."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array
+
+from jaxrnn._types import Cell, Params
+from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
+from jaxrnn.cells.gru import GATES as GRU_GATES
+from jaxrnn.cells.lstm import COUPLED_GATES
+from jaxrnn.cells.lstm import GATES as LSTM_GATES
+from jaxrnn.cells.mgu import GATES as MGU_GATES
+from jaxrnn.cells.rnn import GATES as RNN_GATES
+
+Values = dict[str, Array]
+
+
+class Family(NamedTuple):
+    """Cells that have their parameters in one record."""
+
+    blocks: tuple[str, ...]  # side by side in w_x, w_h and b
+    gates: tuple[str, ...]  # what is between 0 and 1
+    values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
+    kept: tuple[str, bool] | None  # the gate that says what a step keeps; whether that is 1 minus the gate
+
+
+def _lstm_values(residual: Any) -> Values:
+    i = 1 - residual.f if residual.i is None else residual.i  # coupled
+    return {"i": i, "f": residual.f, "g": residual.g, "o": residual.o}
+
+
+def _first(names: tuple[str, ...], residual: Any) -> Values:
+    """The entries that a residual begins with."""
+    return dict(zip(names, residual, strict=False))
+
+
+def _family(params: Any) -> Family | None:
+    if isinstance(params, LSTMParams):
+        rows = (params.w_h if params.w_proj is None else params.w_proj).shape[0]
+        blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * rows else LSTM_GATES
+        return Family(blocks, ("i", "f", "o"), _lstm_values, ("f", False))
+    if isinstance(params, GRUParams):
+        return Family(GRU_GATES, ("r", "z"), functools.partial(_first, GRU_GATES), ("z", False))
+    if isinstance(params, MGUParams):
+        return Family(MGU_GATES, ("f",), functools.partial(_first, MGU_GATES), ("f", True))
+    if isinstance(params, (RNNParams, IndRNNParams)):
+        return Family(RNN_GATES, (), functools.partial(_first, ()), None)
+    return None
+
+
+def family_of_params(where: str, params: Any) -> Family:
+    """The family whose record `params` are."""
+    family = _family(params)
+    if family is None:
+        raise TypeError(
+            f"{where}: params expected those of one of this library's cells, got {type(params).__name__}; "
+            "of a network, give those of one layer in one direction"
+        )
+    return family
+
+
+def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
+    """The family of a cell that has gates, and the shapes of its parameters."""
+    shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, Cell) else None
+    family = _family(shapes)
+    if family is None or not family.gates or cell.rule is None:
+        raise NotImplementedError(f"{where}: cell expected an LSTM, GRU or MGU, which have gates; got {cell!r}")
+    return family, shapes
+
+
+def own_residual(residual: Any) -> Any:
+    """A cell's own residual, out of that of zoneout around it."""
+    return residual[0] if isinstance(residual[0], tuple) else residual

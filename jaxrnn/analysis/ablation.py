@@ -1,0 +1,161 @@
+"""A cell with one of its gates fixed, to see what the gate is good for.
+
+A gate is σ(a), so fixing it needs no equation anew: its blocks of the weights count as zero,
+and its bias as logit(value), ±∞ for a gate fixed open or closed. Where x W_x and h W_h are
+normalised over all blocks together, the block of their scales counts as zero in the place of
+the weights, so that the other gates see what they saw before.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
+from jaxrnn.analysis._families import gated_family_of
+from jaxrnn.cells._algebra import Dropped
+
+
+class _Fixed(NamedTuple):
+    """Where the gate is in the parameters, and the logit of its value."""
+
+    start: int
+    stop: int
+    peephole: int | None  # its row, if there are peepholes and it has one
+    logit: np.ndarray
+
+
+def _without(fixed: _Fixed, leaf: Any) -> Any:
+    """A weight, scale or bias without its block."""
+    if leaf is None:
+        return None
+    if isinstance(leaf, Dropped):
+        return leaf._replace(w=_without(fixed, leaf.w))
+    return leaf.at[..., fixed.start : fixed.stop].set(0)
+
+
+def _cut(fixed: _Fixed, params: Params) -> Params:
+    """The parameters without those of the gate; also their cotangents."""
+    changes: dict[str, Any] = {"b": _without(fixed, params.b)}
+    norm = getattr(params, "norm", None)
+    if norm is None:
+        changes |= {"w_x": _without(fixed, params.w_x), "w_h": _without(fixed, params.w_h)}
+    else:
+        scales = {"scale_x": _without(fixed, norm.scale_x), "scale_h": _without(fixed, norm.scale_h)}
+        changes["norm"] = norm._replace(**scales)
+    if fixed.peephole is not None:
+        changes["peephole"] = params.peephole.at[fixed.peephole].set(0)
+    return params._replace(**changes)
+
+
+def _held(fixed: _Fixed, params: Params, dtype: Any) -> Params:
+    """The parameters with which the gate has its value whatever it reads."""
+    params = _cut(fixed, params)
+    b = jnp.zeros(params.w_x.shape[-1:], dtype) if params.b is None else params.b
+    return params._replace(b=b.at[fixed.start : fixed.stop].set(jnp.asarray(fixed.logit, b.dtype)))
+
+
+def _step(cell: Cell, fixed: _Fixed, params: Params, state: State, x: Array) -> tuple[State, PyTree]:
+    return cell.step(_held(fixed, params, params.w_x.dtype), state, x)
+
+
+def _rule(rule: Rule, fixed: _Fixed) -> Rule:
+    """The rule of the cell, given parameters in which the gate is fixed; the bias is read by `project` alone."""
+    held: Callable[[Params], Params] = functools.partial(_cut, fixed)
+
+    def accumulate(params: Params, xs: PyTree, tape: Tape, deltas: PyTree) -> tuple[Params, PyTree]:
+        dparams, dxs = rule.accumulate(held(params), xs, tape, deltas)
+        return held(dparams), dxs
+
+    def prepare(params: Params) -> Params:
+        return held(params) if rule.prepare is None else rule.prepare(held(params))
+
+    return Rule(
+        project=lambda params, xs: rule.project(_held(fixed, params, xs.dtype), xs),
+        forward=lambda params, state, z: rule.forward(held(params), state, z),
+        backward=rule.backward,
+        accumulate=accumulate,
+        matrices=rule.matrices,
+        prepare=prepare,
+    )
+
+
+def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
+    """The cell with a gate fixed: open (1), closed (0), or at its mean.
+
+    Parameters and states are those of the cell; what of the parameters only the gate read is
+    not read, and its gradient is zero. Fix several by calling it several times. A run costs
+    what it cost.
+
+    Args:
+        cell: an LSTM, GRU or MGU; with noise, ablate it first and then :func:`jaxrnn.regularize` it.
+        gate: "i", "f" or "o" of an LSTM (coupled: "f" or "o"), "r" or "z" of a GRU, "f" of an MGU.
+        value: a number in [0, 1], or an array `(H,)` of such, one for each unit, as
+            `gate_statistics(...)["f"].mean`. Not traced: a cell is made outside of `jit`.
+
+    Returns:
+        A :class:`jaxrnn.Cell`, which :func:`jaxrnn.unroll` and `stack` take as any other.
+
+    Raises:
+        TypeError, ValueError: for a gate that the cell has not, or a value outside [0, 1].
+        NotImplementedError: for a cell without gates, one of your own, or one with noise.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> closed = analysis.ablate_gates(cell, "o", 0.0)
+        >>> _, ys = jaxrnn.unroll(closed, params, jnp.ones((6, 2, 3)))
+        >>> bool((ys == 0).all())
+        True
+
+    References:
+        Greff, Srivastava, Koutník, Steunebrink & Schmidhuber 2017, arXiv:1503.04069, whose NIG,
+        NFG and NOG are trained without a gate; here it can be taken from a trained cell.
+    """
+    where = "ablate_gates"
+    family, shapes = gated_family_of(where, cell)
+    if cell.sample is not None:
+        raise NotImplementedError(f"{where}: cell expected one without noise, got {cell!r}; ablate it, then regularize")
+    if gate not in family.gates or gate not in family.blocks:
+        coupled = gate in family.gates
+        why = "; in a coupled LSTM it is 1 - f" if coupled else "; a candidate (tanh) is no gate"
+        names = [name for name in family.gates if name in family.blocks]
+        raise ValueError(f"{where}: gate expected one of {', '.join(map(repr, names))} of {cell!r}, got {gate!r}{why}")
+    place = family.blocks.index(gate)
+    hidden = shapes.w_x.shape[-1] // len(family.blocks)
+    peephole = None
+    if getattr(shapes, "peephole", None) is not None:
+        peephole = [name for name in family.blocks if name in family.gates].index(gate)
+    logit = _logit(where, value, hidden)
+    fixed = _Fixed(place * hidden, (place + 1) * hidden, peephole, logit)
+    assert cell.rule is not None
+    return cell._replace(
+        step=functools.partial(_step, cell, fixed),
+        rule=_rule(cell.rule, fixed),
+        name=f"ablate_gates({cell.name}, {gate!r})",
+        config=None,
+    )
+
+
+def _logit(where: str, value: Any, hidden: int) -> np.ndarray:
+    if isinstance(value, Tracer):
+        raise TypeError(f"{where}: value expected a number or an array, got a traced one; make the cell outside of jit")
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(
+            f"{where}: value expected a number in [0, 1] or an array of them, got {_checks.describe(value)}"
+        )
+    numbers = np.asarray(value, np.float64)
+    if numbers.shape not in ((), (hidden,)):
+        raise ValueError(f"{where}: value expected a number or shape (H,) = ({hidden},), got {numbers.shape}")
+    if not ((numbers >= 0) & (numbers <= 1)).all():
+        raise ValueError(f"{where}: value expected numbers in [0, 1], got {_checks.describe(value)}")
+    with np.errstate(divide="ignore"):
+        return np.log(numbers) - np.log1p(-numbers)

@@ -1,0 +1,147 @@
+"""The four ways from an LSTM's memory to the next: ∂c_t/∂c_{t-1}, term by term.
+
+With h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}), the output gate o_{t-1} held fixed, the gates of step t are
+functions of c_{t-1} alone, and c_t = f ⊙ c_{t-1} + i ⊙ g gives
+
+    ∂c_t/∂c_{t-1} = diag(f) + diag(c_{t-1}) ∂f/∂c_{t-1} + diag(g) ∂i/∂c_{t-1} + diag(i) ∂g/∂c_{t-1}
+
+In the plain LSTM, with J = o_{t-1} ⊙ (1 - tanh²(c_{t-1})) and W_h of each gate,
+
+    ∂f/∂c_{t-1} = diag(f(1-f)) W_hfᵀ diag(J)    ∂i/∂c_{t-1} = diag(i(1-i)) W_hiᵀ diag(J)
+    ∂g/∂c_{t-1} = diag(1-g²) W_hgᵀ diag(J)
+
+The derivatives of the gates are taken of the cell's own rule, in whatever variant: a projection
+stands between J and W_h, peepholes add their diagonal to f and i, coupled gates have ∂i = -∂f,
+and layer normalisation adds its own.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.analysis._trajectory import Steps, batched, per_sequence, trajectory
+from jaxrnn.cells import LSTMParams, LSTMState
+from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells.lstm import _Gates, _shown
+
+
+class CellStateTerms(NamedTuple):
+    """The terms of ∂c_t/∂c_{t-1}, each `(T - 1, *B, H, H)` unless reduced."""
+
+    highway: PyTree  # diag(f)
+    forget: PyTree  # through f
+    input: PyTree  # through i
+    candidate: PyTree  # through g
+
+
+def cell_state_jacobian_terms(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    reduce: Callable[[Array], PyTree] | None = None,
+) -> CellStateTerms:
+    """The four terms of ∂c_t/∂c_{t-1} of an LSTM: the highway, and the paths through f, i and g.
+
+    highway   diag(f)                         forget     diag(c_{t-1}) ∂f/∂c_{t-1}
+    input     diag(g) ∂i/∂c_{t-1}             candidate  diag(i) ∂g/∂c_{t-1}
+
+    by way of h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}) with o_{t-1} held. Their sum is the derivative of c_t
+    by c_{t-1} along that path. Entry [i, j] is of c_t's entry i by c_{t-1}'s entry j. The first
+    step has no o before it, so that there are T - 1: entry t leads from step t's memory to
+    step t + 1's.
+
+    Variants: with a projection the path goes through W_p; peepholes of f and i count to those
+    terms, that of o is held with o; coupled, the input term is that of 1 - f; with layer
+    normalisation c is normalised on its way into h, and h W_h on its way into the gates.
+
+    The result holds 4 T B H² numbers, at H forward derivatives of a step each, O(T B G H³).
+    Where that does not fit, reduce each term where it is made.
+
+    Args:
+        cell: an LSTM, in any variant, ablated or not.
+        params, xs, state: as for :func:`state_jacobians`.
+        lengths: `(*B,)` integers in 0..T. Where a step takes no part the memory is held: the
+            highway is the identity and the other terms are zeros.
+        reduce: a pure function of one `(H, H)` term, called inside the loop, as
+            `lambda term: jnp.linalg.norm(term, 2)`.
+
+    Returns:
+        :class:`CellStateTerms`.
+
+    Raises:
+        TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses.
+        NotImplementedError: for a cell that is not an LSTM, and for one with zoneout, where h is
+            not o ⊙ tanh(c).
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> xs = jax.random.normal(jax.random.key(1), (6, 2, 3))
+        >>> terms = analysis.cell_state_jacobian_terms(cell, params, xs)
+        >>> terms.highway.shape
+        (5, 2, 4, 4)
+        >>> norms = analysis.cell_state_jacobian_terms(cell, params, xs, reduce=lambda term: jnp.linalg.norm(term, 2))
+        >>> norms.forget.shape
+        (5, 2)
+    """
+    where = "cell_state_jacobian_terms"
+    if reduce is not None and not callable(reduce):
+        raise TypeError(f"{where}: reduce expected a function of one term, got {_checks.describe(reduce)}")
+    if not isinstance(params, LSTMParams) or getattr(cell, "rule", None) is None:
+        raise NotImplementedError(
+            f"{where}: cell expected an LSTM with its params, got {cell!r} and {type(params).__name__}"
+        )
+    run = trajectory(where, cell, params, xs, state, lengths)
+    return _terms(cell, reduce, run.params, run.steps)
+
+
+def _hidden(params: LSTMParams, o: Float[Array, "H"], c: Float[Array, "H"]) -> Float[Array, "HorP"]:
+    """h from c, with o given."""
+    m = o * jnp.tanh(_shown(params, c)[0])
+    return m if params.w_proj is None else alg.dot(m, params.w_proj)
+
+
+def _gates(cell: Cell, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> _Gates:
+    assert cell.rule is not None
+    residual = cell.rule.forward(params, state, cell.rule.project(params, xs))[2]
+    if not isinstance(residual, _Gates):
+        raise NotImplementedError(
+            f"cell_state_jacobian_terms: cell expected an LSTM without zoneout, got {cell!r}; "
+            "the h that zoneout mixes is not o ⊙ tanh(c)"
+        )
+    return residual
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _terms(cell: Cell, reduce: Callable | None, params: LSTMParams, steps: Steps) -> CellStateTerms:
+    o = _gates(cell, params, steps.before, steps.xs).o
+
+    def at(now: tuple[Array, Steps]) -> CellStateTerms:
+        o_before, (before, x, takes_part) = now
+
+        def gates(c: Float[Array, "H"]) -> tuple[Array, Array, Array]:
+            found = _gates(cell, params, LSTMState(_hidden(params, o_before, c), c), x)
+            return found.f, 1 - found.f if found.i is None else found.i, found.g
+
+        (f, i, g), (df, di, dg) = gates(before.c), jax.jacfwd(gates)(before.c)
+        terms = CellStateTerms(jnp.diag(f), before.c[:, None] * df, g[:, None] * di, i[:, None] * dg)
+        if takes_part is not None:
+            held = CellStateTerms(jnp.eye(f.shape[0], dtype=f.dtype), *(jnp.zeros_like(df),) * 3)
+            terms = jax.tree.map(lambda term, h: jnp.where(takes_part, term, h), terms, held)
+        return terms if reduce is None else CellStateTerms(*map(reduce, terms))
+
+    flat = per_sequence(steps)
+    later = jax.tree.map(lambda leaf: leaf[1:], flat)
+    made = jax.lax.map(jax.vmap(at), (o.reshape(o.shape[0], -1, o.shape[-1])[:-1], later))
+    return batched(made, steps)

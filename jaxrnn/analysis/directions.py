@@ -1,0 +1,147 @@
+"""What a sequence does to one direction: products of Jacobians with a vector, no Jacobian made."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.analysis._logscale import unit
+from jaxrnn.analysis._trajectory import Steps, Trajectory, trajectory
+from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.masking import select
+
+
+def tangent_norms(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    tangent: State | None = None,
+    key: Array | None = None,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+) -> Float[Array, "T *B"]:
+    """How a small change of the initial state grows: log ‖(∂s_t/∂s_0) v‖ for every t, where ‖v‖ = 1.
+
+    The change is carried forward at length 1 and its length as a log, so that nothing
+    overflows or vanishes. Costs one forward derivative of every step, O(T B G H²), and the
+    memory of the states. The mean over random v of ‖P v‖² is ‖P‖²_F / S: `jax.vmap` over
+    keys estimates the Frobenius norm of a Jacobian that would not fit.
+
+    Args:
+        cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
+        tangent: v, with the structure and shapes of the state; divided by its length, that of
+            each sequence for itself.
+        key: draws a v of random direction, where none is given.
+
+    Returns:
+        `(T, *B)` natural logs; entry t is of the state after step t. -inf is a length of 0.
+
+    Raises:
+        TypeError, ValueError: as :func:`state_jacobians`; for a tangent of another structure
+            or shape, or unless one of `tangent` and `key` is given.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.gru(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> analysis.tangent_norms(cell, params, jnp.ones((300, 2, 3)), key=jax.random.key(1)).shape
+        (300, 2)
+    """
+    where = "tangent_norms"
+    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    return _forward(cell, run.params, run.steps, _direction(where, "tangent", tangent, key, run))
+
+
+def cotangent_norms(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    cotangent: State | None = None,
+    key: Array | None = None,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+) -> Float[Array, "T *B"]:
+    """How a gradient by the final state fades on its way back: log ‖(∂s_T/∂s_t)ᵀ u‖ for every t, where ‖u‖ = 1.
+
+    The counterpart of :func:`tangent_norms`, at one backward derivative of every step: what
+    back-propagation does to a gradient that comes in at the end alone. With a loss at hand,
+    :func:`gradient_flow` follows its gradient.
+
+    Args:
+        cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
+        cotangent: u, with the structure and shapes of the state; divided by its length, that
+            of each sequence for itself.
+        key: draws a u of random direction, where none is given.
+
+    Returns:
+        `(T, *B)` natural logs; entry t is of the state that entered step t, as in
+        :func:`jacobian_products`. -inf is a length of 0.
+
+    Raises:
+        TypeError, ValueError: as :func:`tangent_norms`.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> analysis.cotangent_norms(cell, params, jnp.ones((300, 2, 3)), key=jax.random.key(1)).shape
+        (300, 2)
+    """
+    where = "cotangent_norms"
+    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    return _backward(cell, run.params, run.steps, _direction(where, "cotangent", cotangent, key, run))
+
+
+def _direction(where: str, name: str, given: Any, key: Array | None, run: Trajectory) -> State:
+    """A vector of length 1 for each sequence."""
+    if (given is None) == (key is None):
+        raise ValueError(f"{where}: expected either {name} or key, got {'neither' if key is None else 'both'}")
+    if key is not None:
+        leaves, structure = jax.tree.flatten(run.final)
+        keys = jax.random.split(key, len(leaves))
+        drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]
+        given = jax.tree.unflatten(structure, drawn)
+    _checks.state_like(where, name, given, run.final)
+    given = cast_floating(jax.tree.map(jnp.asarray, given), run.steps.xs.dtype)
+    return unit(given, run.steps.xs.ndim - 2)[0]
+
+
+def _carried(
+    direction: State, log_length: Array, image: PyTree, mask: Array | None
+) -> tuple[tuple[State, Array], Array]:
+    """Direction and length after a step that made `image` of the direction."""
+    direction, change = unit(select(mask, image, direction), log_length.ndim)
+    log_length = log_length + change
+    return (direction, log_length), log_length
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(cell: Cell, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
+    def body(carry: tuple[State, Array], now: Steps) -> tuple[tuple[State, Array], Array]:
+        step = lambda state: cell.step(params, state, now.xs)[0]  # noqa: E731
+        _, image = jax.jvp(step, (now.before,), (carry[0],))
+        return _carried(*carry, image, now.mask)
+
+    start = (direction, jnp.zeros(steps.xs.shape[1:-1], steps.xs.dtype))
+    return jax.lax.scan(body, start, steps)[1]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _backward(cell: Cell, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
+    def body(carry: tuple[State, Array], now: Steps) -> tuple[tuple[State, Array], Array]:
+        step = lambda state: cell.step(params, state, now.xs)[0]  # noqa: E731
+        _, pull = jax.vjp(step, now.before)
+        return _carried(*carry, pull(carry[0])[0], now.mask)
+
+    start = (direction, jnp.zeros(steps.xs.shape[1:-1], steps.xs.dtype))
+    return jax.lax.scan(body, start, steps, reverse=True)[1]

@@ -1,0 +1,166 @@
+"""What the gates of a cell do over a sequence: their values, how they are spread, how long they keep."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, State
+from jaxrnn.analysis._families import Values, gated_family_of, own_residual
+from jaxrnn.analysis._trajectory import Steps, trajectory
+from jaxrnn.sequence.masking import only
+
+
+class GateStatistics(NamedTuple):
+    """Of one gate, unit by unit, over all steps of all sequences that take part."""
+
+    mean: Float[Array, "H"]
+    below: Float[Array, "H"]  # the share of values below `low`: closed
+    above: Float[Array, "H"]  # the share of values above `high`: open
+    histogram: Int[Array, "H bins"]  # counts in bins of equal width over [0, 1]
+    retention_time: Float[Array, "H"] | None  # in steps; None: not the gate that says what is kept
+
+
+def gate_values(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+) -> Values:
+    """The gates, and the candidate, of every step.
+
+    LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant. They are what the
+    cell's own rule computes, from the states of one run, for all steps in one product.
+
+    Costs one run, and G T B H numbers.
+
+    Args:
+        cell: an LSTM, GRU or MGU; around it may stand :func:`jaxrnn.regularize`, whose noise is off.
+        params, xs, state, lengths, mask: as for :func:`state_jacobians`.
+
+    Returns:
+        A dictionary of `(T, *B, H)` by name; zeros where a step takes no part.
+
+    Raises:
+        TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses.
+        NotImplementedError: for a cell without gates, or one of your own.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> gates = analysis.gate_values(cell, params, jnp.ones((6, 2, 3)))
+        >>> list(gates), gates["f"].shape
+        (['i', 'f', 'g', 'o'], (6, 2, 4))
+    """
+    gated_family_of("gate_values", cell)
+    run = trajectory("gate_values", cell, params, xs, state, lengths, mask)
+    values = _values(cell, run.params, run.steps)
+    return {name: values[name] for name in ("i", "r", "z", "f", "g", "n", "o") if name in values}  # jit sorts by name
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _values(cell: Cell, params: Params, steps: Steps) -> Values:
+    family, _ = gated_family_of("gate_values", cell)
+    assert cell.rule is not None
+    residual = cell.rule.forward(params, steps.before, cell.rule.project(params, steps.xs))[2]
+    return only(steps.mask, family.values(own_residual(residual)))
+
+
+def gate_statistics(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    low: float = 0.1,
+    high: float = 0.9,
+    bins: int = 20,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+) -> dict[str, GateStatistics]:
+    """How every gate is spread between closed and open, and how long the memory keeps.
+
+    The retention time is -1/⟨log f⟩, the steps after which a share 1/e of the memory is left
+    when every step keeps its share f: infinite at f = 1. It stands at the gate that says what
+    is kept: f of an LSTM, z of a GRU, and for an MGU, which keeps 1 - f, at its f.
+
+    Costs one run, G T B H numbers for the gates, and `bins` passes over them.
+
+    Args:
+        cell, params, xs, state, lengths, mask: as for :func:`gate_values`.
+        low, high: what counts as closed and as open; 0 < low <= high < 1.
+        bins: of the histogram.
+
+    Returns:
+        A dictionary of :class:`GateStatistics` by the name of the gate: i f o, r z, or f.
+        Means over units are means over everything. Without a step that takes part, means and
+        shares are NaN.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as :func:`gate_values`; for thresholds out
+            of order, or bins that are not a positive integer.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4, use_bias=False)
+        >>> params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 3))
+        >>> forget = analysis.gate_statistics(cell, params, jnp.ones((6, 2, 3)))["f"]
+        >>> float(forget.mean[0]), float(forget.above[0]), round(float(forget.retention_time[0]), 2)
+        (0.5, 0.0, 1.44)
+
+    References:
+        Karpathy, Johnson & Fei-Fei 2015, arXiv:1506.02078, section 4.3, for the fractions and the
+        thresholds; Tallec & Ollivier 2018, arXiv:1804.11188, for the time scale of a gate.
+    """
+    where = "gate_statistics"
+    family, _ = gated_family_of(where, cell)
+    low, high = _checks.positive_float(where, "low", low), _checks.positive_float(where, "high", high)
+    if not low <= high < 1:
+        raise ValueError(f"{where}: low and high expected 0 < low <= high < 1, got {low} and {high}")
+    bins = _checks.positive_int(where, "bins", bins)
+    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    values = _values(cell, run.params, run.steps)
+    found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in family.gates}
+    assert family.kept is not None
+    name, complement = family.kept
+    kept = 1 - values[name] if complement else values[name]
+    return found | {name: found[name]._replace(retention_time=_retention_time(kept, run.steps.mask))}
+
+
+def _counted(values: Float[Array, "T *B H"], mask: Array | None) -> tuple[Array, Array]:
+    """Values `(N, H)`, and which of them count."""
+    rows = values.reshape(-1, values.shape[-1])
+    taken = jnp.ones(rows.shape[:1], bool) if mask is None else mask.reshape(-1)
+    return rows, jnp.broadcast_to(taken[:, None], rows.shape)
+
+
+def _mean(rows: Float[Array, "N H"], taken: Bool[Array, "N H"]) -> Float[Array, "H"]:
+    total = jnp.sum(jnp.where(taken, rows, jnp.zeros_like(rows)), 0)
+    return total / jnp.sum(taken, 0).astype(rows.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _spread(low: float, high: float, bins: int, values: Float[Array, "T *B H"], mask: Array | None) -> GateStatistics:
+    """All but the retention time."""
+    rows, taken = _counted(values, mask)
+    share = lambda where: _mean(where.astype(rows.dtype), taken)  # noqa: E731
+    bin_of = jnp.clip((rows * bins).astype(jnp.int32), 0, bins - 1)
+    counts = jax.lax.map(
+        lambda k: jnp.sum(taken & (bin_of == k), 0, dtype=jnp.int32), jnp.arange(bins, dtype=jnp.int32)
+    )
+    return GateStatistics(_mean(rows, taken), share(rows < low), share(rows > high), counts.T, None)
+
+
+@jax.jit
+def _retention_time(kept: Float[Array, "T *B H"], mask: Array | None) -> Float[Array, "H"]:
+    rows, taken = _counted(kept, mask)
+    return -1 / _mean(jnp.log(rows), taken)

@@ -1,0 +1,261 @@
+"""Where the gradient of a loss goes: its size at every step, and what every step gives to each weight.
+
+Back-propagation through time, one derivative of the cell's step after another:
+
+    δs_t = ȳ_t + (δs_t from step t+1)        (δθ_t, δs_{t-1}, δx_t) = the transpose of step t, of δs_t
+    ∂L/∂θ = Σ_t δθ_t
+
+The cotangent that is carried has length 1, and the log of its length beside it, for each
+sequence its own, so that nothing overflows or vanishes on the way. Through the layers of a
+network go the δx_t in the same form.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.analysis._logscale import (
+    Scaled,
+    at_one_scale,
+    log_norm,
+    normalised,
+    plus,
+    share,
+    times,
+    unscaled,
+)
+from jaxrnn.analysis._trajectory import Steps, Trajectory, trajectory
+from jaxrnn.network import MERGES, Bidirectional, Network
+from jaxrnn.sequence.masking import only, select
+
+
+class GradientFlow(NamedTuple):
+    """The gradient of a loss, step by step; logs are natural.
+
+    Of a network every field but the loss is a tuple over layers, with
+    :class:`jaxrnn.Bidirectional` where a layer reads both ways.
+    """
+
+    loss: Float[Array, ""]
+    log_state_norms: State  # log ‖∂L/∂s_t‖ for each part of the state, (T, *B)
+    log_weight_norms: Params  # log ‖δθ_t‖ for each array of the parameters, (T,)
+    contributions: Params | None  # δθ_t themselves, (T, ·)
+
+
+def gradient_flow(
+    net_or_cell: Network | Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    loss: Callable[[State, Array], Array],
+    state: State | None = None,
+    *,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+    contributions: bool = False,
+) -> GradientFlow:
+    """The gradient of any loss by every step's state, and each weight's gradient by the step it comes from.
+
+    ∂L/∂s_t is the derivative by the state as step t leaves it, its parts taken as independent:
+    what the gradient by the initial state would be if the sequence began there. Where the
+    output is a part of the state, as the h of every cell of this library, the loss's own
+    gradient by y_t is in it. A weight has one gradient, the sum over t of what its use in step
+    t gives.
+
+    Costs a run and one backward derivative of every step, O(T B G H (I + H)), and the memory of
+    the states. The norms are taken step by step; `contributions=True` holds T copies of the
+    weights' gradients.
+
+    Args:
+        net_or_cell: a network from :func:`jaxrnn.stack`, or a cell. Dropout and noise are off.
+        params: its parameters.
+        xs: `(T, *B, I)`, floating-point, time first.
+        loss: `(final_state, ys) -> scalar`, of what the unroll of the network or cell returns.
+        state: the state before the first step, of a network the tuple over its layers.
+        lengths: `(*B,)` integers in 0..T.
+        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. A step
+            that takes no part gives nothing to the weights; the state it holds has its gradient.
+        contributions: whether the split itself is wanted, beside its norms.
+
+    Returns:
+        :class:`GradientFlow`. A norm of 0 is -inf. Contributions are plain numbers and may
+        overflow where their logs do not. Of a layer that reads backward, entry t is of the state
+        after it has read step t.
+
+    Raises:
+        TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses, a state or parameters that
+            are not floating-point, or a loss that is not a scalar.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.rnn(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> xs = jax.random.normal(jax.random.key(1), (500, 2, 3))
+        >>> flow = analysis.gradient_flow(cell, params, xs, lambda final, ys: jnp.sum(final**2), contributions=True)
+        >>> flow.log_state_norms.shape, bool((flow.log_state_norms[0] < -50).all())
+        ((500, 2), True)
+        >>> flow.log_weight_norms.w_h.shape, flow.contributions.w_h.shape
+        ((500,), (500, 4, 4))
+
+    References:
+        Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, equations 3 to 5, whose "temporal
+        components" split the gradient further, by pairs of steps.
+    """
+    where = "gradient_flow"
+    if not callable(loss):
+        raise TypeError(f"{where}: loss expected a function of (final_state, ys), got {_checks.describe(loss)}")
+    contributions = _checks.boolean(where, "contributions", contributions)
+    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)):
+        raise TypeError(f"{where}: params expected floating-point arrays, got {_checks.describe(params)}")
+    if isinstance(net_or_cell, Network):
+        return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
+    run = trajectory(where, net_or_cell, params, xs, state, lengths, mask)
+    value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
+    found, _ = _back(net_or_cell, False, contributions, run.params, run.steps, dfinal, _plain(dys))
+    return GradientFlow(value, *found)
+
+
+def _scalar(loss: Callable[[State, Array], Array]) -> Callable[[State, Array], Array]:
+    def checked(final: State, ys: Array) -> Array:
+        value = loss(final, ys)
+        if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(
+                f"gradient_flow: loss expected to return a floating-point scalar, got {_checks.describe(value)}"
+            )
+        return value
+
+    return checked
+
+
+def _plain(dys: Array) -> Scaled:
+    """Cotangents at scale 1."""
+    return Scaled(dys, jnp.zeros(dys.shape[:-1], dys.dtype))
+
+
+# ---- one cell, in one direction
+
+
+def _own_output(state: State, y: PyTree) -> int | None:
+    """Which leaf of the state the output is, if it is one."""
+    return next((k for k, leaf in enumerate(jax.tree.leaves(state)) if leaf is y), None)
+
+
+def _state_norms(dstate: State, dy: Array, position: int | None, log_scale: Array) -> State:
+    """The logs of the norms of ∂L/∂s_t, part by part."""
+    leaves, structure = jax.tree.flatten(dstate)
+    if position is not None:
+        leaves[position] = leaves[position] + dy
+    return jax.tree.unflatten(structure, [log_scale + log_norm(leaf, log_scale.ndim) for leaf in leaves])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _back(
+    cell: Cell, reverse: bool, keep: bool, params: Params, steps: Steps, dfinal: State, dys: Scaled
+) -> tuple[tuple[State, Params, Params | None], Scaled]:
+    """The norms, the contributions if they are to be kept, and the cotangents of xs."""
+
+    def body(carry: Scaled, now: tuple[Steps, Scaled]) -> tuple[Scaled, Any]:
+        (before, x, mask), dy = now
+        position = None
+
+        def step(params: Params, state: State, x: Array) -> tuple[State, PyTree]:
+            nonlocal position
+            after, y = cell.step(params, state, x)
+            position = _own_output(after, y)
+            return after, y
+
+        _, pull = jax.vjp(step, params, before, x)
+        (dstate, dy), log_scale = at_one_scale(carry, dy._replace(value=only(mask, dy.value)))
+        norms = _state_norms(dstate, dy, position, log_scale)
+        dparams, dbefore, dx = pull((only(mask, dstate), dy))
+        dbefore = select(mask, dbefore, dstate)
+
+        largest = log_scale if mask is None else jnp.where(mask, log_scale, -jnp.inf)
+        if largest.ndim:  # the sequences add up, each at its own scale
+            weight = largest
+            largest = jnp.max(largest, initial=-jnp.inf)
+            weight = share(weight, jnp.broadcast_to(largest, weight.shape))
+            dparams, _, _ = pull((only(mask, times(dstate, weight)), times(dy, weight)))
+        weight_norms = jax.tree.map(lambda leaf: largest + log_norm(leaf, 0), dparams)
+        kept = jax.tree.map(lambda leaf: unscaled(leaf, largest), dparams) if keep else None
+        return normalised(Scaled(dbefore, log_scale)), (norms, weight_norms, kept, Scaled(dx, log_scale))
+
+    batch_shape = steps.xs.shape[1:-1]
+    start = normalised(Scaled(dfinal, jnp.zeros(batch_shape, steps.xs.dtype)))
+    _, (norms, weight_norms, kept, dxs) = jax.lax.scan(body, start, (steps, dys), reverse=not reverse)
+    return (norms, weight_norms, kept), dxs
+
+
+# ---- the layers of a network
+
+
+class _Way(NamedTuple):
+    """A cell of a layer, in the direction it reads."""
+
+    cell: Cell
+    reverse: bool
+    run: Trajectory
+
+
+def _ways(layer: Cell | Bidirectional, value: Any) -> tuple[Any, ...]:
+    """What belongs to each direction of a layer."""
+    return tuple(value) if isinstance(layer, Bidirectional) else (value,)
+
+
+def _layer(layer: Cell | Bidirectional, values: list[Any]) -> Any:
+    return Bidirectional(*values) if isinstance(layer, Bidirectional) else values[0]
+
+
+def _merge(net: Network) -> Callable[[Array, Array], Array]:
+    return MERGES[net.merge] if isinstance(net.merge, str) else net.merge
+
+
+def _run_layers(
+    net: Network, params: Params, xs: Any, states: Any, lengths: Any, mask: Any
+) -> tuple[list[list[_Way]], State, Array]:
+    """Every layer's runs, the final states, and the outputs."""
+    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask))  # checks the arguments
+    layers, finals = [], []
+    for k, layer in enumerate(net.layers):
+        given = _ways(layer, states[k]) if states is not None else (None, None)
+        ways = [
+            _Way(cell, bool(way), trajectory("gradient_flow", cell, own, xs, state, lengths, mask, bool(way)))
+            for way, (cell, own, state) in enumerate(
+                zip(_ways(layer, layer), _ways(layer, params[k]), given, strict=False)
+            )
+        ]
+        outputs = [way.run.ys for way in ways]
+        out = _merge(net)(*outputs) if isinstance(layer, Bidirectional) else outputs[0]
+        xs = out + xs if net.residual and k else out
+        layers.append(ways)
+        finals.append(_layer(layer, [way.run.final for way in ways]))
+    return layers, tuple(finals), xs
+
+
+def _of_network(
+    net: Network, params: Params, xs: Any, loss: Callable, states: Any, lengths: Any, mask: Any, keep: bool
+) -> GradientFlow:
+    layers, finals, ys = _run_layers(net, params, xs, states, lengths, mask)
+    value, (dfinals, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(finals, ys)
+    dys, found = _plain(dys), []
+    for k in range(len(layers) - 1, -1, -1):
+        layer, ways = net.layers[k], layers[k]
+        parts = [dys]
+        if isinstance(layer, Bidirectional):
+            _, pull = jax.vjp(_merge(net), *(way.run.ys for way in ways))
+            parts = [Scaled(part, dys.log_scale) for part in pull(dys.value)]
+        backs = [
+            _back(way.cell, way.reverse, keep, way.run.params, way.run.steps, dfinal, part)
+            for way, dfinal, part in zip(ways, _ways(layer, dfinals[k]), parts, strict=True)
+        ]
+        found.insert(0, [_layer(layer, list(values)) for values in zip(*(back[0] for back in backs), strict=True)])
+        passed = [back[1] for back in backs] + ([dys] if net.residual and k else [])
+        dys = plus(*passed)
+    norms, weights, contributions = (tuple(values) for values in zip(*found, strict=True))
+    return GradientFlow(value, norms, weights, contributions if keep else None)

@@ -1,0 +1,83 @@
+"""How each step's state depends on the one before it: ∂s_t/∂s_{t-1}."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.analysis._trajectory import Steps, batched, flat_step, per_sequence, trajectory
+
+Reduce = Callable[[Array], PyTree]
+
+
+def state_jacobians(
+    cell: Cell,
+    params: Params,
+    xs: Float[AnyArray, "T *B I"],
+    state: State | None = None,
+    *,
+    lengths: Int[AnyArray, "*B"] | None = None,
+    mask: Bool[AnyArray, "T *B"] | None = None,
+    reduce: Reduce | None = None,
+) -> PyTree:
+    """The Jacobian of every step: ∂s_t/∂s_{t-1}, as s_t = step(params, s_{t-1}, x_t).
+
+    Entry [i, j] is the derivative of entry i of s_t by entry j of s_{t-1}. The S entries of a
+    state are those of its leaves one after another, in the order of `jax.tree.leaves`: the H of
+    h for an RNN or GRU; for an LSTM the H of h (P with a projection), then the H of c.
+
+    The result holds T B S² numbers. A step costs S forward derivatives of itself, O(S G H²) a
+    sequence, and their memory; steps are taken one after another. Where T B S² numbers do not
+    fit, reduce each Jacobian where it is made, or ask :func:`tangent_norms` and
+    :func:`cotangent_norms`, which never make one.
+
+    Args:
+        cell: any whose state is floating-point throughout. Noise of a regularised one is off.
+        params: the cell's parameters.
+        xs: `(T, *B, I)`, floating-point, time first.
+        state: the state before the first step; by default `cell.initial_state`.
+        lengths: `(*B,)` integers in 0..T. Where a step takes no part the state is held, and
+            its Jacobian is the identity.
+        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two.
+        reduce: a pure function of one `(S, S)` Jacobian, called inside the loop, as
+            `lambda j: jnp.linalg.norm(j, 2)`.
+
+    Returns:
+        `(T, *B, S, S)`, or what `reduce` makes of each with `(T, *B)` before its axes.
+
+    Raises:
+        TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses, or a state with entries
+            that are not floating-point.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from jaxrnn import analysis
+        >>> cell = jaxrnn.lstm(4)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> analysis.state_jacobians(cell, params, jnp.ones((6, 2, 3))).shape
+        (6, 2, 8, 8)
+    """
+    where = "state_jacobians"
+    if reduce is not None and not callable(reduce):
+        raise TypeError(f"{where}: reduce expected a function of one Jacobian, got {_checks.describe(reduce)}")
+    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    return jacobians_of(cell, reduce, run.params, run.steps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def jacobians_of(cell: Cell, reduce: Reduce | None, params: Params, steps: Steps) -> PyTree:
+    """The Jacobian of each of these steps, reduced if asked for."""
+
+    def at(now: Steps) -> PyTree:
+        flat, step = flat_step(cell, params, now.before, now.xs)
+        jacobian = jax.jacfwd(step)(flat)
+        if now.mask is not None:
+            jacobian = jnp.where(now.mask, jacobian, jnp.eye(flat.shape[0], dtype=flat.dtype))
+        return jacobian if reduce is None else reduce(jacobian)
+
+    made = jax.lax.map(jax.vmap(at), per_sequence(steps))
+    return batched(made, steps)

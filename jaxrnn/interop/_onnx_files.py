@@ -1,0 +1,103 @@
+"""ONNX models in files, and the arrays in them: nothing is trusted, nothing is half-written."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Source(NamedTuple):
+    """A model and where it is from."""
+
+    where: str  # the function that reads it, for messages
+    label: str  # what messages call the model
+    model: Any
+    folder: Path | None  # where arrays outside the model may lie
+
+
+def require_onnx(where: str) -> Any:
+    """The package `onnx`, which only the interop extra brings."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ImportError(f'{where}: needs the package onnx; pip install "jaxrnn[interop]"') from error
+    return onnx
+
+
+def read_model(where: str, model: Any) -> Source:
+    """A `ModelProto` as it is, or the one in a file."""
+    onnx = require_onnx(where)
+    if isinstance(model, onnx.ModelProto):
+        return Source(where, "the model", model, None)
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"{where}: model expected an onnx.ModelProto or a path, got {type(model).__name__}")
+    from google.protobuf.message import DecodeError
+
+    path = Path(model)
+    content, parsed = path.read_bytes(), onnx.ModelProto()
+    try:
+        parsed.ParseFromString(content)
+    except DecodeError as error:
+        raise ValueError(
+            f"{where}: file {str(path)!r} expected an ONNX model, got {len(content)} bytes that are none; "
+            "is it truncated, or a pickle, which would not be run?"
+        ) from error
+    if not parsed.HasField("graph") or not parsed.opset_import:
+        raise ValueError(
+            f"{where}: file {str(path)!r} expected an ONNX model, got one without a graph or an operator set; "
+            "is it truncated, or another kind of file?"
+        )
+    return Source(where, f"file {str(path)!r}", parsed, path.resolve().parent)
+
+
+def checked_path(where: str, path: Any) -> Path:
+    """`path` as a Path."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"{where}: path expected a string or a path, got {type(path).__name__}")
+    return Path(path)
+
+
+def write_model(model: "onnx.ModelProto", path: Path) -> None:
+    """All of the file or nothing of it: it takes its name when it is complete."""
+    target = Path(os.path.realpath(path))  # a link stays one
+    unfinished = target.with_name(f".{secrets.token_hex(8)}.unfinished")
+    content = model.SerializeToString()
+    try:
+        with unfinished.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def tensor_array(source: Source, tensor: "onnx.TensorProto") -> np.ndarray:
+    """The array of an initialiser, which may lie in a file beside the model."""
+    onnx = require_onnx(source.where)
+    name = f"{source.where}: tensor {tensor.name!r} of {source.label}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        _check_location(name, source.folder, tensor)
+    try:
+        return onnx.numpy_helper.to_array(tensor, base_dir=str(source.folder or ""))
+    except Exception as error:  # onnx has no error of its own for arrays that cannot be read
+        raise ValueError(
+            f"{name} expected {list(tensor.dims)} numbers, got something else; "
+            f"is the file truncated or corrupted? ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _check_location(name: str, folder: Path | None, tensor: "onnx.TensorProto") -> None:
+    """Data outside the model stays inside its folder, links followed."""
+    location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+    if folder is None:
+        raise ValueError(f"{name} expected its data in the model, got them in {location!r}; give the path of the model")
+    if "\0" in location or not (folder / location).resolve().is_relative_to(folder):
+        raise ValueError(f"{name} expected its data in the folder of the model, got {location!r}, which is outside")
+    if not (folder / location).is_file():
+        raise ValueError(f"{name} expected its data in {location!r} beside the model, got no such file")

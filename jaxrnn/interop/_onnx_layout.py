@@ -1,0 +1,198 @@
+"""ONNX's weights of one direction and ours: the order of the gates, the two biases, the forms of a cell.
+
+=========  =====================  ===============  ==========================================
+operator   rows of W, R and B     ours             besides
+=========  =====================  ===============  ==========================================
+`RNN`      h                      h                `activations`
+`GRU`      z r h                  r z n            `linear_before_reset` is reset-after
+`LSTM`     i o f c                i f g o          P is i o f; `input_forget` is coupled
+=========  =====================  ===============  ==========================================
+
+W is `(GH, I)`, R `(GH, H)`, and B `(2GH,)` holds the biases of both, one after the other. A
+coupled LSTM computes f = 1 - i there and i = 1 - f here. As 1 - σ(a) = σ(-a), its i is our
+f with the sign of weights, bias and peephole changed; the rows of f are not read.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn._types import Cell
+from jaxrnn.cells import GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
+from jaxrnn.interop._mappings import check_shape
+
+THEIRS = {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}  # in our letters
+OURS = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
+COUPLED = "fgo"
+PEEPHOLES = (0, 2, 1)  # i o f to i f o, and back
+
+ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
+
+RECORDS: dict[str, Any] = {"RNN": RNNParams, "GRU": GRUParams, "LSTM": LSTMParams}
+
+Fields = dict[str, np.ndarray]  # params by the names of our records; what is absent has no entry
+
+
+class Form(NamedTuple):
+    """What an operator computes, its sizes and weights apart."""
+
+    op: str  # "RNN", "LSTM" or "GRU"
+    activation: str = "tanh"  # of the RNN
+    reset_after: bool = True  # of the GRU
+    coupled: bool = False  # of the LSTM
+
+
+class Weights(NamedTuple):
+    """Of one direction, in ONNX's layout and names."""
+
+    W: np.ndarray  # (GH, I)
+    R: np.ndarray  # (GH, H)
+    B: np.ndarray | None = None  # (2GH,)
+    P: np.ndarray | None = None  # (3H,)
+
+
+def form_of(name: str, cell: Cell) -> Form:
+    """The form of a cell, read from how it was made; a cell that no operator computes is refused."""
+    config = cell.config
+    if config is not None and config.factory == "regularize":
+        options = dict(config.options)
+        rates = options["zoneout"] if isinstance(options["zoneout"], tuple) else (options["zoneout"],)
+        if any(rates):
+            raise ValueError(f"{name} expected a cell without zoneout, got {cell!r}; no operator of ONNX mixes states")
+        config = options["cell"]  # Dropout is off where nothing is trained.
+    if config is None or config.factory not in ("rnn", "lstm", "gru"):
+        raise ValueError(f"{name} expected a cell of rnn, lstm or gru, got {cell!r}; ONNX has no operator for it")
+    options = dict(config.options)
+    if options.get("layer_norm"):
+        raise ValueError(
+            f"{name} expected a cell without layer normalisation, got {cell!r}; ONNX's operators have none"
+        )
+    activation = options.get("activation", "tanh")
+    if activation not in tuple(ACTIVATIONS):
+        raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {cell!r}")
+    return Form(
+        op=config.factory.upper(),
+        activation=activation,
+        reset_after=options.get("reset_after", True),
+        coupled=options.get("coupled", False),
+    )
+
+
+def cell_of(form: Form, hidden_size: int, use_bias: bool, peephole: bool, projection_size: int | None) -> Cell:
+    """The cell of a form: the inverse of `form_of`."""
+    if form.op == "RNN":
+        return rnn(hidden_size, use_bias=use_bias, activation=form.activation)
+    if form.op == "GRU":
+        return gru(hidden_size, use_bias=use_bias, reset_after=form.reset_after)
+    return lstm(
+        hidden_size, projection_size=projection_size, use_bias=use_bias, peephole=peephole, coupled=form.coupled
+    )
+
+
+def attributes(forms: tuple[Form, ...]) -> dict[str, Any]:
+    """What a node says of its form, or of those of its two directions, which differ in the activation alone."""
+    form = forms[0]
+    if form.op == "RNN":
+        return {"activations": [ACTIVATIONS[form.activation] for form in forms]}
+    if form.op == "GRU":
+        return {"linear_before_reset": int(form.reset_after)}
+    return {"input_forget": 1} if form.coupled else {}
+
+
+def _blocks(gates: str, a: np.ndarray) -> dict[str, np.ndarray]:
+    return dict(zip(gates, np.split(a, len(gates), axis=-1), strict=True))
+
+
+def _to_theirs(form: Form, a: np.ndarray) -> np.ndarray:
+    """The blocks of the last axis in ONNX's order."""
+    blocks = _blocks(COUPLED if form.coupled else OURS[form.op], a)
+    if form.coupled:
+        blocks |= {"i": -blocks["f"], "f": np.zeros_like(blocks["f"])}
+    return np.concatenate([blocks[gate] for gate in THEIRS[form.op]], axis=-1)
+
+
+def _to_ours(form: Form, a: np.ndarray) -> np.ndarray:
+    """The blocks of the last axis in our order."""
+    blocks = _blocks(THEIRS[form.op], a)
+    if form.coupled:
+        blocks["f"] = -blocks["i"]
+    return np.concatenate([blocks[gate] for gate in (COUPLED if form.coupled else OURS[form.op])], axis=-1)
+
+
+def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a + b, and exactly a, to the sign of its zeros, where b is zero."""
+    return np.where(b == 0, a, a + b)
+
+
+def to_weights(form: Form, fields: Fields) -> Weights:
+    """The weights of params without a projection."""
+    w, r = (_to_theirs(form, fields[name]).T for name in ("w_x", "w_h"))
+    p = _peepholes_to_theirs(form, fields["peephole"]) if "peephole" in fields else None
+    if "b" not in fields:
+        return Weights(w, r, P=p)
+    b, b_h = fields["b"], np.zeros_like(fields["b"])
+    if "b_hn" in fields:
+        b_h[2 * len(fields["b_hn"]) :] = fields["b_hn"]
+    return Weights(w, r, np.concatenate([_to_theirs(form, b), _to_theirs(form, b_h)]), p)
+
+
+def from_weights(form: Form, weights: Weights) -> Fields:
+    """The params of `to_weights`, from arrays of the right shapes."""
+    fields = {"w_x": _to_ours(form, weights.W.T), "w_h": _to_ours(form, weights.R.T)}
+    if weights.P is not None:
+        fields["peephole"] = _peepholes_to_ours(form, weights.P)
+    if weights.B is None:
+        return fields
+    b, b_h = (_to_ours(form, half) for half in np.split(weights.B, 2))
+    if form.op == "GRU" and form.reset_after:
+        both = 2 * weights.R.shape[1]
+        fields["b_hn"], b_h = b_h[both:], np.concatenate([b_h[:both], np.zeros_like(b_h[both:])])
+    return {**fields, "b": _add(b, b_h)}
+
+
+def _peepholes_to_theirs(form: Form, p: np.ndarray) -> np.ndarray:
+    if form.coupled:
+        f, o = p
+        return np.concatenate([-f, o, np.zeros_like(f)])
+    return p[list(PEEPHOLES)].ravel()
+
+
+def _peepholes_to_ours(form: Form, p: np.ndarray) -> np.ndarray:
+    i, f, o = p.reshape(3, -1)[list(PEEPHOLES)]
+    return np.stack([-i, o] if form.coupled else [i, f, o])
+
+
+def one_direction(weights: Weights, direction: int) -> Weights:
+    """The weights of one direction, of those that have an axis of directions in front."""
+    return Weights(*(None if array is None else array[direction] for array in weights))  # type: ignore
+
+
+def check_shapes(where: str, form: Form, weights: Weights, tensors: Mapping[str, str]) -> None:
+    """The arrays of one direction fit each other; `tensors` is what the model calls them."""
+    gates, hidden, features = len(THEIRS[form.op]), weights.R.shape[-1], weights.W.shape[-1]
+    shapes = {"R": (gates * hidden, hidden), "W": (gates * hidden, features), "B": (2 * gates * hidden,)}
+    for role, shape in {**shapes, "P": (3 * hidden,)}.items():
+        array = getattr(weights, role)
+        if array is not None:
+            check_shape(where, f"input {role} ({tensors[role]!r})", array, shape, "the axis of directions is left out")
+
+
+# With a projection what is fed back is h = m W_p, and h W_h = m (W_p W_h): an operator whose
+# R is that product runs on m, and a product with W_p after it gives h.
+
+
+def fold(w_proj: np.ndarray, w_h: np.ndarray) -> np.ndarray:
+    """W_p W_h, rounded once."""
+    return (w_proj.astype(np.float64) @ w_h.astype(np.float64)).astype(w_h.dtype)
+
+
+def unfold(w_proj: np.ndarray, folded: np.ndarray) -> np.ndarray | None:
+    """The W_h of a folded product, to rounding, or `None` where it is no product with W_p."""
+    left, right = w_proj.astype(np.float64), folded.astype(np.float64)
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return None
+    w_h = np.linalg.lstsq(left, right, rcond=None)[0]
+    rounding = 16 * float(jnp.finfo(folded.dtype).eps) * np.abs(right).max(initial=0.0)
+    return w_h.astype(folded.dtype) if np.abs(left @ w_h - right).max(initial=0.0) <= rounding else None

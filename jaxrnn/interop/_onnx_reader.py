@@ -1,0 +1,111 @@
+"""The recurrent operators of a model, one by one: what they are, and which tensors are their weights."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxrnn.interop import _onnx_layout as layout
+from jaxrnn.interop._onnx_files import Source, require_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
+KNOWN = ("activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout")
+KNOWN_OF = {"RNN": KNOWN, "GRU": (*KNOWN, "linear_before_reset"), "LSTM": (*KNOWN, "input_forget")}
+ACTIVATIONS_OF = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
+
+
+class Node(NamedTuple):
+    """A recurrent operator whose attributes are all that a cell of ours can be."""
+
+    name: str
+    forms: tuple[layout.Form, ...]  # one a direction
+    direction: str
+    hidden_size: int | None
+    batch_first: bool
+    inputs: dict[str, str]  # tensors by ONNX's names of what they are; absent ones left out
+    output: str | None  # the tensor of Y, if the model uses it
+
+
+def recurrent_nodes(source: Source) -> "dict[int, tuple[str, onnx.NodeProto]]":
+    """The operators by their place in the graph, each with its name, or its first output's where it has none."""
+    return {
+        k: (node.name or next(filter(None, node.output), f"{node.op_type} {k}"), node)
+        for k, node in enumerate(source.model.graph.node)
+        if node.op_type in KNOWN_OF and node.domain in ("", "ai.onnx")
+    }
+
+
+def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
+    """A node with its attributes; what a cell of ours cannot hold is refused by the attribute's name."""
+    where = f"{source.where}: node {name!r} ({node.op_type})"
+    attributes = _attributes(source, where, node)
+    inputs = {role: tensor for role, tensor in zip(INPUTS, node.input, strict=False) if tensor}
+    for role in ("X", "W", "R"):
+        if role not in inputs:
+            raise ValueError(f"{where} expected an input {role}, got none")
+    direction = attributes.get("direction", "forward")
+    if direction not in DIRECTIONS:
+        raise ValueError(f"{where} attribute direction expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
+    flags = {flag: attributes.get(flag, 0) for flag in ("linear_before_reset", "input_forget", "layout")}
+    for flag, number in flags.items():
+        if number not in (0, 1):
+            raise ValueError(f"{where} attribute {flag} expected 0 or 1, got {number!r}")
+    forms = tuple(
+        layout.Form(node.op_type, activation, bool(flags["linear_before_reset"]), bool(flags["input_forget"]))
+        for activation in _activations(where, node.op_type, DIRECTIONS[direction], attributes.get("activations"))
+    )
+    return Node(
+        name=name,
+        forms=forms,
+        direction=direction,
+        hidden_size=attributes.get("hidden_size"),
+        batch_first=bool(flags["layout"]),
+        inputs=inputs,
+        output=next(iter(node.output), "") or None,
+    )
+
+
+def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str, Any]:
+    """The attributes of a node, of the types that they have in ONNX, without those that none of our cells has."""
+    found = {}
+    for attribute in node.attribute:
+        name, value = attribute.name, require_onnx(source.where).helper.get_attribute_value(attribute)
+        if name not in KNOWN_OF[node.op_type]:
+            raise ValueError(f"{where} attribute {name} expected to be absent, got {value!r}")
+        kinds = {
+            "direction": bytes,
+            "activations": list,
+            "activation_alpha": list,
+            "activation_beta": list,
+            "clip": float,
+        }
+        if not isinstance(value, kinds.get(name, int)):
+            raise ValueError(f"{where} attribute {name} expected {kinds.get(name, int).__name__}, got {value!r}")
+        if name in ("clip", "activation_alpha", "activation_beta") and value != []:
+            what = "clipping" if name == "clip" else "activations with parameters"
+            raise ValueError(f"{where} attribute {name} expected to be absent, got {value!r}; jaxrnn has no {what}")
+        found[name] = value
+    if "direction" in found:
+        found["direction"] = found["direction"].decode()
+    if "activations" in found:
+        found["activations"] = [
+            name.decode() if isinstance(name, bytes) else repr(name) for name in found["activations"]
+        ]
+    return found
+
+
+def _activations(where: str, op: str, directions: int, names: list[str] | None) -> list[str]:
+    """The activation of each direction of an RNN; the others have no choice."""
+    lowered = [name.lower() for name in names or []]
+    if op == "RNN":
+        if names is None:
+            return ["tanh"] * directions
+        if len(names) == directions and all(name in layout.ACTIVATIONS for name in lowered):
+            return lowered
+        expected = f"{directions} of {', '.join(layout.ACTIVATIONS.values())}"
+    else:
+        if names is None or lowered == ACTIVATIONS_OF[op] * directions:
+            return ["tanh"] * directions
+        expected = ", ".join(name.capitalize() for name in ACTIVATIONS_OF[op] * directions)
+    raise ValueError(f"{where} attribute activations expected {expected}, got {', '.join(names)}")

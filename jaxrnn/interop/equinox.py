@@ -1,0 +1,113 @@
+"""Equinox: `eqx.nn.LSTMCell` and `GRUCell`.
+
+    weight_ih (GH, I)    weight_hh (GH, H)    bias (GH,)    GRU: bias_n (H,)
+
+with G gates in our order.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jaxrnn._types import Params
+from jaxrnn.interop import _layouts as lay
+from jaxrnn.interop import _mappings as maps
+
+PEER = "Equinox"
+FIELDS = {"input_size": "input_size", "hidden_size": "hidden_size", "use_bias": None}  # what is no array in a cell
+
+
+def _layout(kind: str, biases: bool) -> lay.Layout:
+    gates = lay.all_gates(kind)
+    layout = {
+        "weight_ih": lay.Part("w_x", gates, transposed=True),
+        "weight_hh": lay.Part("w_h", gates, transposed=True),
+    }
+    if biases:
+        layout["bias"] = lay.Part("b", gates)
+        if kind == "gru":
+            layout["bias_n"] = lay.Part("b_hn")
+    return layout
+
+
+def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
+    """The parameters of an Equinox cell.
+
+    The kind is told by the rows of `weight_hh`: 3H of them are a GRU, 4H an LSTM.
+
+    Args:
+        weights: names to arrays: `vars(cell)` of an `eqx.nn.LSTMCell` or `GRUCell`, whose
+            `None` and sizes beside the arrays are understood; or the arrays alone.
+        prefix: the path of the cell in a larger mapping, with "." between its parts.
+
+    Returns:
+        `LSTMParams` or `GRUParams`. Dtypes are kept.
+
+    Raises:
+        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
+            or dtype; float64 where JAX has it turned off.
+
+    Example:
+        >>> import numpy as np, jaxrnn
+        >>> weights = {"weight_ih": np.ones((16, 3), "float32"), "weight_hh": np.ones((16, 4), "float32")}
+        >>> params = jaxrnn.interop.from_equinox(weights)
+        >>> type(params).__name__, params.w_x.shape
+        ('LSTMParams', (3, 16))
+    """
+    entries = maps.read_mapping("from_equinox", "weights", weights, prefix, ".")
+    stated = {name: entries.values[name] for name in FIELDS if isinstance(entries.values.get(name), (bool, int))}
+    arrays = {name: v for name, v in entries.values.items() if v is not None and name not in stated}
+    entries = entries._replace(values=arrays)
+    maps.check_present(entries, ["weight_ih", "weight_hh"])
+    columns, hidden = maps.entry(entries, "weight_hh", axes=2).shape
+    features = maps.entry(entries, "weight_ih", axes=2).shape[1]
+    kind = lay.kind_of(entries, "weight_hh", hidden, columns)
+    if kind == "rnn":
+        raise ValueError(f"from_equinox: entry {entries.prefix + 'weight_hh'!r} expected 3 or 4 gates, got 1")
+    sizes = lay.Sizes(kind, features, hidden)
+    for name, field in FIELDS.items():
+        if field and name in stated and stated[name] != getattr(sizes, field):
+            raise ValueError(
+                f"from_equinox: entry {entries.prefix + name!r} expected {getattr(sizes, field)}, "
+                f"which the weights have, got {stated[name]}"
+            )
+    biases = any(name.startswith("bias") for name in arrays)
+    return lay.record("from_equinox", kind, lay.gather(entries, _layout(kind, biases), sizes))
+
+
+def to_equinox(params: Params, prefix: str = "") -> dict[str, jax.Array]:
+    """The weights of the Equinox cell that computes the same.
+
+    Whether a GRU without biases resets before or after the product is not to be seen in its
+    parameters: Equinox resets after it.
+
+    Args:
+        params: one record; Equinox has no stacks, so a network goes layer by layer.
+        prefix: the path of the cell in a larger mapping, with "." between its parts.
+
+    Returns:
+        Names to JAX arrays of their own memory. To put them into a cell made with the same
+        sizes and use_bias:
+        `eqx.tree_at(lambda cell: [getattr(cell, name) for name in weights], cell, list(weights.values()))`.
+
+    Raises:
+        TypeError, ValueError: for what Equinox cannot hold: a simple RNN, projections, peepholes,
+            coupled gates, layer normalisation, and a GRU that resets before the product.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> params = jaxrnn.gru(4).init(jax.random.key(0), 3)
+        >>> list(jaxrnn.interop.to_equinox(params))
+        ['weight_ih', 'weight_hh', 'bias', 'bias_n']
+    """
+    where = "to_equinox"
+    prefix = maps.join_prefix(where, prefix, ".")
+    if isinstance(params, tuple) and not hasattr(params, "_fields"):
+        raise TypeError(f"{where}: params expected one record, got a tuple of {len(params)}; convert them one by one")
+    layer = lay.read_record(where, "params", params, PEER)
+    if layer.sizes.kind == "rnn":
+        raise TypeError(f"{where}: params expected LSTMParams or GRUParams, got RNNParams; {PEER} has no simple RNN")
+    lay.check_reset(where, layer, PEER, after=True)
+    entries = lay.scatter(layer, _layout(layer.sizes.kind, "b" in layer.fields))
+    return lay.jax_entries(where, {prefix + name: array for name, array in entries.items()})

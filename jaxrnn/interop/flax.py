@@ -1,0 +1,334 @@
+"""Flax: the cells of NNX and of Linen, `RNN`, `Bidirectional`, and a `Sequential` of them.
+
+=====================  ===================================================================
+NNX LSTMCell           ii if_ ig io: kernel (I, H); hi hf hg ho: kernel (H, H), bias (H,)
+NNX OptimizedLSTMCell  dense_i: kernel (I, 4H); dense_h: kernel (H, 4H), bias (4H,)
+NNX GRUCell            dense_i: kernel (I, 3H), bias (3H,); dense_h: kernel (H, 3H)
+NNX SimpleCell         dense_i: kernel (I, H), bias (H,); dense_h: kernel (H, H)
+Linen, both LSTM cells ii if ig io: kernel; hi hf hg ho: kernel, bias
+Linen GRUCell          ir iz in: kernel, bias; hr hz: kernel; hn: kernel, bias
+Linen SimpleCell       i: kernel, bias; h: kernel
+=====================  ===================================================================
+
+Gates side by side are in our order. Below a cell stands what holds it: `cell` in an `RNN`,
+`forward_rnn` and `backward_rnn` in a `Bidirectional`, `layers` in a `Sequential`.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxrnn import _checks
+from jaxrnn._types import Params
+from jaxrnn.interop import _layouts as lay
+from jaxrnn.interop import _mappings as maps
+from jaxrnn.network import Bidirectional
+
+Layout = dict[str, lay.Part]
+
+
+def _gate_by_gate(*names: tuple[str, str, int]) -> Layout:
+    return {name: lay.Part(field, (gate,)) for name, field, gate in names}
+
+
+def _lstm_gates(forget: str) -> Layout:
+    """One entry a gate; `forget` is how the input's f is called."""
+    inputs = zip(("ii", forget, "ig", "io"), range(4), strict=True)
+    hidden = list(zip(("hi", "hf", "hg", "ho"), range(4), strict=True))
+    return _gate_by_gate(
+        *((f"{name}.kernel", "w_x", gate) for name, gate in inputs),
+        *((f"{name}.kernel", "w_h", gate) for name, gate in hidden),
+        *((f"{name}.bias", "b", gate) for name, gate in hidden),
+    )
+
+
+def _dense(kind: str, bias: str) -> Layout:
+    """All gates in one entry; `bias` is where the bias stands."""
+    gates = lay.all_gates(kind)
+    return {
+        "dense_i.kernel": lay.Part("w_x", gates),
+        "dense_h.kernel": lay.Part("w_h", gates),
+        f"{bias}.bias": lay.Part("b", gates),
+    }
+
+
+NNX_GATES = _lstm_gates("if_")
+NNX_DENSE = {
+    "lstm": _dense("lstm", "dense_h"),
+    "gru": _dense("gru", "dense_i"),
+    "rnn": _dense("rnn", "dense_i"),
+}
+LINEN_GATES: dict[str, Layout] = {
+    "lstm": _lstm_gates("if"),
+    "gru": {
+        **_gate_by_gate(
+            *((f"i{gate}.{leaf}", field, k) for k, gate in enumerate("rzn") for leaf, field in
+              (("kernel", "w_x"), ("bias", "b"))),
+            *((f"h{gate}.kernel", "w_h", k) for k, gate in enumerate("rzn")),
+        ),
+        "hn.bias": lay.Part("b_hn"),
+    },
+    "rnn": _gate_by_gate(("i.kernel", "w_x", 0), ("h.kernel", "w_h", 0), ("i.bias", "b", 0)),
+}  # fmt: skip
+
+
+# Reading
+
+
+class _Library(NamedTuple):
+    """How one of the two libraries names what holds cells, and reads a cell."""
+
+    cell: Callable[[maps.Entries], Params]
+    sequential: str  # what stands before the number of a layer
+    hint: str
+
+
+def _read(entries: maps.Entries, library: _Library) -> Params:
+    """The record of a cell, or what a module that holds cells makes of them."""
+    below = dict.fromkeys(_module(name, library.sequential) for name in entries.values)
+    halves = ("forward_rnn", "backward_rnn")
+    if any(half in below for half in halves):
+        _check_modules(entries, below, halves, library.hint)
+        return Bidirectional(*(_read(maps.child(entries, half), library) for half in halves))
+    if "cell" in below:
+        _check_modules(entries, below, ("cell",), library.hint)
+        return library.cell(maps.child(entries, "cell"))
+    layers = [name for name in below if name.startswith(library.sequential)]
+    if layers:
+        places = [f"{library.sequential}{k}" for k in range(len(layers))]
+        _check_modules(entries, below, places, library.hint)
+        return tuple(_read(maps.child(entries, place), library) for place in places)
+    return library.cell(entries)
+
+
+def _module(name: str, sequential: str) -> str:
+    """The first part of a name, or the two that are a layer of a `Sequential`."""
+    layer = re.match(re.escape(sequential) + r"\d+(?=\.)", name)
+    return layer[0] if layer else name.split(".")[0]
+
+
+def _check_modules(entries: maps.Entries, below: dict[str, None], expected: Sequence[str], hint: str) -> None:
+    maps.check_names(entries._replace(values=below), expected, hint=hint)
+
+
+def _nnx_cell(entries: maps.Entries) -> Params:
+    if not any(name.startswith("dense_") for name in entries.values):
+        return _gates_cell(entries, "lstm", NNX_GATES)
+    maps.check_present(entries, ["dense_i.kernel", "dense_h.kernel"])
+    hidden, columns = maps.entry(entries, "dense_h.kernel", axes=2).shape
+    kind = lay.kind_of(entries, "dense_h.kernel", hidden, columns)
+    sizes = lay.Sizes(kind, maps.entry(entries, "dense_i.kernel", axes=2).shape[0], hidden)
+    fields = lay.gather(entries, NNX_DENSE[kind], sizes)
+    if kind == "gru":
+        fields["b_hn"] = np.zeros_like(fields["b"][:hidden])
+    return lay.record(entries.where, kind, fields)
+
+
+def _linen_cell(entries: maps.Entries) -> Params:
+    kinds = {"ii.kernel": "lstm", "ir.kernel": "gru", "i.kernel": "rnn"}
+    kind = next((kind for name, kind in kinds.items() if name in entries.values), None)
+    if kind is None:
+        have = ", ".join(map(repr, list(entries.values)[:6]))
+        raise ValueError(
+            f"{entries.where}: expected entry {entries.prefix + 'ii.kernel'!r} of an LSTM, 'ir.kernel' of a GRU or "
+            f"'i.kernel' of a simple RNN, got {have}; prefix selects a part of a larger mapping"
+        )
+    return _gates_cell(entries, kind, LINEN_GATES[kind])
+
+
+def _gates_cell(entries: maps.Entries, kind: str, layout: Layout) -> Params:
+    maps.check_names(entries, list(layout))
+    x, h = (next(name for name, part in layout.items() if part.field == field) for field in ("w_x", "w_h"))
+    features, hidden = maps.entry(entries, x, axes=2).shape[0], maps.entry(entries, h, axes=2).shape[0]
+    return lay.record(entries.where, kind, lay.gather(entries, layout, lay.Sizes(kind, features, hidden)))
+
+
+NNX = _Library(
+    _nnx_cell, "layers.", "prefix selects a part of a larger mapping, nnx.state(module, nnx.Param) the weights"
+)
+LINEN = _Library(_linen_cell, "layers_", maps.SELECT)
+
+
+def from_nnx(weights: Mapping[Any, Any], prefix: str = "") -> Params:
+    """The parameters in the state of a Flax NNX module.
+
+    Args:
+        weights: `nnx.state(module, nnx.Param)`, or names to arrays: nested, or flat with tuples
+            or "." between the parts. The module is an `LSTMCell`, `OptimizedLSTMCell`,
+            `GRUCell` or `SimpleCell`, an `nnx.RNN` or `nnx.Bidirectional` around them, or an
+            `nnx.Sequential` of those.
+        prefix: the path of that module in a larger one, with "." between its parts; what is
+            elsewhere is not looked at.
+
+    Returns:
+        The record of a cell or of an `nnx.RNN`; `Bidirectional` of two; of a `Sequential` the
+        network's tuple over layers. A GRU's `b_hn`, which NNX does not have, is zeros. Dtypes are
+        kept.
+
+    Raises:
+        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
+            or dtype; float64 where JAX has it turned off.
+
+    Example:
+        >>> import jaxrnn
+        >>> from flax import nnx
+        >>> cell = nnx.GRUCell(3, 4, rngs=nnx.Rngs(0))
+        >>> jaxrnn.interop.from_nnx(nnx.state(cell, nnx.Param)).w_x.shape
+        (3, 12)
+
+    Differs from:
+        1. Flax: activation functions and `residual` are not among the weights.
+    """
+    return _read(maps.read_mapping("from_nnx", "weights", weights, prefix, "."), NNX)
+
+
+def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
+    """The parameters in the variables of a Flax Linen module.
+
+    Args:
+        variables: of `module.init`, with its collection "params", or what is in that one;
+            nested, or flat with tuples or "." between the parts. The module is an `LSTMCell`,
+            `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, a `linen.RNN` or
+            `linen.Bidirectional` around them, or a `linen.Sequential` of those.
+        prefix: the path of that module in a larger one, with "." between its parts and without
+            "params"; what is elsewhere is not looked at.
+
+    Returns:
+        The record of a cell or of a `linen.RNN`; `Bidirectional` of two; of a `Sequential` the
+        network's tuple over layers. Dtypes are kept.
+
+    Raises:
+        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
+            or dtype; float64 where JAX has it turned off.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> from flax import linen
+        >>> cell, x = linen.GRUCell(4), jnp.ones(3)
+        >>> variables = cell.init(jax.random.key(0), jnp.ones(4), x)
+        >>> jaxrnn.interop.from_linen(variables).b_hn.shape
+        (4,)
+
+    Differs from:
+        1. Flax: activation functions and `residual` are not among the weights.
+    """
+    where = "from_linen"
+    if isinstance(variables, Mapping) and any(_collection(key) == "params" for key in variables):
+        prefix = "params." + maps.join_prefix(where, prefix, ".")
+    return _read(maps.read_mapping(where, "variables", variables, prefix, "."), LINEN)
+
+
+def _collection(key: Any) -> Any:
+    first = key[0] if isinstance(key, tuple) and key else key
+    return first.split(".")[0] if isinstance(first, str) else first
+
+
+# Writing
+
+
+def _write(
+    where: str, params: Params, peer: str, entries_of: Callable[[lay.Layer], dict[str, Any]], sequential: str
+) -> dict[str, Any]:
+    """Flat entries of a record, or of the modules that hold several."""
+    if lay.is_record(params):
+        return entries_of(lay.read_record(where, "params", params, peer))
+    alone = isinstance(params, Bidirectional)
+    entries = {}
+    for k, directions in enumerate(lay.read_layers(where, (params,) if alone else params, peer)):
+        halves = ("cell",) if len(directions) == 1 else ("forward_rnn.cell", "backward_rnn.cell")
+        for layer, half in zip(directions, halves, strict=True):
+            path = half if alone else f"{sequential}{k}.{half}"
+            entries |= {f"{path}.{name}": array for name, array in entries_of(layer).items()}
+    return entries
+
+
+def _nnx_entries(where: str, optimized: bool, layer: lay.Layer) -> dict[str, Any]:
+    kind = layer.sizes.kind
+    lay.check_reset(where, layer, "Flax NNX", after=True)
+    if kind == "gru" and "b_hn" in layer.fields and layer.fields["b_hn"].any():
+        raise ValueError(
+            f"{where}: {layer.name}.b_hn expected zeros, got others; nnx.GRUCell has no place for it, "
+            "linen.GRUCell and jaxrnn's own modules do"
+        )
+    layout = NNX_GATES if kind == "lstm" and not optimized else NNX_DENSE[kind]
+    return lay.scatter(lay.with_bias(layer), layout)
+
+
+def _linen_entries(where: str, layer: lay.Layer) -> dict[str, Any]:
+    lay.check_reset(where, layer, "Flax Linen", after=True)
+    layer = lay.with_bias(layer)
+    if layer.sizes.kind == "gru" and "b_hn" not in layer.fields:
+        layer = layer._replace(fields={**layer.fields, "b_hn": lay.zeros_of(layer, "b_hn")})
+    return lay.scatter(layer, LINEN_GATES[layer.sizes.kind])
+
+
+def to_nnx(params: Params, *, optimized: bool = False) -> dict[Any, Any]:
+    """The state of the Flax NNX module that computes the same.
+
+    NNX always has biases: zeros where there are none. Whether a GRU without biases resets
+    before or after the product is not to be seen in its parameters: NNX resets after it.
+
+    Args:
+        params: one record, for a cell; `Bidirectional` of two, for an `nnx.Bidirectional` of two
+            `nnx.RNN`; a network's tuple over layers, for an `nnx.Sequential` of these.
+        optimized: whether LSTMs are for `nnx.OptimizedLSTMCell`, whose gates stand side by side,
+            instead of `nnx.LSTMCell`.
+
+    Returns:
+        A nested dict of JAX arrays of their own memory: `nnx.update(module, to_nnx(params))`.
+
+    Raises:
+        TypeError, ValueError: for what NNX cannot hold: a GRU's `b_hn` that is not zero,
+            a GRU that resets before the product, projections, peepholes, coupled gates,
+            layer normalisation.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> from flax import nnx
+        >>> params = jaxrnn.lstm(4).init(jax.random.key(0), 3)
+        >>> cell = nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0))
+        >>> nnx.update(cell, jaxrnn.interop.to_nnx(params))
+        >>> bool((cell.if_.kernel[...] == params.w_x[:, 4:8]).all())
+        True
+    """
+    where = "to_nnx"
+    optimized = _checks.boolean(where, "optimized", optimized)
+    flat = _write(where, params, "Flax NNX", lambda layer: _nnx_entries(where, optimized, layer), "layers.")
+    tree = lay.nested(lay.jax_entries(where, flat))
+    if "layers" in tree:  # A Sequential counts its layers with integers.
+        tree["layers"] = {int(k): layer for k, layer in tree["layers"].items()}
+    return tree
+
+
+def to_linen(params: Params) -> dict[str, dict[str, Any]]:
+    """The variables of the Flax Linen module that computes the same.
+
+    Linen always has biases: zeros where there are none. Whether a GRU without biases resets
+    before or after the product is not to be seen in its parameters: Linen resets after it.
+
+    Args:
+        params: one record, for a cell; `Bidirectional` of two, for a `linen.Bidirectional` of two
+            `linen.RNN`; a network's tuple over layers, for a `linen.Sequential` of these.
+
+    Returns:
+        `{"params": ...}` with a nested dict of JAX arrays of their own memory, as `module.apply`
+        takes it.
+
+    Raises:
+        TypeError, ValueError: for what Linen cannot hold: a GRU that resets before the product,
+            projections, peepholes, coupled gates, layer normalisation.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> params = jaxrnn.gru(4).init(jax.random.key(0), 3)
+        >>> list(jaxrnn.interop.to_linen(params)["params"])
+        ['ir', 'iz', 'in', 'hr', 'hz', 'hn']
+    """
+    where = "to_linen"
+    flat: dict[str, jax.Array] = lay.jax_entries(
+        where, _write(where, params, "Flax Linen", lambda layer: _linen_entries(where, layer), "layers_")
+    )
+    return {"params": lay.nested(flat)}

@@ -1,0 +1,265 @@
+"""Networks as ONNX models, for any runtime: one recurrent operator a layer."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params
+from jaxrnn.interop import _onnx_layout as layout
+from jaxrnn.interop._mappings import as_numpy
+from jaxrnn.interop._onnx_files import checked_path, require_onnx, write_model
+from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
+from jaxrnn.network import MERGES, Bidirectional, Network
+
+if TYPE_CHECKING:
+    import onnx
+
+# A given h_0 goes through the pseudo-inverse of W_p, which multiplies its rounding by the condition number.
+CONDITION_LIMIT = 100.0
+
+
+def to_onnx(
+    network: Network | Cell,
+    params: Params,
+    *,
+    path: str | os.PathLike[str] | None = None,
+    lengths: bool = False,
+    initial_state: str = "zeros",
+    batch_first: bool = False,
+    reverse: bool = False,
+    names: Mapping[str, str] | None = None,
+    opset: int = 17,
+) -> "onnx.ModelProto":
+    """A network as an ONNX model of the operators RNN, LSTM and GRU, with time and batch of any size.
+
+    =================  ===============================================================
+    input              shape and meaning
+    =================  ===============================================================
+    ``x``              (time, batch, I)
+    ``lengths``        (batch,) int32, with ``lengths=True``
+    ``h_0_l{k}``       (D, batch, H), with ``initial_state="inputs"``, for each layer k;
+                       D is 2 for a layer that reads both ways, else 1
+    ``c_0_l{k}``       (D, batch, H), of an LSTM
+    =================  ===============================================================
+
+    The outputs are ``y`` (time, batch, ·), zero past a sequence's length, and the final
+    states ``h_n_l{k}`` and ``c_n_l{k}``, shaped as the initial ones. The states of a single
+    cell are called without ``_l{k}``; those of a layer whose two directions differ in kind
+    or size stand apart, the backward ones as ``h_0_l{k}_reverse``, each with D = 1.
+
+    Every variant that the operators know is written so that ONNX Runtime computes what
+    :func:`jaxrnn.unroll` does: biases, peepholes, both forms of the GRU, coupled gates,
+    projections, merged directions, residual layers. Dropout is left out, as in evaluation.
+
+    Args:
+        network: from :func:`stack`, or a cell of :func:`lstm`, :func:`gru` or :func:`rnn`.
+        params: its parameters, in the floating-point dtype that the model shall compute in.
+        path: a file to write the model to; it is whole or not there.
+        lengths: whether the lengths of the sequences are an input.
+        initial_state: "zeros", or "inputs" to give the states with each call.
+        batch_first: makes ``x`` and ``y`` (batch, time, ·); the states stay as they are.
+        reverse: reads from the last step to the first, as ``unroll(reverse=True)``.
+        names: other names for inputs and outputs, as ``{"x": "audio", "y": "features"}``.
+        opset: the version of ONNX's operators to write, 14 or later.
+
+    Returns:
+        The `onnx.ModelProto`.
+
+    Raises:
+        ImportError: without the package `onnx`.
+        TypeError, ValueError: for params of another network, and for what ONNX does not
+            have: other cells, layer normalisation, zoneout, activations and merges of your
+            own; and an initial state given to a projection that is nearly singular.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> from jaxrnn.interop.onnx_export import to_onnx
+        >>> net = jaxrnn.stack([jaxrnn.lstm(32), jaxrnn.gru(16)], bidirectional=True)
+        >>> model = to_onnx(net, net.init(jax.random.key(0), 8), lengths=True)
+        >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
+        (['x', 'lengths'], ['y', 'h_n_l0', 'c_n_l0', 'h_n_l1'])
+
+    Differs from:
+        1. ONNX computes with one W_h for each operator and feeds back all of h. An LSTM with a
+           projection W_p is written with the product W_p W_h and a product with W_p after it,
+           which is the same function, rounded once more; a given h_0 enters as m_0 = h_0 W_p⁺.
+        2. ONNX says that coupled gates are coupled, not how: f = 1 - i is ONNX Runtime's way.
+        3. ONNX Runtime returns zeros as the final state of a sequence of length 0; the model
+           returns the initial state there, as `unroll` does.
+        4. ONNX Runtime's operators run in float32 (and float16); float64 models are for others.
+        5. T = 0 and an empty batch are legal here; ONNX Runtime 1.31 ends the process over them.
+    """
+    where = "to_onnx"
+    onnx = require_onnx(where)
+    target = None if path is None else checked_path(where, path)
+    for name, value in (("lengths", lengths), ("batch_first", batch_first), ("reverse", reverse)):
+        _checks.boolean(where, name, value)
+    _checks.one_of(where, "initial_state", initial_state, ("zeros", "inputs"))
+    _check_opset(where, opset, onnx.defs.onnx_opset_version())
+    parts = _parts(where, network, params)
+    if reverse and any(isinstance(layer, Bidirectional) for layer in parts.layers):
+        raise ValueError(f"{where}: reverse expected False for a network that reads both ways, got True")
+    dtype = _dtype(where, parts.entries, opset)
+    options = Options(lengths, initial_state == "inputs", parts.merge)
+    operators = [_operators(where, entry, reverse, dtype, options.given) for entry in parts.entries]
+    _check_sizes(where, parts, operators)
+
+    graph = Graph(onnx, dtype)
+    leading = ("batch", "time") if batch_first else ("time", "batch")
+    x = graph.input("x", *leading, operators[0][0].weights[0].W.shape[1])
+    if lengths:
+        graph.input("lengths", "batch", dtype="int32")
+    if batch_first:
+        x = graph.node("Transpose", [x], "x_time_first", perm=[1, 0, 2])
+    for k, layer in enumerate(operators):
+        states = "" if isinstance(network, Cell) else f"_l{k}"
+        y = write_layer(graph, f"layer_{k}", states, x, layer, options)
+        x = graph.node("Add", [y, x], f"layer_{k}.residual") if parts.residual and k else y
+    if batch_first:
+        x = graph.node("Transpose", [x], "y_batch_first", perm=[1, 0, 2])
+    graph.output("y", x, *leading, _output_size(operators[-1], parts.merge))
+
+    model = graph.model(_checked_names(where, names, graph), opset)
+    if target is not None:
+        write_model(model, target)
+    return model
+
+
+class _Entry(NamedTuple):
+    """The form of a cell, and its params as NumPy arrays that fit it."""
+
+    name: str  # what messages call the params
+    form: layout.Form
+    fields: layout.Fields
+
+
+class _Parts(NamedTuple):
+    """What is exported."""
+
+    layers: tuple[Cell | Bidirectional, ...]
+    entries: list[list[_Entry]]  # of every layer, one a direction
+    merge: str
+    residual: bool
+
+
+def _parts(where: str, network: Any, params: Any) -> _Parts:
+    if isinstance(network, Cell):
+        return _Parts((network,), [[_entry(where, "params", network, params)]], "concat", False)
+    if not isinstance(network, Network):
+        raise TypeError(f"{where}: network expected a Network or a Cell, got {_checks.describe(network)}")
+    merge = next((name for name, f in MERGES.items() if network.merge in (name, f)), None)
+    if merge is None and any(isinstance(layer, Bidirectional) for layer in network.layers):
+        raise ValueError(f"{where}: merge expected one of {', '.join(MERGES)}, got the function of {network!r}")
+    depth = len(network.layers)
+    if not isinstance(params, tuple) or hasattr(params, "_fields") or len(params) != depth:
+        raise TypeError(f"{where}: params expected a tuple over {depth} layers, got {_checks.describe(params)}")
+    entries = [_entries(where, f"params[{k}]", network.layers[k], params[k]) for k in range(depth)]
+    return _Parts(network.layers, entries, merge or "concat", network.residual)
+
+
+def _entries(where: str, name: str, layer: Any, params: Any) -> list[_Entry]:
+    if isinstance(layer, Bidirectional) != isinstance(params, Bidirectional):
+        expected = "a Bidirectional(forward, backward)" if isinstance(layer, Bidirectional) else "one direction"
+        raise TypeError(f"{where}: {name} expected {expected}, got {_checks.describe(params)}")
+    if not isinstance(layer, Bidirectional):
+        return [_entry(where, name, layer, params)]
+    return [_entry(where, f"{name}.{half}", getattr(layer, half), getattr(params, half)) for half in layer._fields]
+
+
+def _entry(where: str, name: str, cell: Cell, params: Any) -> _Entry:
+    form = layout.form_of(f"{where}: {name}", cell)
+    if cell.check is not None:
+        cell.check(f"{where}: {name}", params, getattr(getattr(params, "w_x", None), "shape", ())[:1])
+    given = {field: value for field, value in params._asdict().items() if value is not None}
+    return _Entry(name, form, {field: as_numpy(where, f"{name}.{field}", value) for field, value in given.items()})
+
+
+def _check_opset(where: str, opset: Any, newest: int) -> None:
+    if _checks.positive_int(where, "opset", opset) not in range(14, newest + 1):
+        raise ValueError(f"{where}: opset expected 14 to {newest}, the newest that this onnx knows; got {opset}")
+
+
+def _dtype(where: str, entries: list[list[_Entry]], opset: int) -> Any:
+    """That of all params together."""
+    every = [array.dtype for layer in entries for entry in layer for array in entry.fields.values()]
+    dtype = functools.reduce(jnp.promote_types, every)
+    if dtype not in (jnp.float16, jnp.float32, jnp.float64) and not (dtype == jnp.bfloat16 and opset >= 22):
+        raise ValueError(
+            f"{where}: params expected float16, float32 or float64 (or bfloat16 from opset 22 on), got {dtype}; "
+            "cast them with astype"
+        )
+    return dtype
+
+
+def _operators(where: str, entries: list[_Entry], reverse: bool, dtype: Any, given: bool) -> list[Operator]:
+    """The nodes of a layer: one, or two where the directions are not alike."""
+    parts = []
+    for name, form, fields in entries:
+        fields = {field: array.astype(dtype) for field, array in fields.items()}
+        projection = fields.pop("w_proj", None)
+        if projection is not None:
+            if given:
+                _check_condition(f"{where}: {name}.w_proj", projection)
+            fields["w_h"] = layout.fold(projection, fields["w_h"])
+        parts.append((form, layout.to_weights(form, fields), projection))
+    if len(parts) == 1:
+        return [_operator("reverse" if reverse else "forward", "", parts)]
+    alike = [(form._replace(activation=""), jax.tree.map(np.shape, arrays)) for form, *arrays in parts]
+    if alike[0] == alike[1]:
+        return [_operator("bidirectional", "", parts)]
+    return [_operator("forward", "", parts[:1]), _operator("reverse", "_reverse", parts[1:])]
+
+
+def _operator(direction: str, suffix: str, parts: list[Any]) -> Operator:
+    forms, weights, projections = zip(*parts, strict=True)
+    return Operator(direction, suffix, forms, weights, None if projections[0] is None else projections)
+
+
+def _output_size(operators: list[Operator], merge: str) -> int:
+    sizes = [operator.output_size for operator in operators for _ in operator.forms]
+    return sum(sizes) if merge == "concat" else sizes[0]
+
+
+def _check_sizes(where: str, parts: _Parts, operators: list[list[Operator]]) -> None:
+    """Every layer reads what the one below it gives."""
+    size = operators[0][0].weights[0].W.shape[1]
+    for k, layer in enumerate(operators):
+        inputs = [weights.W.shape[1] for operator in layer for weights in operator.weights]
+        for entry, got in zip(parts.entries[k], inputs, strict=True):
+            if got != size:
+                origin = f"the outputs of layer {k - 1}" if k else f"as {parts.entries[0][0].name}.w_x has"
+                raise ValueError(f"{where}: {entry.name}.w_x expected {size} rows, {origin}; got {got}")
+        size = _output_size(layer, parts.merge)
+
+
+def _check_condition(name: str, w_proj: np.ndarray) -> None:
+    exact = w_proj.astype(np.float64)
+    condition = np.linalg.cond(exact) if np.isfinite(exact).all() else np.nan
+    if not condition <= CONDITION_LIMIT:
+        raise ValueError(
+            f"{name} expected a condition number of at most {CONDITION_LIMIT:g} where the initial state is an input, "
+            f"got {condition:.3g}; ONNX's operator takes the state before the projection, which it would not determine"
+        )
+
+
+def _checked_names(where: str, names: Any, graph: Graph) -> Mapping[str, str]:
+    """What users call the inputs and outputs."""
+    if names is None:
+        return {}
+    if not isinstance(names, Mapping) or not all(isinstance(name, str) and name for name in names.values()):
+        raise TypeError(f"{where}: names expected a mapping of names to names, got {_checks.describe(names)}")
+    public = [*graph.inputs, *graph.outputs]
+    for name in names:
+        _checks.one_of(where, "names", name, public)
+    taken = [names.get(name, name) for name in public] + list(graph.constants)
+    taken += [tensor for node in graph.nodes for tensor in node.output]
+    for name in names.values():
+        if taken.count(name) > 1:
+            raise ValueError(f"{where}: names expected {name!r} for one tensor, got it for two")
+    return names

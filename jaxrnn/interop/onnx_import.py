@@ -1,0 +1,220 @@
+"""Recurrent operators of ONNX models, as networks."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params
+from jaxrnn.interop import _onnx_layout as layout
+from jaxrnn.interop._mappings import as_numpy, to_jax
+from jaxrnn.interop._onnx_chain import Layer, join, read_layers
+from jaxrnn.interop._onnx_files import Source, read_model
+from jaxrnn.interop._onnx_reader import DIRECTIONS, Node, read_node, recurrent_nodes
+from jaxrnn.interop._onnx_values import Values
+from jaxrnn.network import Bidirectional, Network, stack
+
+if TYPE_CHECKING:
+    import onnx
+
+WHERE = "from_onnx"
+DTYPES = ("float16", "bfloat16", "float32", "float64")  # of ONNX's operators
+
+
+def from_onnx(
+    model: "onnx.ModelProto | str | os.PathLike[str]",
+    *,
+    nodes: str | Sequence[str] | None = None,
+    weights: Mapping[str, Any] | None = None,
+    reverse: bool = False,
+) -> tuple[Network, Params]:
+    """The operators RNN, LSTM and GRU of an ONNX model, as a network and its parameters.
+
+    Operators that read one another's outputs become the layers of one :func:`stack`. What
+    stands between them is recognised by what it does, so that it does not matter how an
+    exporter writes it: directions side by side, their sum, product or mean, and a layer's
+    input added to its output. Weights are initialisers, constants, or slices of such put
+    together.
+
+    Lengths and initial states belong to a call, not to a network: give them to `unroll`.
+    The network is time-first whatever the operator's `layout`. What else the model holds, an
+    embedding before or a read-out after, is not read.
+
+    Args:
+        model: an `onnx.ModelProto`, or the path of a file. Arrays outside the file are read
+            from its own folder alone.
+        nodes: the name of an operator, or names, where only some are to be read; an operator
+            without a name is called by one of its outputs. By default all of them.
+        weights: arrays by the names of tensors, for a model that takes its weights as inputs;
+            they go before those that the model holds.
+        reverse: expects operators of direction "reverse", which read from the last step to
+            the first; run the network with `unroll(..., reverse=True)`.
+
+    Returns:
+        The network, a :func:`stack` even of one layer, and its parameters, in the dtypes of
+        the model.
+
+    Raises:
+        ImportError: without the package `onnx`.
+        FileNotFoundError: if there is no such file.
+        TypeError, ValueError: naming the file, node, attribute or tensor: for what is no ONNX
+            model, a truncated or corrupted one, weights that are missing or of wrong shapes,
+            operators that are no stack, and what our cells do not have: `clip`, other
+            activations, a constant initial state or lengths.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> from jaxrnn.interop.onnx_export import to_onnx
+        >>> from jaxrnn.interop.onnx_import import from_onnx
+        >>> net = jaxrnn.stack([jaxrnn.lstm(32, peephole=True)] * 2, bidirectional=True)
+        >>> model = to_onnx(net, net.init(jax.random.key(0), 8))
+        >>> network, params = from_onnx(model)
+        >>> network
+        stack([Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True)), \
+Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))])
+
+    Differs from:
+        1. ONNX: its two biases are added, but for the candidate of a GRU with `linear_before_reset`.
+        2. ONNX: what :func:`to_onnx` folded of a projection is taken apart again, to rounding.
+    """
+    reverse = _checks.boolean(WHERE, "reverse", reverse)
+    source = read_model(WHERE, model)
+    try:
+        return _read(source, nodes, _given(weights), reverse)
+    except UnicodeDecodeError as error:  # of whichever name is asked for first
+        raise ValueError(f"{WHERE}: {source.label} expected names in UTF-8, got others; is it corrupted?") from error
+
+
+def _read(source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: bool) -> tuple[Network, Params]:
+    selected = {k: read_node(source, *node) for k, node in _selected(source, nodes).items()}
+    tensors = dict.fromkeys(tensor for node in selected.values() for tensor in node.inputs.values())
+    for name in given:
+        _checks.one_of(WHERE, "weights", name, list(tensors))
+    values = Values(source, given)
+    layers = read_layers(values, selected, lambda node: _weights(values, node))
+    for layer in layers:
+        _check_direction(layer, reverse)
+        for node in layer.nodes:
+            _check_call(values, node)
+    joined = join(values, layers)
+    pairs = [_layer(layer) for layer in layers]
+    network = stack([cell for cell, _ in pairs], merge=joined.merge or "concat", residual=bool(joined.residual))
+    return network, tuple(params for _, params in pairs)
+
+
+def _given(weights: Any) -> dict[str, np.ndarray]:
+    if weights is None:
+        return {}
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"{WHERE}: weights expected a mapping of names to arrays, got {_checks.describe(weights)}")
+    return {name: as_numpy(WHERE, f"weights[{name!r}]", array) for name, array in weights.items()}
+
+
+def _selected(source: Source, nodes: Any) -> dict[int, Any]:
+    """The operators to read, by their place in the graph."""
+    every = recurrent_nodes(source)
+    if not every:
+        raise ValueError(
+            f"{WHERE}: {source.label} expected an operator RNN, LSTM or GRU, got none among "
+            f"{len(source.model.graph.node)} nodes; those inside Loop, Scan, If and functions are not read"
+        )
+    if nodes is None:
+        return every
+    names = [nodes] if isinstance(nodes, str) else nodes
+    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{WHERE}: nodes expected a name or several, got {_checks.describe(nodes)}")
+    found = {}
+    for name in names:
+        places = [k for k, (known, node) in every.items() if name in (known, *filter(None, node.output))]
+        if len(places) != 1:
+            known = ", ".join(repr(known) for known, _ in every.values())
+            raise ValueError(f"{WHERE}: nodes expected one operator called {name!r} among {known}; got {len(places)}")
+        found[places[0]] = every[places[0]]
+    return dict(sorted(found.items()))
+
+
+# What one operator holds
+
+
+def _weights(values: Values, node: Node) -> layout.Weights:
+    """The weights of all directions of a node, of shapes that fit."""
+    where = f"{WHERE}: node {node.name!r}"
+    directions = DIRECTIONS[node.direction]
+    arrays: dict[str, np.ndarray] = {}
+    for role in layout.Weights._fields:
+        tensor = node.inputs.get(role)
+        if tensor is None:
+            continue
+        array = values.get(tensor)
+        if array is None:
+            raise ValueError(
+                f"{where} input {role} expected a constant, got {tensor!r}, which the model computes or is given; "
+                f"give it here, as weights={{{tensor!r}: array}}"
+            )
+        if array.dtype.name not in DTYPES:
+            raise ValueError(f"{where} input {role} ({tensor!r}) expected a floating-point array, got {array.dtype}")
+        arrays[role] = array
+        if array.ndim < 2 or len(array) != directions:
+            raise ValueError(
+                f"{where} input {role} ({tensor!r}) expected {directions} along the first axis, got {array.shape}"
+            )
+    weights = layout.Weights(**arrays)
+    for d in range(directions):
+        layout.check_shapes(where, node.forms[d], layout.one_direction(weights, d), node.inputs)
+    hidden = arrays["R"].shape[2]
+    if node.hidden_size not in (None, hidden) or not hidden:
+        raise ValueError(f"{where} attribute hidden_size expected {hidden}, that of R, got {node.hidden_size}")
+    return weights
+
+
+def _check_direction(layer: Layer, reverse: bool) -> None:
+    got = " and ".join(node.direction for node in layer.nodes)
+    if reverse and got != "reverse":
+        raise ValueError(f"{WHERE}: node {layer.name} attribute direction expected 'reverse' as asked, got {got!r}")
+    if not reverse and got == "reverse":
+        raise ValueError(
+            f"{WHERE}: node {layer.name} attribute direction expected 'forward' or 'bidirectional', got 'reverse'; "
+            "with reverse=True it is read, for unroll(..., reverse=True)"
+        )
+
+
+def _check_call(values: Values, node: Node) -> None:
+    """Initial states are zeros or the caller's, and lengths are the caller's."""
+    where = f"{WHERE}: node {node.name!r} input"
+    for role in ("initial_h", "initial_c"):
+        if role in node.inputs and values.is_zero(node.inputs[role]) is False:
+            raise ValueError(
+                f"{where} {role} ({node.inputs[role]!r}) expected zeros, or what each call gives; got a constant, "
+                "which a network does not hold; put zeros in its place by weights, and give it to unroll"
+            )
+    if "sequence_lens" in node.inputs and values.is_zero(node.inputs["sequence_lens"]) is not None:
+        raise ValueError(
+            f"{where} sequence_lens ({node.inputs['sequence_lens']!r}) expected what each call gives, got a constant; "
+            "lengths are given to unroll"
+        )
+
+
+def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:
+    """The cells of a layer and their params."""
+    halves = [
+        _cell(node, d, layout.one_direction(weights, d), None if w_proj is None else w_proj[d])
+        for node, weights, w_proj in zip(*layer, strict=True)
+        for d in range(len(node.forms))
+    ]
+    cells, params = zip(*halves, strict=True)
+    return (cells[0], params[0]) if len(cells) == 1 else (Bidirectional(*cells), Bidirectional(*params))
+
+
+def _cell(node: Node, d: int, weights: layout.Weights, w_proj: np.ndarray | None) -> tuple[Cell, Any]:
+    form = node.forms[d]
+    fields = layout.from_weights(form, weights)
+    if w_proj is not None:
+        w_h = layout.unfold(w_proj, fields["w_h"])
+        assert w_h is not None
+        fields |= {"w_h": w_h, "w_proj": w_proj}
+    where = f"{WHERE}: node {node.name!r}"
+    params = layout.RECORDS[form.op](**{name: to_jax(where, name, array) for name, array in fields.items()})
+    projection_size = None if w_proj is None else w_proj.shape[1]
+    return layout.cell_of(form, weights.R.shape[1], "b" in fields, "peephole" in fields, projection_size), params

@@ -1,0 +1,177 @@
+"""PyTorch: state dicts of `torch.nn.RNN`, `LSTM`, `GRU` and of their cells.
+
+    weight_ih_l{k}{_reverse} (GH, in)    weight_hh_ (GH, H or P)    bias_ih_, bias_hh_ (GH,)    weight_hr_ (P, H)
+
+with G gates in our order. A cell's names have no `_l{k}`.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrnn import _checks
+from jaxrnn._types import Params
+from jaxrnn.interop import _layouts as lay
+from jaxrnn.interop import _mappings as maps
+from jaxrnn.network import Bidirectional
+
+PEER = "PyTorch"
+OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+
+
+def _layout(suffix: str, kind: str, biases: bool, projection: bool) -> lay.Layout:
+    gates = lay.all_gates(kind)
+    layout = {
+        "weight_ih": lay.Part("w_x", gates, transposed=True),
+        "weight_hh": lay.Part("w_h", gates, transposed=True),
+    }
+    if biases:
+        layout |= {"bias_ih": lay.Part("b_x", gates), "bias_hh": lay.Part("b_h", gates)}
+    if projection:
+        layout |= {"weight_hr": lay.Part("w_proj", transposed=True)}
+    return {name + suffix: part for name, part in layout.items()}
+
+
+def _sizes(entries: maps.Entries, suffix: str, kind: str | None) -> lay.Sizes:
+    names = [f"{name}{suffix}" for name in ("weight_ih", "weight_hh", "weight_hr")]
+    projected = any(name.startswith("weight_hr") for name in entries.values)
+    maps.check_present(entries, names if projected else names[:2])
+    w_ih, w_hh = (maps.entry(entries, name, axes=2) for name in names[:2])
+    if projected:
+        w_hr = maps.entry(entries, names[2], axes=2)
+        return lay.Sizes("lstm", w_ih.shape[1], w_hr.shape[1], w_hr.shape[0])
+    hidden = w_hh.shape[1]
+    return lay.Sizes(lay.kind_of(entries, names[1], hidden, w_hh.shape[0], kind), w_ih.shape[1], hidden)
+
+
+def _layer(entries: maps.Entries, suffix: str, sizes: lay.Sizes, biases: bool) -> Params:
+    layout = _layout(suffix, sizes.kind, biases, sizes.projection_size is not None)
+    here = entries._replace(values={name: value for name, value in entries.values.items() if name in layout})
+    fields = lay.fold_biases(sizes.kind, lay.gather(here, layout, sizes))
+    return lay.record(entries.where, sizes.kind, fields)
+
+
+def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | None = None) -> Params:
+    """The parameters in a state dict of PyTorch.
+
+    The kind is told by the rows of `weight_hh`: H of them are an RNN, 3H a GRU, 4H an LSTM;
+    `weight_hr` is an LSTM's projection. PyTorch's two biases become one, their sum, but for a
+    GRU's n, whose second is `b_hn`.
+
+    Args:
+        state_dict: names to arrays, as `module.state_dict()` or :func:`read` have them.
+            Tensors may need a gradient, be on another device, or be bfloat16, which goes
+            through float32, exactly.
+        prefix: the path of the module in a larger dict, such as "encoder.rnn"; what is
+            elsewhere is not looked at.
+        kind: "rnn", "lstm" or "gru", to insist on it.
+
+    Returns:
+        The network's tuple over layers, of `RNNParams`, `LSTMParams` or `GRUParams`, or
+        `Bidirectional` of two where there is a `_reverse`. Of a cell, whose names have no
+        `_l0`, the record alone. Dtypes are kept.
+
+    Raises:
+        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
+            or dtype; float64 where JAX has it turned off.
+
+    Example:
+        >>> import numpy as np, jaxrnn
+        >>> weights = {"rnn.weight_ih_l0": np.ones((12, 3)), "rnn.weight_hh_l0": np.ones((12, 4))}
+        >>> weights = {name: w.astype("float32") for name, w in weights.items()}
+        >>> (params,) = jaxrnn.interop.from_torch(weights, prefix="rnn")
+        >>> type(params).__name__, params.w_x.shape
+        ('GRUParams', (3, 12))
+
+    Differs from:
+        1. PyTorch: an RNN's nonlinearity is not among the weights; `jaxrnn.rnn(H, activation="relu")` sets it.
+    """
+    where = "from_torch"
+    if kind is not None:
+        _checks.one_of(where, "kind", kind, (*lay.RECORDS, None))
+    entries = maps.read_mapping(where, "state_dict", state_dict, prefix, ".")
+    if kind not in (None, "lstm") and any(name.startswith("weight_hr") for name in entries.values):
+        raise ValueError(f"{where}: kind expected 'lstm' with a projection (weight_hr), got {kind!r}")
+    matches = [OF_A_LAYER.fullmatch(name) for name in entries.values]
+    found = [match for match in matches if match]
+    if not found and {"weight_ih", "weight_hh"} & {*entries.values}:
+        return _cell(entries, kind)
+    depth = 1 + max((int(match[1]) for match in found), default=0)
+    directions = ("", "_reverse") if any(match[2] for match in found) else ("",)
+    biases = any(name.startswith("bias") for name in entries.values)
+    first = _sizes(entries, f"_l0{directions[0]}", kind)
+    layers, names, features = [], [], first.input_size
+    for k in range(depth):
+        suffixes = [f"_l{k}{direction}" for direction in directions]
+        sizes = first._replace(input_size=features)
+        halves = [_layer(entries, suffix, sizes, biases) for suffix in suffixes]
+        layers.append(Bidirectional(*halves) if len(halves) == 2 else halves[0])
+        names += [n for s in suffixes for n in _layout(s, first.kind, biases, first.projection_size is not None)]
+        features = len(directions) * first.output_size
+    maps.check_names(entries, names)
+    return tuple(layers)
+
+
+def _cell(entries: maps.Entries, kind: str | None) -> Params:
+    sizes = _sizes(entries, "", kind)
+    biases = any(name.startswith("bias") for name in entries.values)
+    maps.check_names(entries, list(_layout("", sizes.kind, biases, projection=False)))
+    return _layer(entries, "", sizes, biases)
+
+
+def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
+    """The state dict of the PyTorch module that computes the same.
+
+    The bias goes into `bias_ih`; `bias_hh` is zeros, but for a GRU's n, where it is `b_hn`.
+    Whether a GRU without biases resets before or after the product is not to be seen in its
+    parameters: PyTorch resets after it.
+
+    Args:
+        params: a network's tuple over layers, for `torch.nn.RNN`, `LSTM` or `GRU`; or one
+            record, for `RNNCell`, `LSTMCell` or `GRUCell`.
+        prefix: the path of the module in a larger dict.
+
+    Returns:
+        Names to NumPy arrays of their own memory, in the order of PyTorch. Load them with
+        `module.load_state_dict({name: torch.from_numpy(a) for name, a in ....items()})`.
+        bfloat16 arrays, which `from_numpy` does not take, go through `a.astype("float32")`.
+
+    Raises:
+        TypeError, ValueError: for what PyTorch cannot hold: peepholes, coupled gates, layer
+            normalisation, a GRU that resets before the product, a projection in a cell or one
+            that is not smaller than H, layers that differ in kind, size or directions, and
+            directions merged in another way than side by side.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> net = jaxrnn.stack([jaxrnn.lstm(4), jaxrnn.lstm(4)], bidirectional=True)
+        >>> weights = jaxrnn.interop.to_torch(net.init(jax.random.key(0), 3), prefix="lstm")
+        >>> len(weights), weights["lstm.weight_ih_l1_reverse"].shape
+        (16, (16, 8))
+    """
+    where = "to_torch"
+    prefix = maps.join_prefix(where, prefix, ".")
+    if lay.is_record(params):
+        return _entries(where, prefix, "", lay.read_record(where, "params", params, f"{PEER}'s cell"))
+    layers = lay.read_layers(where, params, PEER, projection=True)
+    lay.check_alike(where, layers, PEER)
+    sizes = layers[0][0].sizes
+    if sizes.projection_size is not None and sizes.projection_size >= sizes.hidden_size:
+        raise ValueError(
+            f"{where}: {layers[0][0].name}.w_proj expected fewer than {sizes.hidden_size} columns, "
+            f"got {sizes.projection_size}; {PEER} takes proj_size below hidden_size"
+        )
+    entries = {}
+    for k, directions in enumerate(layers):
+        for layer, suffix in zip(directions, (f"_l{k}", f"_l{k}_reverse"), strict=False):
+            entries |= _entries(where, prefix, suffix, layer)
+    return entries
+
+
+def _entries(where: str, prefix: str, suffix: str, layer: lay.Layer) -> dict[str, np.ndarray]:
+    lay.check_reset(where, layer, PEER, after=True)
+    layout = _layout(suffix, layer.sizes.kind, "b" in layer.fields, "w_proj" in layer.fields)
+    entries = lay.scatter(lay.unfold_biases(layer), layout)
+    return {prefix + name: maps.to_numpy(array) for name, array in entries.items()}

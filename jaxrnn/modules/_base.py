@@ -1,0 +1,224 @@
+"""What `RNN`, `LSTM` and `GRU` have in common: a functional network, its parameters, PyTorch's shapes."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array
+
+from jaxrnn import _checks, interop
+from jaxrnn._types import AnyArray, Cell, Params
+from jaxrnn.cells import LSTMState
+from jaxrnn.modules import _layout, _weights
+from jaxrnn.modules._variants import cell_of, check_torch_has, network_of
+from jaxrnn.network import Network, stack
+
+KeySource = nnx.Rngs | nnx.RngStream | Array
+
+
+class Recurrent(nnx.Module):
+    """A stack of layers of one kind of cell; the base of :class:`RNN`, :class:`LSTM` and :class:`GRU`.
+
+    Attributes:
+        network: the functional :class:`jaxrnn.Network`, which does all the work. For what the
+            module does not offer, such as `truncate`: `self.network.unroll(self.params, xs, ...)`.
+        layers: the `nnx.Param`s of each layer, under the names of the functional API:
+            `layers[0].w_x`, or `layers[0].forward.w_x` of a bidirectional module.
+        deterministic: whether dropout is off; `train()` and `eval()` set it.
+        rngs: the stream that dropout draws from, or `None` where nothing is dropped.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., Cell],
+        options: Mapping[str, Any],
+        *,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        bias: bool,
+        batch_first: bool,
+        dropout: float,
+        bidirectional: bool,
+        checkpoint: str | int | None,
+        implementation: str | None,
+        compute_dtype: Any,
+        param_dtype: Any,
+        deterministic: bool,
+        rngs: nnx.Rngs,
+        initialisers: tuple[Any, Any, Any],
+        metadata: tuple[Any, Any, Any],
+    ):
+        where = type(self).__name__
+        self.input_size = _checks.positive_int(where, "input_size", input_size)
+        self.hidden_size = _checks.positive_int(where, "hidden_size", hidden_size)
+        self.num_layers = _checks.positive_int(where, "num_layers", num_layers)
+        self.bias = _checks.boolean(where, "bias", bias)
+        self.batch_first = _checks.boolean(where, "batch_first", batch_first)
+        self.dropout = _checks.rate(where, "dropout", dropout)
+        self.bidirectional = _checks.boolean(where, "bidirectional", bidirectional)
+        self.checkpoint, self.implementation, self.compute_dtype = checkpoint, implementation, compute_dtype
+        self.param_dtype = param_dtype
+        self.deterministic = _checks.boolean(where, "deterministic", deterministic)
+        if self.dropout and self.num_layers == 1:
+            warnings.warn(
+                f"{where}: dropout = {dropout} does nothing with num_layers = 1; "
+                "it acts on the outputs of every layer but the last",
+                stacklevel=5,  # past two constructors and the two frames of nnx's own
+            )
+        options = {**options, "use_bias": self.bias}
+        cell = cell_of(factory, self.hidden_size, **options)
+        self._network = network_of(cell, self.num_layers, self.bidirectional, self.dropout)
+
+        def init(key: Array, **drawn_by: Any) -> Params:
+            cells = [factory(self.hidden_size, **options, **drawn_by)] * self.num_layers
+            return stack(cells, bidirectional=self.bidirectional).init(key, self.input_size, param_dtype)
+
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, initialisers, metadata, init)
+        self.layers = nnx.List([_weights.Weights(layer, make_param) for layer in params])
+        self.rngs: nnx.RngStream | None = nnx.data(None)
+        if self._drops and ("dropout" in rngs or "default" in rngs):
+            self.rngs = rngs["dropout"].fork()
+
+    @property
+    def network(self) -> Network:
+        """The functional network, which does all the work."""
+        return self._network
+
+    @property
+    def _drops(self) -> bool:
+        return self.dropout > 0 and self.num_layers > 1
+
+    @property
+    def params(self) -> Params:
+        """The parameters as the functional API has them, a tuple over layers: for `self.network`."""
+        return tuple(_weights.detach(layer) for layer in self.layers)
+
+    def load(self, params: Params) -> None:
+        """Puts functional parameters in.
+
+        Args:
+            params: of the structure and the shapes of `self.params`; cast to its dtype.
+
+        Raises:
+            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
+                module is then as it was.
+        """
+        _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
+        for layer, record in zip(self.layers, params, strict=True):
+            _weights.put(layer, record)
+
+    def load_torch(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:
+        """Puts the weights of a `torch.nn` module of the same name and configuration in.
+
+        Args:
+            state_dict: names to arrays, as its `state_dict()` has them.
+            prefix: the path of the module in the state dict of a larger model, such as
+                "encoder.rnn".
+
+        Raises:
+            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
+                module is then as it was.
+        """
+        check_torch_has(f"{type(self).__name__}.load_torch", self.network.layers[0])
+        self.load(interop.from_torch(state_dict, prefix))
+
+    def to_torch(self, prefix: str = "") -> dict[str, Any]:
+        """The state dict of a `torch.nn` module of the same name and configuration, as NumPy arrays.
+
+        Args:
+            prefix: the path of the module in the state dict of a larger model.
+
+        Raises:
+            ValueError: for a variant that PyTorch does not have.
+        """
+        check_torch_has(f"{type(self).__name__}.to_torch", self.network.layers[0])
+        return interop.to_torch(self.params, prefix)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """What `nnx.view` can change.
+
+        Args:
+            deterministic: whether dropout is off.
+        """
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+    def _dropout_key(self, deterministic: bool | None, rngs: KeySource | None) -> Array | None:
+        where = type(self).__name__
+        chosen = self.deterministic if deterministic is None else deterministic
+        if _checks.boolean(where, "deterministic", chosen) or not self._drops:
+            return None
+        source = self.rngs if rngs is None else rngs
+        if isinstance(source, nnx.Rngs):
+            source = source["dropout"]
+        if isinstance(source, nnx.RngStream):
+            return source()
+        if not isinstance(source, jax.Array):
+            raise TypeError(
+                f"{where}: rngs expected nnx.Rngs, an nnx.RngStream or a key, for dropout, got "
+                f"{_checks.describe(source)}; without dropout: eval(), or deterministic=True"
+            )
+        return source
+
+    def __call__(
+        self,
+        xs: AnyArray,
+        hx: Any = None,
+        *,
+        lengths: AnyArray | None = None,
+        mask: AnyArray | None = None,
+        resets: AnyArray | None = None,
+        deterministic: bool | None = None,
+        rngs: KeySource | None = None,
+    ) -> tuple[Array, Any]:
+        """Runs the network over sequences.
+
+        Args:
+            xs: `(T, *B, I)`, or with `batch_first` `(*B, T, I)`; without a batch `(T, I)`.
+            hx: the initial states, by default zeros: `h_0 (L*D, *B, H)`; of an LSTM the tuple
+                `(h_0, c_0)`, with a projection of P entries in `h_0`. The row of a layer and
+                direction is layer * D + direction. Never batch-first.
+            lengths: `(*B,)` integers in 0..T, in any order; what packing is in PyTorch. Steps
+                beyond are not read and have zeros as outputs, the final state is that at the
+                length, and the backward direction begins there.
+            mask: booleans `(T, *B)`, with `batch_first` `(*B, T)`: the general form of
+                `lengths`; give one of the two.
+            resets: booleans of the same shape, true at the first step of an episode. The
+                state that would cross is zeros, in either direction of reading.
+            deterministic: whether dropout is off; by default `self.deterministic`.
+            rngs: what dropout draws from; by default `self.rngs`. `nnx.Rngs`, an
+                `nnx.RngStream`, or a key.
+
+        Returns:
+            `(output, h_n)`, of an LSTM `(output, (h_n, c_n))`: outputs of all steps, `(T, *B, D*H)`
+            in the layout of `xs`, and final states in that of `hx`.
+
+        Raises:
+            TypeError, ValueError: for arguments of a wrong type, dtype, shape or structure.
+        """
+        where = type(self).__name__
+        xs = _layout.time_first(where, xs, self.input_size, self.batch_first)
+        time, batch_shape = xs.shape[0], xs.shape[1:-1]
+        if lengths is not None:
+            lengths = _checks.sequence_lengths(where, lengths, time, batch_shape)
+        taking_part, resets = (
+            _layout.steps_time_first(where, name, value, (time, *batch_shape), self.batch_first)
+            for name, value in (("mask", mask), ("resets", resets))
+        )
+        finals, ys = self.network.unroll(
+            self.params,
+            xs,
+            _layout.unstack_states(where, self.network, hx, batch_shape, self.batch_first),
+            lengths=lengths,
+            mask=taking_part,
+            resets=resets,
+            checkpoint=self.checkpoint,
+            implementation=self.implementation,
+            compute_dtype=self.compute_dtype,
+            key=self._dropout_key(deterministic, rngs),
+        )
+        hx = _layout.stack_states(finals)
+        return _layout.module_layout(ys, self.batch_first), tuple(hx) if isinstance(hx, LSTMState) else hx

@@ -1,0 +1,84 @@
+"""PyTorch's layout of sequences and states, to and from that of the functional API."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._types import State
+from jaxrnn.cells import LSTMState
+from jaxrnn.network import Bidirectional, Network
+
+
+def time_first(where: str, xs: Any, input_size: int, batch_first: bool) -> Array:
+    """`(T, *B, I)` of a module's input, checked."""
+    xs = _checks.floating(where, "xs", xs)
+    shape = "(*B, T, I)" if batch_first else "(T, *B, I)"
+    if xs.ndim < 2:
+        raise ValueError(f"{where}: xs expected shape {shape}, got {xs.shape}; a sequence of scalars has I = 1")
+    if xs.shape[-1] != input_size:
+        raise ValueError(
+            f"{where}: xs expected shape {shape} with I = input_size = {input_size}, got {xs.shape}; "
+            "features are the last axis"
+        )
+    return jnp.moveaxis(xs, -2, 0) if batch_first else xs
+
+
+def module_layout(ys: Array, batch_first: bool) -> Array:
+    """The way back, for outputs."""
+    return jnp.moveaxis(ys, 0, -2) if batch_first else ys
+
+
+def steps_time_first(where: str, name: str, value: Any, steps: tuple[int, ...], batch_first: bool) -> Array | None:
+    """`(T, *B)`, which is `steps`, of a boolean for every step in a module's layout, checked."""
+    if value is None:
+        return None
+    if batch_first:
+        value, shape = _checks.array(where, name, value), (*steps[1:], steps[0])
+        if value.shape != shape:
+            raise ValueError(
+                f"{where}: {name} expected shape (*B, T) = {shape}, got {value.shape}; "
+                "batch_first is True, and it is not broadcast"
+            )
+        value = jnp.moveaxis(value, -1, 0)
+    return _checks.step_mask(where, name, value, steps)
+
+
+def stack_states(states: State) -> Any:
+    """`(L*D, *B, ·)` of states by layer; the row of a layer and direction is layer * D + direction."""
+    rows = [row for layer in states for row in (layer if isinstance(layer, Bidirectional) else (layer,))]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int, ...], batch_first: bool) -> State:
+    """States by layer of `h_0`, or of an LSTM's `(h_0, c_0)`, checked; `None` stays."""
+    if hx is None:
+        return None
+    expected = jax.eval_shape(lambda: stack_states(network.initial_state(batch_shape)))
+    hint = "batch_first does not touch it" if batch_first else "is xs batch-major, or the state that of another batch?"
+    if isinstance(expected, LSTMState):
+        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+            raise TypeError(f"{where}: hx expected the tuple (h_0, c_0), got {_checks.describe(hx)}")
+        hint = f"the order is (h_0, c_0); {hint}"
+        hx = LSTMState(*(_rows(where, *one, hint) for one in zip(("h_0", "c_0"), hx, expected, strict=True)))
+    else:
+        if isinstance(hx, (tuple, list)):
+            raise TypeError(f"{where}: hx expected the array h_0, got {_checks.describe(hx)}; only an LSTM has a c_0")
+        hx = _rows(where, "hx", hx, expected, hint)
+
+    def row(n: int) -> Any:
+        return jax.tree.map(lambda a: a[n], hx)
+
+    return tuple(
+        Bidirectional(row(2 * k), row(2 * k + 1)) if isinstance(layer, Bidirectional) else row(k)
+        for k, layer in enumerate(network.layers)
+    )
+
+
+def _rows(where: str, name: str, value: Any, expected: Any, hint: str) -> Array:
+    value = _checks.floating(where, name, value)
+    if value.shape != expected.shape:
+        raise ValueError(f"{where}: {name} expected shape (L*D, *B, ·) = {expected.shape}, got {value.shape}; {hint}")
+    return value

@@ -1,0 +1,59 @@
+"""From PyTorch's arguments to the options of the functional cells."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell
+from jaxrnn.cells.rnn import ACTIVATIONS
+from jaxrnn.network import Bidirectional, Network, stack
+
+
+@functools.lru_cache(maxsize=1024)
+def cell_of(factory: Callable[..., Cell], hidden_size: int, **options: Any) -> Cell:
+    """One cell for equal options, so that modules of one configuration share what they compile."""
+    return factory(hidden_size, **options)
+
+
+@functools.lru_cache(maxsize=1024)
+def network_of(cell: Cell, num_layers: int, bidirectional: bool, dropout: float) -> Network:
+    """One network for equal options, so that modules of one configuration have equal graph definitions."""
+    return stack([cell] * num_layers, bidirectional=bidirectional, dropout=dropout)
+
+
+def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
+    """Those of :func:`jaxrnn.rnn`."""
+    if not callable(nonlinearity):
+        _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
+    return {"activation": nonlinearity}
+
+
+def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
+    """Those of :func:`jaxrnn.lstm`, where no projection is `None`; PyTorch has 0 for that."""
+    options = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+    if proj_size is not False and proj_size == 0:
+        return options
+    proj_size = _checks.positive_int(where, "proj_size", proj_size)
+    if proj_size >= _checks.positive_int(where, "hidden_size", hidden_size):
+        raise ValueError(
+            f"{where}: proj_size expected less than hidden_size = {hidden_size}, got {proj_size}; 0 is no projection"
+        )
+    return {**options, "projection_size": proj_size}
+
+
+def gru_options(where: str, **variants: Any) -> dict[str, Any]:
+    """Those of :func:`jaxrnn.gru`."""
+    return {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+
+
+def check_torch_has(where: str, layer: Cell | Bidirectional) -> None:
+    """PyTorch has equations like these, as far as the parameters do not show it."""
+    cell = layer.forward if isinstance(layer, Bidirectional) else layer
+    options = {} if cell.config is None else dict(cell.config.options)
+    if not options.get("reset_after", True):
+        raise ValueError(f"{where}: reset_after expected True, got False; PyTorch's GRU resets after the product")
+    if options.get("activation", "tanh") not in ("tanh", "relu"):
+        raise ValueError(
+            f"{where}: nonlinearity expected 'tanh' or 'relu', got {options['activation']!r}; PyTorch has no other"
+        )

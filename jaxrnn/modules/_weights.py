@@ -1,0 +1,137 @@
+"""Functional parameters as `nnx.Param`s: the same tree under the same names, and the way back."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+from jaxrnn import _checks, initializers
+from jaxrnn._types import Params
+
+Metadata = Mapping[str, Any]
+MakeParam = Callable[[str, Array], nnx.Param]
+
+# Which initialiser and metadata a parameter takes; all others start as constants and carry none.
+ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias"}
+
+
+class Role(NamedTuple):
+    """What draws some of the parameters, and what metadata they carry."""
+
+    init: Any
+    metadata: Metadata
+
+
+def _roles(hidden_size: int, initialisers: tuple[Any, Any, Any], metadata: tuple[Any, Any, Any]) -> dict[str, Role]:
+    """What the caller gave, and PyTorch's U(±1/√H) in the place of `None`."""
+    bound = 1.0 / math.sqrt(hidden_size)
+
+    def uniform(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    defaults = (uniform, uniform, initializers.torch_uniform_bias())
+    given = zip(("kernel", "recurrent", "bias"), initialisers, defaults, metadata, strict=True)
+    return {name: Role(init or default, carried or {}) for name, init, default, carried in given}
+
+
+def draw(
+    where: str,
+    rngs: Any,
+    hidden_size: int,
+    initialisers: tuple[Any, Any, Any],
+    metadata: tuple[Any, Any, Any],
+    init: Callable[..., Params],
+) -> tuple[Params, MakeParam]:
+    """Functional parameters, and what makes a `Param` of each of their arrays.
+
+    `init(key, kernel_init=, recurrent_init=, bias_init=)` gets initialisers that return arrays;
+    what the caller's return around theirs, as `nnx.with_partitioning` does, goes to the `Param`s.
+    """
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"{where}: rngs expected flax.nnx.Rngs, such as nnx.Rngs(0), got {_checks.describe(rngs)}")
+    roles, wrappings = _roles(hidden_size, initialisers, metadata), {}
+
+    def unwrapped(name: str) -> Callable[..., Array]:
+        def draw(*args: Any) -> Array:
+            value = roles[name].init(*args)
+            if not isinstance(value, nnx.VariableMetadata):
+                return value
+            wrappings[name] = value
+            return value.raw_value
+
+        return draw
+
+    def make_param(name: str, value: Array) -> nnx.Param:
+        role = ROLES.get(name)
+        if role is None:
+            return nnx.Param(value)
+        wrapped = dataclasses.replace(wrappings[role], raw_value=value) if role in wrappings else value
+        return nnx.Param(wrapped, **roles[role].metadata)
+
+    return init(rngs.params(), **{f"{name}_init": unwrapped(name) for name in roles}), make_param
+
+
+class Weights(nnx.Module):
+    """A record of parameters: an `nnx.Param` for each array, `Weights` for each record inside it."""
+
+    def __init__(self, record: Any, make_param: MakeParam):
+        attach(self, record, make_param)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+def attach(module: Any, record: Any, make_param: MakeParam) -> None:
+    """Makes the fields of a record attributes of a module; what is absent stays `None`."""
+    module._record = type(record)
+    for name, value in zip(record._fields, record, strict=True):
+        if value is None:
+            setattr(module, name, nnx.data(None))
+        else:
+            setattr(module, name, Weights(value, make_param) if isinstance(value, tuple) else make_param(name, value))
+
+
+def detach(module: Any) -> Any:
+    """The record that the `Param`s of a module make: functional parameters."""
+    values = (getattr(module, name) for name in module._record._fields)
+    return module._record(*(None if v is None else detach(v) if isinstance(v, Weights) else v[...] for v in values))
+
+
+def put(module: Any, record: Any) -> None:
+    """Puts a record in, in the dtype and the sharding of what is there."""
+    for name, value in zip(record._fields, record, strict=True):
+        there = getattr(module, name)
+        if isinstance(there, Weights):
+            put(there, value)
+        elif there is not None:
+            there[...] = jnp.asarray(value, there.dtype)
+
+
+def check_like(where: str, name: str, params: Any, expected: Any) -> None:
+    """`params` has the structure, the fields and the shapes of `expected`, and holds floating-point arrays."""
+    if isinstance(expected, tuple):
+        if type(params) is not type(expected) or len(params) != len(expected):
+            kind = f"a tuple over {len(expected)} layers" if type(expected) is tuple else type(expected).__name__
+            raise TypeError(
+                f"{where}: {name} expected {kind}, got {_checks.describe(params)}; "
+                "are they the params of another cell, or of another number of layers or directions?"
+            )
+        fields = [f".{field}" for field in getattr(expected, "_fields", ())] or [f"[{k}]" for k in range(len(expected))]
+        for field, value, want in zip(fields, params, expected, strict=True):
+            check_like(where, name + field, value, want)
+    elif (params is None) != (expected is None):
+        kind = "None" if expected is None else "an array"
+        raise ValueError(
+            f"{where}: {name} expected {kind}, got {_checks.describe(params)}; "
+            "are they the params of the same cell in another form?"
+        )
+    elif expected is not None and _checks.floating(where, name, params).shape != expected.shape:
+        raise ValueError(
+            f"{where}: {name} expected shape {expected.shape}, got {tuple(params.shape)}; is it another size?"
+        )

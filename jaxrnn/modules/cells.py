@@ -1,0 +1,285 @@
+"""`RNNCell`, `LSTMCell` and `GRUCell`: one step each, for `flax.nnx.RNN` and `nnx.Bidirectional`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jaxrnn import _checks, interop
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, State
+from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.modules import _weights
+from jaxrnn.modules._variants import cell_of, check_torch_has, gru_options, lstm_options, rnn_options
+from jaxrnn.modules._weights import Metadata
+
+
+class RecurrentCell(nnx.RNNCellBase):
+    """One step of a functional cell; the base of :class:`RNNCell`, :class:`LSTMCell` and :class:`GRUCell`.
+
+    Its parameters are `nnx.Param`s under the names of the functional API, such as `w_x`.
+
+    Attributes:
+        cell: the functional :class:`jaxrnn.Cell`.
+    """
+
+    def __init__(
+        self,
+        factory: Callable[..., Cell],
+        options: Mapping[str, Any],
+        *,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        param_dtype: Any,
+        rngs: nnx.Rngs,
+        initialisers: tuple[Any, Any, Any],
+        metadata: tuple[Any, Any, Any],
+    ):
+        where = type(self).__name__
+        self.input_size = _checks.positive_int(where, "input_size", input_size)
+        self.hidden_size = _checks.positive_int(where, "hidden_size", hidden_size)
+        self.bias = _checks.boolean(where, "bias", bias)
+        self.param_dtype = param_dtype
+        options = {**options, "use_bias": self.bias}
+        self._cell = cell_of(factory, self.hidden_size, **options)
+
+        def init(key: Array, **drawn_by: Any) -> Params:
+            return factory(self.hidden_size, **options, **drawn_by).init(key, self.input_size, param_dtype)
+
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, initialisers, metadata, init)
+        _weights.attach(self, params, make_param)
+
+    @property
+    def cell(self) -> Cell:
+        """The functional cell, which does all the work."""
+        return self._cell
+
+    @property
+    def params(self) -> Params:
+        """The parameters as the functional API has them: for `self.cell`."""
+        return _weights.detach(self)
+
+    def load(self, params: Params) -> None:
+        """Puts functional parameters in.
+
+        Args:
+            params: of the structure and the shapes of `self.params`; cast to its dtype.
+
+        Raises:
+            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
+                module is then as it was.
+        """
+        _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
+        _weights.put(self, params)
+
+    def load_torch(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:
+        """Puts the weights of the `torch.nn` cell of the same name in, as :meth:`LSTM.load_torch` does."""
+        check_torch_has(f"{type(self).__name__}.load_torch", self.cell)
+        self.load(interop.from_torch(state_dict, prefix))
+
+    def to_torch(self, prefix: str = "") -> dict[str, Any]:
+        """The state dict of the `torch.nn` cell of the same name, as :meth:`LSTM.to_torch` gives it."""
+        check_torch_has(f"{type(self).__name__}.to_torch", self.cell)
+        return interop.to_torch(self.params, prefix)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, carry: State, inputs: Float[AnyArray, "*B I"]
+    ) -> tuple[State, Float[Array, "*B H"]]:
+        """One step: the state before and x_t `(*B, I)` to the state after and y_t.
+
+        Raises:
+            TypeError, ValueError: for a wrong structure, dtype or shape.
+        """
+        return self.cell.step(self.params, carry, inputs)
+
+    def initialize_carry(
+        self,
+        input_shape: tuple[int, ...],
+        rngs: nnx.Rngs | nnx.RngStream | None = None,
+        carry_init: Initializer | None = None,
+    ) -> State:
+        """The state before the first step, in the dtype of the parameters.
+
+        Args:
+            input_shape: the shape `(*B, I)` of one step's input.
+            rngs: what `carry_init` draws from, its stream "carry".
+            carry_init: draws every array of the state; by default it is zeros.
+
+        Raises:
+            TypeError: for a `carry_init` without `rngs`.
+        """
+        zeros = self.cell.initial_state(tuple(input_shape[:-1]), self.param_dtype)
+        if carry_init is None:
+            return zeros
+        stream = rngs["carry"] if isinstance(rngs, nnx.Rngs) else rngs
+        if not isinstance(stream, nnx.RngStream):
+            raise TypeError(
+                f"{type(self).__name__}.initialize_carry: rngs expected nnx.Rngs or an nnx.RngStream, "
+                f"as there is a carry_init; got {_checks.describe(rngs)}"
+            )
+        return jax.tree.map(lambda leaf: carry_init(stream(), leaf.shape, leaf.dtype), zeros)
+
+    @property
+    def num_feature_axes(self) -> int:
+        """The axes of the input that are not batch axes."""
+        return 1
+
+
+class LSTMCell(RecurrentCell):
+    """One step of a long short-term memory, with the arguments of `torch.nn.LSTMCell`.
+
+    It computes :func:`jaxrnn.lstm_step`, and is what `nnx.RNN` and `nnx.Bidirectional` take.
+    :class:`LSTM` is faster than `nnx.RNN(LSTMCell(...))`: it takes the input products out of the
+    loop, and its backward pass is the hand-written one.
+
+    Args:
+        input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, param_dtype,
+            kernel_init, recurrent_init, bias_init, kernel_metadata, recurrent_metadata,
+            bias_metadata, rngs: as in :class:`LSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> layer = nnx.RNN(jaxrnn.modules.LSTMCell(8, 16, rngs=nnx.Rngs(0)), return_carry=True)
+        >>> state, ys = layer(jnp.ones((4, 20, 8)))
+        >>> ys.shape, state.c.shape
+        ((4, 20, 16), (4, 16))
+
+    Differs from:
+        1. Flax: the carry is a :class:`LSTMState` with the fields h and c, not a tuple (c, h).
+        2. PyTorch: takes and returns (state, x) and (state, y), the order of `jax.lax.scan`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        proj_size: int = 0,
+        peephole: bool = False,
+        coupled: bool = False,
+        layer_norm: bool = False,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        rngs: nnx.Rngs,
+    ):
+        variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+        super().__init__(
+            lstm, lstm_options("LSTMCell", hidden_size, proj_size, **variants),
+            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+        self.proj_size = proj_size
+
+
+class GRUCell(RecurrentCell):
+    """One step of a gated recurrent unit, with the arguments of `torch.nn.GRUCell`.
+
+    It computes :func:`jaxrnn.gru_step`; what is said of :class:`LSTMCell` holds of it.
+
+    Args:
+        input_size, hidden_size, bias, reset_after, layer_norm, param_dtype, kernel_init,
+            recurrent_init, bias_init, kernel_metadata, recurrent_metadata, bias_metadata,
+            rngs: as in :class:`GRU`.
+
+    Raises:
+        TypeError, ValueError: as :class:`GRU`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> cell = jaxrnn.modules.GRUCell(8, 16, rngs=nnx.Rngs(0))
+        >>> h, y = cell(cell.initialize_carry((4, 8)), jnp.ones((4, 8)))
+        >>> h.shape
+        (4, 16)
+
+    Differs from:
+        1. Flax: its GRUCell has no place for `b_hn`, the bias inside the reset.
+        2. PyTorch: as :class:`LSTMCell`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        reset_after: bool = True,
+        layer_norm: bool = False,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            gru, gru_options("GRUCell", reset_after=reset_after, layer_norm=layer_norm),
+            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+
+
+class RNNCell(RecurrentCell):
+    """One step of a simple recurrent unit, with the arguments of `torch.nn.RNNCell`.
+
+    It computes :func:`jaxrnn.rnn_step`; what is said of :class:`LSTMCell` holds of it.
+
+    Args:
+        input_size, hidden_size, bias, nonlinearity, param_dtype, kernel_init, recurrent_init,
+            bias_init, kernel_metadata, recurrent_metadata, bias_metadata, rngs: as in
+            :class:`RNN`.
+
+    Raises:
+        TypeError, ValueError: as :class:`RNN`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> both = (nnx.RNN(jaxrnn.modules.RNNCell(8, 16, rngs=nnx.Rngs(seed))) for seed in range(2))
+        >>> nnx.Bidirectional(*both)(jnp.ones((4, 20, 8))).shape
+        (4, 20, 32)
+
+    Differs from:
+        1. Flax, PyTorch: as :class:`LSTMCell`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str | Callable[..., Any] = "tanh",
+        *,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            rnn, rnn_options("RNNCell", nonlinearity),
+            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+        self.nonlinearity = nonlinearity

@@ -1,0 +1,232 @@
+"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrnn._types import BiasInitializer, Initializer
+from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.modules._base import Recurrent
+from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
+from jaxrnn.modules._weights import Metadata
+
+
+class LSTM(Recurrent):
+    """Layers of long short-term memory, with the arguments, shapes and return order of `torch.nn.LSTM`.
+
+    The equations are those of :func:`jaxrnn.lstm_step`, the network is that of
+    :func:`jaxrnn.stack`. Parameters start as PyTorch's do, at U(±1/√H), but peepholes at 0
+    and the scales of layer normalisation at 1.
+
+    Args:
+        input_size: I, the features of the input.
+        hidden_size: H, the units of each layer and direction.
+        num_layers: L, each layer reading the outputs of the one below.
+        bias: whether there are biases.
+        batch_first: whether inputs and outputs are `(*B, T, ·)`; `mask` and `resets` are then
+            `(*B, T)`. States are `(L*D, *B, ·)` always.
+        dropout: the rate in [0, 1) at which outputs of every layer but the last are dropped.
+        bidirectional: whether every layer reads both ways; D is then 2, otherwise 1.
+        proj_size: P < H, the entries of a projected output; 0 is no projection.
+        peephole, coupled, layer_norm: the variants of :func:`jaxrnn.lstm`.
+        checkpoint, implementation, compute_dtype: those of :func:`jaxrnn.unroll`.
+        param_dtype: the dtype of the parameters.
+        kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h` and `w_proj`; `b`. As in
+            :func:`jaxrnn.lstm`, but `None` is U(±1/√H). Metadata that they return, as
+            those of `nnx.with_partitioning` do, goes to `w_x`, `w_h` and `b`.
+        kernel_metadata, recurrent_metadata, bias_metadata: metadata of `w_x`, `w_h` and `b`,
+            such as `{"out_sharding": (None, "model")}`. Other parameters get theirs by
+            `set_metadata`.
+        deterministic: whether dropout is off to begin with; `train()` and `eval()` set it.
+        rngs: parameters are drawn from its stream "params", dropout from a fork of "dropout".
+
+    Raises:
+        TypeError, ValueError: for sizes that are not positive integers, a projection that is
+            not smaller than H, a rate outside [0, 1), options that are not booleans.
+
+    Warns:
+        UserWarning: if there is dropout and only one layer, as in PyTorch.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> lstm = jaxrnn.modules.LSTM(8, 16, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> output, (h_n, c_n) = lstm(jnp.ones((20, 4, 8)), lengths=jnp.array([20, 7, 1, 0]))
+        >>> output.shape, h_n.shape, lstm.layers[1].backward.w_x.shape
+        ((20, 4, 32), (4, 4, 16), (32, 64))
+
+    Differs from:
+        1. PyTorch: lengths, masks and resets, with no packing; variants of the cell.
+        2. PyTorch: one bias, of half the variance of the sum of PyTorch's two.
+        3. PyTorch: any number of batch axes; dropout 1 is refused.
+        4. Flax: layers, directions and time in one module, where `nnx.RNN` wraps a cell.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        *,
+        peephole: bool = False,
+        coupled: bool = False,
+        layer_norm: bool = False,
+        checkpoint: str | int | None = None,
+        implementation: str | None = None,
+        compute_dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        deterministic: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+        super().__init__(
+            lstm, lstm_options("LSTM", hidden_size, proj_size, **variants),
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
+            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+        self.proj_size = proj_size
+
+
+class GRU(Recurrent):
+    """Layers of gated recurrent units, with the arguments, shapes and return order of `torch.nn.GRU`.
+
+    The equations are those of :func:`jaxrnn.gru_step`, the network is that of
+    :func:`jaxrnn.stack`. Parameters start as PyTorch's do, at U(±1/√H), but the scales of
+    layer normalisation at 1.
+
+    Args:
+        reset_after, layer_norm: the variants of :func:`jaxrnn.gru`. PyTorch's is reset-after.
+        kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b` and `b_hn`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
+            recurrent_metadata, bias_metadata, deterministic, rngs: as in :class:`LSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> gru = jaxrnn.modules.GRU(8, 16, batch_first=True, rngs=nnx.Rngs(0))
+        >>> output, h_n = gru(jnp.ones((4, 20, 8)), jnp.zeros((1, 4, 16)))
+        >>> output.shape, h_n.shape
+        ((4, 20, 16), (1, 4, 16))
+
+    Differs from:
+        1. PyTorch and Flax as :class:`LSTM`. Of PyTorch's biases those of r and z are one
+           here; `b_n` and `b_hn` stay two.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        reset_after: bool = True,
+        layer_norm: bool = False,
+        checkpoint: str | int | None = None,
+        implementation: str | None = None,
+        compute_dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        deterministic: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            gru, gru_options("GRU", reset_after=reset_after, layer_norm=layer_norm),
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
+            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+
+
+class RNN(Recurrent):
+    """Layers of simple recurrent units, with the arguments, shapes and return order of `torch.nn.RNN`.
+
+    h_t = φ(x_t W_x + h_{t-1} W_h + b). The network is that of :func:`jaxrnn.stack`. Parameters
+    start as PyTorch's do, at U(±1/√H).
+
+    Args:
+        nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. It is no part
+            of a state dict of PyTorch.
+        kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
+            recurrent_metadata, bias_metadata, deterministic, rngs: as in :class:`LSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`; for an unknown nonlinearity.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> rnn = jaxrnn.modules.RNN(8, 16, nonlinearity="relu", rngs=nnx.Rngs(0))
+        >>> output, h_n = rnn(jnp.ones((20, 8)))
+        >>> output.shape, h_n.shape
+        ((20, 16), (1, 16))
+
+    Differs from:
+        1. PyTorch and Flax as :class:`LSTM`; PyTorch knows only "tanh" and "relu".
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str | Callable[..., Any] = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        checkpoint: str | int | None = None,
+        implementation: str | None = None,
+        compute_dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        kernel_init: Initializer | None = None,
+        recurrent_init: Initializer | None = None,
+        bias_init: BiasInitializer | None = None,
+        kernel_metadata: Metadata | None = None,
+        recurrent_metadata: Metadata | None = None,
+        bias_metadata: Metadata | None = None,
+        deterministic: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            rnn, rnn_options("RNN", nonlinearity),
+            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
+            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
+            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
+            initialisers=(kernel_init, recurrent_init, bias_init),
+            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+        )  # fmt: skip
+        self.nonlinearity = nonlinearity
