@@ -76,15 +76,14 @@ def normalised(scaled: Scaled) -> Scaled:
 
 
 def at_one_scale(*parts: Scaled) -> tuple[list[PyTree], Array]:
-    """The values of all at the scale of the largest, and that scale."""
-    parts = tuple(map(normalised, parts))
+    """The values of all at the scale of the largest, and that scale; all are to be normalised."""
     log_scale = jnp.max(jnp.stack([part.log_scale for part in parts]), 0)
     return [times(part.value, share(part.log_scale, log_scale)) for part in parts], log_scale
 
 
 def plus(*parts: Scaled) -> Scaled:
     """Their sum."""
-    values, log_scale = at_one_scale(*parts)
+    values, log_scale = at_one_scale(*map(normalised, parts))
     return Scaled(jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *values), log_scale)
 
 

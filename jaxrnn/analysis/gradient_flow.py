@@ -171,7 +171,7 @@ def _back(
             return after, y
 
         _, pull = jax.vjp(step, params, before, x)
-        (dstate, dy), log_scale = at_one_scale(carry, dy._replace(value=only(mask, dy.value)))
+        (dstate, dy), log_scale = at_one_scale(carry, dy)
         norms = _state_norms(dstate, dy, position, log_scale)
         dparams, dbefore, dx = pull((only(mask, dstate), dy))
         dbefore = select(mask, dbefore, dstate)
@@ -188,6 +188,7 @@ def _back(
 
     batch_shape = steps.xs.shape[1:-1]
     start = normalised(Scaled(dfinal, jnp.zeros(batch_shape, steps.xs.dtype)))
+    dys = normalised(dys._replace(value=only(steps.mask, dys.value)))
     _, (norms, weight_norms, kept, dxs) = jax.lax.scan(body, start, (steps, dys), reverse=not reverse)
     return (norms, weight_norms, kept), dxs
 
