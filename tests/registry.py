@@ -1,11 +1,13 @@
 """All cells, in every form they take. A new cell inherits the contract test by a row here."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxrnn
 from jaxrnn import Cell
@@ -32,6 +34,15 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
 }
 
+
+def of_cell(name: str, *more: Any) -> Any:
+    """A parameter of a test, in the process of the others of that cell, so that what is compiled serves them all."""
+    return pytest.param(name, *more, marks=pytest.mark.xdist_group(name))
+
+
+# One cell of each kind of driver path, for what need not be seen on every variant.
+FAMILIES = ("rnn-tanh", "lstm", "gru", "gru-reset-before")
+
 # Relative to the largest entry of what is compared. bfloat16 was measured at 0.002 to 0.033 over the registry.
 TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 5e-6, "bfloat16": 4e-2}
 
@@ -46,18 +57,62 @@ class Case(NamedTuple):
     options: Mapping[str, Any]
 
 
-def random_like(seed: int, tree: Any, dtype: Any) -> Any:
-    """Standard normal numbers from NumPy: drawing them with JAX would compile a generator in every test."""
+def random_like(seed: int, tree: Any, dtype: Any, scale: float = 1.0) -> Any:
+    """Normal numbers from NumPy: drawing them with JAX would compile a generator in every test."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), dtype), tree)
+    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), tree)
+
+
+def numpy_of(tree: Any) -> Any:
+    """Slicing and adding these compiles nothing."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def quick_jit(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` that compiles small programs about five times faster: the same program, as slower machine code.
+
+    For oracles, and for variants of what is compiled as users have it in another test.
+    """
+    return jax.jit(f, compiler_options=_quick_options(), **options)
+
+
+@functools.cache
+def _quick_options() -> dict[str, Any]:
+    """Those of them that this version of XLA knows."""
+    wanted = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_use_fusion_emitters": False,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
+
+    def is_known(option: str) -> bool:
+        try:
+            jax.jit(lambda: 0, compiler_options={option: wanted[option]})()
+        except jax.errors.JaxRuntimeError:
+            return False
+        return True
+
+    return {option: value for option, value in wanted.items() if is_known(option)}
+
+
+@functools.cache
+def cell_of(name: str) -> Cell:
+    """One cell for all tests of a process, so that what one of them compiles serves the others."""
+    return CELLS[name]()
+
+
+@functools.cache
+def params_of(name: str) -> Any:
+    """The shapes of its parameters."""
+    return jax.eval_shape(lambda key: cell_of(name).init(key, I, jnp.float32), jax.random.key(0))
 
 
 def make(name: str, batch_shape: tuple[int, ...] = (B,), time: int = T, dtype: Any = None, seed: int = 0) -> Case:
     """Random parameters (biases too), inputs and initial state."""
-    cell = CELLS[name]()
+    cell = cell_of(name)
     dtype = jnp.result_type(float) if dtype is None else dtype
-    params = jax.eval_shape(lambda key: cell.init(key, I, dtype), jax.random.key(0))
-    params = jax.tree.map(lambda p: 0.6 * p, random_like(seed, params, dtype))
+    params = random_like(seed, params_of(name), dtype, scale=0.6)
     xs = random_like(seed + 1, jax.ShapeDtypeStruct((time, *batch_shape, I), dtype), dtype)
     state = random_like(seed + 2, jax.eval_shape(lambda: cell.initial_state(batch_shape)), dtype)
     return Case(cell, params, xs, state, {})

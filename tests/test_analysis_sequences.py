@@ -13,7 +13,6 @@ from jaxrnn import analysis
 from tests.registry import LENGTHS, B, I, T, bits, make, random_like, weighed
 from tests.test_analysis import TOLERANCE, close, compiled_quickly  # noqa: F401
 
-
 # ---- batches, lengths, masks
 
 

@@ -333,5 +333,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_without_safetensors(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
-    with pytest.raises(ImportError, match=r'read: expected safetensors to be installed: pip install "jaxrnn\[interop\]"'):
+    with pytest.raises(
+        ImportError, match=r'read: expected safetensors to be installed: pip install "jaxrnn\[interop\]"'
+    ):
         interop.read("weights.safetensors")

@@ -18,7 +18,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Bidirectional, GRUParams, LSTMParams, LSTMState, RNNParams
 from tests.golden import make
-from tests.registry import gap
+from tests.registry import gap, quick_jit
 
 # Relative to the largest entry of each array.
 TOLERANCE = {"torch": 1e-12, "onnx": 5e-6, "keras": 5e-6}
@@ -124,14 +124,14 @@ def torch_outputs(config: dict, states: Any, ys: Any) -> dict:
     return {"ys": ys, "h_n": jnp.stack(flat)}
 
 
-def torch_answers(config: dict, inputs: dict) -> tuple[dict, dict]:
+def torch_answers(config: dict, inputs: dict, jit: Any) -> tuple[dict, dict]:
     """The outputs, and the gradients of their weighted sum."""
     network = torch_network(config)
     cotangents = {name[len("cotangent_") :]: a for name, a in inputs.items() if name.startswith("cotangent_")}
     leaves = {name: a for name, a in inputs.items() if not name.startswith("cotangent_")}
     lengths = None if config["lengths"] is None else np.asarray(config["lengths"], np.int32)
 
-    @jax.jit
+    @jit
     def answer(leaves: dict, cotangents: dict, lengths: Any) -> tuple[dict, dict]:
         def outputs(leaves: dict) -> dict:
             params, states = torch_params(config, leaves), torch_states(config, leaves)
@@ -143,8 +143,8 @@ def torch_answers(config: dict, inputs: dict) -> tuple[dict, dict]:
     return answer(leaves, cotangents, lengths)
 
 
-def assert_equals_torch(case: make.Case) -> None:
-    values, gradients = torch_answers(case["config"], case["inputs"])
+def assert_equals_torch(case: make.Case, jit: Any = jax.jit) -> None:
+    values, gradients = torch_answers(case["config"], case["inputs"], jit)
     assert_equals_peer("torch", values, case["outputs"])
     assert_equals_peer("torch", gradients, case["gradients"])
 
@@ -157,7 +157,7 @@ def test_torch_on_file(x64, case):
 @pytest.mark.parametrize("seed", range(LIVE))
 def test_torch_live(x64, seed):
     peer("torch")
-    assert_equals_torch(ask("torch", make.torch_config(seed)))
+    assert_equals_torch(ask("torch", make.torch_config(seed)), quick_jit)
 
 
 @golden("torch")

@@ -18,6 +18,7 @@ from tests.onnx_tools import (
     TOLERANCE,
     assert_model_equals_network,
     assert_same_network,
+    attributes_of,
     cell_of,
     random_params,
     run,
@@ -87,6 +88,17 @@ def test_random_networks_have_everything():
     for word in ("concat", "sum", "mul", "average", "True", "projection", "coupled", "peephole", "gru(3)", "before"):
         word = {"before": "reset_after=False"}.get(word, word)
         assert sum(word in name for name in shown) >= 2, word
+
+
+def test_directions_that_differ_in_the_activation_are_one_operator():
+    network = jaxrnn.stack([Bidirectional(cell_of("rnn"), cell_of("rnn-sigmoid"))])
+    params = random_params(network)
+    model = to_onnx(network, params)
+    (first, *_) = model.graph.node
+    assert list(attributes_of(first)["activations"]) == [b"Tanh", b"Sigmoid"]
+    assert_same_network((network, params), from_onnx(model))
+    xs = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
+    assert gap(run(model, {"x": xs})["y"], np.asarray(network.unroll(params, xs)[1])) <= TOLERANCE
 
 
 @pytest.mark.parametrize(("time", "batch"), [(1, 1), (9, 2)])

@@ -170,6 +170,18 @@ def test_what_follows_the_last_layer_is_not_read():
     assert network.merge == "concat"
 
 
+def test_a_read_out_is_no_projection():
+    """Unless the recurrent weights are a product with it."""
+    plain, weights = operator("a", "x", 3)
+    read_out = {"w": np.random.default_rng(0).standard_normal((2, 4, 2)).astype(np.float32)}
+    network, params = from_onnx(model_of([plain, node("MatMul", "a.Y w", "y")], weights | read_out, ["y"]))
+    assert repr(network.layers[0].forward) == "lstm(4)"
+    weights["a.R"] = np.random.default_rng(1).standard_normal((2, 16, 2)).astype(np.float32) @ read_out["w"].mT
+    network, params = from_onnx(model_of([plain, node("MatMul", "a.Y w", "y")], weights | read_out, ["y"]))
+    assert repr(network.layers[0].forward) == "lstm(4, projection_size=2)"
+    np.testing.assert_array_equal(params[0].backward.w_proj, read_out["w"][1])
+
+
 def test_weights_in_pieces():
     """As slices put together, transposed, cast, and as constants of the graph."""
     plain, weights = operator("a", "x", 3)

@@ -32,10 +32,11 @@ def lstm_model(settings: dict[str, Any] | None = None, op: str = "LSTM", **chang
     return model_of([one], {name: array for name, array in weights.items() if array is not None}, ["a.Y"])
 
 
-def two(*between: Any, **settings: Any) -> onnx.ModelProto:
+def two(*between: Any, features: int = 4, w: Any = None, **settings: Any) -> onnx.ModelProto:
+    """Two operators, and what stands between them."""
     below, weights = operator("a", "x", 3, directions=1)
-    above, more = operator("b", "xs", 4, directions=1, **settings)
-    return model_of([below, *between, above], weights | more | AXES, ["b.Y"])
+    above, more = operator("b", "xs", features, directions=1, **settings)
+    return model_of([below, *between, above], weights | more | AXES | ({} if w is None else {"w": w}), ["b.Y"])
 
 
 SQUEEZE = node("Squeeze", "a.Y one", "xs")
@@ -78,6 +79,8 @@ FROM_ONNX: dict[str, tuple[Any, dict[str, Any], str]] = {
                          "node 'b' expected to read the outputs of 'a', .*'xs' comes from Relu ''. Read .* nodes='a' and nodes='b'"),
     "side by side": (two(), {}, "node 'b' expected to read the outputs of 'a', .*'xs' comes from outside the graph"),
     "scaled": (two(node("Squeeze", "a.Y one", "s"), node("Add", "s s", "xs")), {}, "'xs' comes from Add"),
+    "product between": (two(node("MatMul", "a.Y w", "m"), node("Squeeze", "m one", "xs"), w=np.ones((1, 4, 2), "f4"), features=2), {},
+                        "node 'b' expected to read the outputs of 'a', .*'xs' comes from Squeeze"),
     "features": (two(SQUEEZE, hidden=4), {"weights": {"b.W": np.ones((1, 16, 5), "f4")}}, r"node 'b' input W \('b.W'\) expected 4 columns, .* got 5"),
     "direction above": (two(SQUEEZE, direction="reverse"), {}, "node 'b' attribute direction expected 'forward'"),
     "nodes": (lstm_model(), {"nodes": "b"}, "nodes expected one operator called 'b' among 'a'; got 0"),
@@ -233,13 +236,14 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        to_onnx(PAIR, jax.tree.map(jnp.zeros_like, PARAMS), path=path)
-    assert path.read_bytes() == before
-    with pytest.raises(OSError, match="No space left"):
-        to_onnx(PAIR, PARAMS, path=tmp_path / "other.onnx")
-    assert os.listdir(tmp_path) == ["model.onnx"]
+    for step in ("fsync", "replace"):
+        with monkeypatch.context() as patched:
+            patched.setattr(os, step, full)
+            for name in ("model.onnx", "other.onnx"):
+                with pytest.raises(OSError, match="No space left"):
+                    to_onnx(PAIR, jax.tree.map(jnp.zeros_like, PARAMS), path=tmp_path / name)
+        assert os.listdir(tmp_path) == ["model.onnx"]
+        assert path.read_bytes() == before
 
 
 def test_other_kinds_of_files(tmp_path):

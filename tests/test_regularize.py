@@ -6,45 +6,42 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from tests.registry import SCENARIOS, H, assert_close, gap, loss_of, make, run
+from tests.programs import ALL, NONE, by_hand, cotangents_of, differentiated, operands_of
+from tests.registry import SCENARIOS, H, assert_close, cell_of, gap, make, of_cell, quick_jit, run
 
+# Of a generator whose program is small; what is said of noise by chance, below, is said of the default one.
+KEYS = [jax.random.key(k, impl="unsafe_rbg") for k in (3, 4)]
 KEY = jax.random.key(3)
-ALL = {"input_dropout": 0.3, "recurrent_dropout": 0.4, "dropconnect": 0.2, "zoneout": 0.3}
+EVERY = {"input_dropout": 0.3, "recurrent_dropout": 0.4, "dropconnect": 0.2, "zoneout": 0.3}
 names = ["lstm", "lstm-all", "gru-reset-before", "gru-layer-norm", "indrnn"]
 
 
-def noisy(name, **rates):
-    case = make(name)
-    return case._replace(cell=jaxrnn.regularize(case.cell, **rates), options={"key": KEY})
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names])
+@pytest.mark.parametrize("name", [of_cell(name) for name in names])
 def test_gradients_with_all_noise_equal_autodiff(name, x64):
     """Masks, resets, truncation and every noise at once, by hand against the plain scan of the same key."""
-    case = noisy(name, **ALL)
-    options = {**SCENARIOS["mask-resets"], "truncate": 4}
-    grads = [
-        jax.jit(jax.value_and_grad(loss_of(case, implementation, **options), (0, 1, 2)))(
-            case.params, case.xs, case.state
+    cell = jaxrnn.regularize(cell_of(name), **EVERY)
+    assert_close(*(
+        differentiated(cell, implementation, truncate=4)(
+            operands_of(name), *SCENARIOS["mask-resets"].values(), cotangents_of(name), KEYS[0]
         )
         for implementation in ("bptt", "scan")
-    ]
-    assert_close(*grads)
+    ))  # fmt: skip
 
 
-@pytest.mark.parametrize("rates", [{k: v} for k, v in ALL.items()], ids=list(ALL))
-@pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_each_noise_alone_equals_autodiff_and_the_python_loop(name, rates, x64):
-    case = noisy(name, **rates)
-    loop = run(case, implementation="reference")
-    assert_close(run(case), loop)
-    assert gap(run(case, key=None), loop) > 1e-3
-    assert gap(run(case, key=jax.random.key(4)), loop) > 1e-3
-    grads = [
-        jax.jit(jax.grad(loss_of(case, implementation, reverse=True), (0, 1, 2)))(case.params, case.xs, case.state)
-        for implementation in ("bptt", "scan")
-    ]
-    assert_close(*grads)
+@pytest.mark.parametrize("noise", EVERY)
+@pytest.mark.parametrize("name", [of_cell("lstm"), of_cell("gru")])
+def test_each_noise_alone_equals_autodiff_and_the_python_loop(name, noise, x64):
+    cell = jaxrnn.regularize(cell_of(name), **{noise: EVERY[noise]})
+    operands, cotangents = operands_of(name), cotangents_of(name)
+    compiled, by_scan = (differentiated(cell, implementation, reverse=True) for implementation in ("bptt", "scan"))
+    noisy, again, other = (compiled(operands, ALL, NONE, cotangents, key) for key in (KEYS[0], *KEYS))
+    assert_close(noisy, by_scan(operands, ALL, NONE, cotangents, KEYS[0]))
+    assert gap(noisy, again) == 0.0
+    assert gap(other[0], noisy[0]) > 1e-3
+    assert gap(by_hand(name, operands, cotangents, reverse=True)[0], noisy[0]) > 1e-3
+    case = make(name)._replace(cell=cell._replace(step=quick_jit(cell.step)))
+    loop = run(case, implementation="reference", reverse=True, return_states=True, key=KEYS[0])
+    assert_close(noisy[0], loop)
 
 
 def test_without_a_key_dropout_leaves_the_cell_as_it_is(x64):

@@ -10,7 +10,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxrnn
 from jaxrnn.sequence.segments import SEGMENT_ROWS, SHORTEST_SEGMENT, segment_length
-from tests.registry import CELLS, SCENARIOS, assert_close, loss_of, make, random_like
+from tests.programs import by_jax, cotangents_of, differentiated, operands_of
+from tests.registry import CELLS, SCENARIOS, assert_close, cell_of, loss_of, make, of_cell, random_like
 
 UNROLL = sys.modules["jaxrnn.sequence.unroll"]  # the module; the package's attribute of this name is the function
 
@@ -27,16 +28,16 @@ def segments_of_4(lone_device, monkeypatch):
     monkeypatch.setattr(UNROLL, "segment_length", lambda time, rows: 4)
 
 
-@pytest.mark.parametrize(("name", "reverse"), [(name, bool(k % 2)) for k, name in enumerate(CELLS)])
+@pytest.mark.parametrize(
+    ("name", "reverse"),
+    [pytest.param(*of_cell(name).values, bool(k % 2), marks=of_cell(name).marks) for k, name in enumerate(CELLS)],
+)
 def test_gradients_equal_autodiff(name, reverse, x64, segments_of_4):
-    case = make(name)
-    operands = (case.params, case.xs, case.state, make(name, seed=7).state)
-    options = {**SCENARIOS["mask-resets"], "reverse": reverse, "truncate": 3, "key": jax.random.key(1)}
-    by_hand, by_autodiff = (
-        jax.jit(jax.value_and_grad(loss_of(case, implementation, **options), (0, 1, 2, 3)))(*operands)
-        for implementation in (None, "scan")
-    )
-    assert_close(by_hand, by_autodiff)
+    asked = operands_of(name), cotangents_of(name)
+    masked = SCENARIOS["mask-resets"]
+    f = differentiated(cell_of(name), "bptt", reverse=reverse)
+    by_hand = f(asked[0], masked["mask"], masked["resets"], asked[1])
+    assert_close(by_hand, by_jax(name, *asked, **masked, reverse=reverse))
 
 
 @pytest.mark.parametrize("time", [4, 12])

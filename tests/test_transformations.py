@@ -4,6 +4,7 @@ import functools
 import re
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,98 +12,131 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from tests.registry import SCENARIOS, T, assert_close, loss_of, make, random_like, run
-
-families = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xdist_group(name))
-        for name in ("rnn-tanh", "lstm", "gru", "gru-reset-before")
-    ],
+from tests import in_numpy
+from tests.programs import TOLERANCE_OF_SLOPE, by_hand, cotangents_of, operands_of, slope
+from tests.registry import (
+    FAMILIES,
+    SCENARIOS,
+    T,
+    assert_close,
+    gap,
+    loss_of,
+    make,
+    numpy_of,
+    of_cell,
+    quick_jit,
+    random_like,
+    run,
 )
-OPTIONS = SCENARIOS["mask-resets"]
+
+families = pytest.mark.parametrize("name", [of_cell(name) for name in FAMILIES])
+MASKED = SCENARIOS["mask-resets"]
 
 
 @families
 def test_vmap(name, x64):
-    """Over parameters and inputs at once, values and gradients, against one call for each."""
-    cases = [make(name, (2,), 3, seed=seed) for seed in (0, 10)]
-    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *(case[k] for case in cases)) for k in (1, 2, 3)]
-    f = jax.value_and_grad(loss_of(cases[0], None, lengths=np.asarray([3, 1])), (0, 1, 2))
-    together = jax.jit(jax.vmap(f))(*stacked)
-    for k, case in enumerate(cases):
-        alone = jax.jit(f)(case.params, case.xs, case.state)
-        assert_close(jax.tree.map(lambda leaf, k=k: leaf[k], together), alone)
+    """Over parameters, inputs and states at once, values and gradients, against one call for each."""
+    operands, cotangents = operands_of(name), cotangents_of(name)
+    others = jax.tree.map(lambda leaf: 0.7 * np.asarray(leaf) + 0.1, operands)
+    together = jax.vmap(lambda operands: by_hand(name, operands, cotangents, **MASKED))
+    got = quick_jit(together)(jax.tree.map(lambda *leaves: np.stack(leaves), operands, others))
+    for k, alone in enumerate((operands, others)):
+        of_one = jax.tree.map(lambda leaf, k=k: np.asarray(leaf)[k], got)
+        assert_close(of_one, by_hand(name, alone, cotangents, **MASKED))
 
 
 @families
-def test_vmap_over_lengths(name):
+def test_vmap_over_lengths(name, x64):
     case = make(name, ())
-    lengths = jnp.arange(T + 1, dtype=jnp.int32)
-    _, ys = jax.vmap(lambda n: run(case, lengths=n))(lengths)
-    for n in range(T + 1):
-        assert_close(ys[n], run(case, lengths=np.int32(n))[1], "float32")
+    lengths = np.arange(T + 1, dtype=np.int32)
+    got = quick_jit(jax.vmap(lambda n: run(case, lengths=n)))(lengths)
+    for n in lengths:
+        expected = in_numpy.unroll(name, *case[1:4], mask=np.arange(T) < n)
+        assert_close(jax.tree.map(lambda leaf, n=n: np.asarray(leaf)[n], got), expected[:2])
+
+
+def dot(outcome, cotangents):
+    return sum(map(jnp.vdot, jax.tree.leaves(outcome), jax.tree.leaves(cotangents)))
+
+
+def loss(name, params, xs, state, reset_state):
+    """A scalar whose gradients `by_hand` has for the same cotangents."""
+    case = make(name)._replace(params=params, xs=xs, state=state)
+    return dot(run(case, **MASKED, reset_state=reset_state, return_states=True), cotangents_of(name))
 
 
 @families
 def test_hessian_and_hessian_vector_products(name, x64):
-    """Reverse over reverse, forward over reverse, and jax.hessian, against plain autodiff."""
-    case = make(name, (2,), 3)
-    options = {"lengths": np.asarray([3, 2]), "resets": np.asarray([[0, 0], [0, 1], [1, 0]], bool)}
-    v = random_like(5, case.params, jnp.float64)
+    """jax.hessian, which is forward over reverse, and reverse over reverse, in parameters and state together.
 
-    def products(implementation):
-        loss = loss_of(case, implementation, **options)
-        gradient = jax.grad(loss)
-        dot = lambda p: sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient(p, case.xs, case.state)),  # noqa: E731
-                                                           jax.tree.leaves(v), strict=True))  # fmt: skip
-        forward_over_reverse = jax.jvp(lambda p: gradient(p, case.xs, case.state), (case.params,), (v,))[1]
-        return forward_over_reverse, jax.grad(dot)(case.params), jax.hessian(loss, 2)(case.params, case.xs, case.state)
+    Against each other, and against differences of the gradient.
+    """
+    params, xs, state, reset_state = operands_of(name)
+    at, unravel = jax.flatten_util.ravel_pytree((params, state))
+    direction = random_like(5, (params, state), at.dtype)
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    v = flat(direction)
 
-    assert_close(jax.jit(products, static_argnums=0)("bptt"), jax.jit(products, static_argnums=0)("scan"))
+    def gradient(step):
+        params_there, state_there = jax.tree.map(lambda a, b: a + step * np.asarray(b), (params, state), direction)
+        operands = (params_there, xs, state_there, reset_state)
+        _, (dparams, _, dstate, _) = by_hand(name, operands, cotangents_of(name), **MASKED)
+        return flat((dparams, dstate))
+
+    value = lambda at: loss(name, unravel(at)[0], xs, unravel(at)[1], reset_state)  # noqa: E731
+    hessian = np.asarray(quick_jit(jax.hessian(value))(at))
+    assert gap(hessian @ v, slope(gradient)) <= TOLERANCE_OF_SLOPE
+    assert_close(hessian, hessian.T)
+    reverse_over_reverse = jax.grad(lambda at: jnp.vdot(jax.grad(value)(at), v))
+    assert_close(np.asarray(quick_jit(reverse_over_reverse)(at)), hessian @ v)
 
 
 @families
 def test_checkpoint_and_scan_around_it(name, x64):
-    case = make(name)
-    loss = loss_of(case, None, **OPTIONS)
-    operands = (case.params, case.xs, case.state)
-    plain = jax.jit(jax.value_and_grad(loss))(*operands)
-    assert_close(jax.jit(jax.value_and_grad(jax.checkpoint(loss)))(*operands), plain)
+    checkpointed = jax.checkpoint(functools.partial(loss, name))
 
-    def twice(params, xs, state):
-        return jax.lax.scan(lambda total, _: (total + loss(params, xs, state), None), 0.0, None, length=2)[0]
+    def twice(*operands):
+        return jax.lax.scan(lambda total, _: (total + checkpointed(*operands), None), 0.0, None, length=2)[0]
 
-    value, gradient = jax.jit(jax.value_and_grad(twice))(*operands)
-    assert_close((value, gradient), jax.tree.map(lambda leaf: 2 * leaf, plain))
+    value, gradients = quick_jit(jax.value_and_grad(twice, (0, 1, 2, 3)))(*operands_of(name))
+    outcome, expected = by_hand(name, operands_of(name), cotangents_of(name), **MASKED)
+    assert_close(gradients, jax.tree.map(lambda leaf: 2 * np.asarray(leaf), expected))
+    np.testing.assert_allclose(value, 2 * dot(outcome, cotangents_of(name)), rtol=1e-11)
 
 
 @families
 def test_sharded_jit_and_shard_map(name, x64):
-    """The batch over two devices: by jit's partitioner, and by shard_map with its default checks."""
+    """The batch over two devices, without a state: by jit's partitioner, and by shard_map with its default checks."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    case = make(name, (4,))
-    lengths = np.asarray([T, 0, 2, 4], np.int32)
+    cell = make(name).cell
 
-    def gradients(params, xs, lengths, resets, mean=lambda v: v):
+    def gradients(params, xs, lengths, resets, cotangents, mean=lambda v: v):
         def loss(params, xs):
-            final, ys = jaxrnn.unroll(case.cell, params, xs, lengths=lengths, resets=resets)
-            return mean(jnp.sum(jnp.sin(ys)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(final)))
+            return mean(dot(jaxrnn.unroll(cell, params, xs, lengths=lengths, resets=resets), cotangents))
 
         return jax.value_and_grad(loss, (0, 1))(params, xs)
 
-    resets = np.zeros((T, 4), bool)
-    resets[3, 1:] = True
-    operands = (case.params, case.xs, lengths, resets)
-    expected = jax.jit(gradients)(*operands)
-    specs = (P(), P(None, "d"), P("d"), P(None, "d"))
-    placed = [jax.device_put(leaf, NamedSharding(mesh, spec)) for leaf, spec in zip(operands, specs, strict=True)]
-    assert_close(jax.jit(gradients)(*placed), expected)
+    # What each of the two programs is asked: the first four sequences of a case, whose fifth is masked.
+    (params, xs, state, _), (dfinal, dys, dstates) = numpy_of((operands_of(name), cotangents_of(name)))
+    lengths, resets = np.asarray([T, 0, 2, 4, 0], np.int32), MASKED["resets"]
+    four = lambda tree: jax.tree.map(lambda leaf: leaf[:4], tree)  # noqa: E731
+    operands = (params, xs[:, :4], lengths[:4], resets[:, :4], (four(dfinal), dys[:, :4]))
+    zeros = jax.tree.map(np.zeros_like, state)
+    (final, ys, _), (dparams, dxs, _, _) = by_hand(
+        name, (params, xs, zeros, zeros), (dfinal, dys, jax.tree.map(np.zeros_like, dstates)),
+        np.arange(T)[:, None] < lengths, resets,
+    )  # fmt: skip
+    value = dot(four(numpy_of(final)), four(dfinal)) + dot(ys, dys)
+    expected = (value, (dparams, np.asarray(dxs)[:, :4]))
+
+    specs = (P(), P(None, "d"), P("d"), P(None, "d"), (P("d"), P(None, "d")))
+    placed = jax.device_put(operands, jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs))
+    assert_close(quick_jit(gradients)(*placed), expected)
     mapped = jax.shard_map(
         functools.partial(gradients, mean=lambda v: jax.lax.psum(v, "d")),
         mesh=mesh, in_specs=specs, out_specs=(P(), (P(), P(None, "d"))),
     )  # fmt: skip
-    assert_close(jax.jit(mapped)(*placed), expected)
+    assert_close(quick_jit(mapped)(*placed), expected)
 
 
 @families

@@ -120,9 +120,9 @@ def _carried(
     direction: State, log_length: Array, image: PyTree, mask: Array | None
 ) -> tuple[tuple[State, Array], Array]:
     """Direction and length after a step that made `image` of the direction."""
-    direction, change = unit(select(mask, image, direction), log_length.ndim)
-    log_length = log_length + change
-    return (direction, log_length), log_length
+    turned, change = unit(image, log_length.ndim)
+    carried = select(mask, (turned, log_length + change), (direction, log_length))
+    return carried, carried[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -163,4 +163,4 @@ def _spread(low: float, high: float, bins: int, values: Float[Array, "T *B H"], 
 @jax.jit
 def _retention_time(kept: Float[Array, "T *B H"], mask: Array | None) -> Float[Array, "H"]:
     rows, taken = _counted(kept, mask)
-    return -1 / _mean(jnp.log(rows), taken)
+    return 1 / jnp.abs(_mean(jnp.log(rows), taken))  # infinite, not -infinite, where the mean is 0

@@ -1,0 +1,122 @@
+"""The cells once more, in NumPy: the equations of a step, and a loop over them.
+
+An oracle that shares nothing with the library, and that compiles nothing.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def sigmoid(a):
+    return 1 / (1 + np.exp(-a))
+
+
+def layer_norm(a, scale):
+    if scale is None:
+        return a
+    return (a - a.mean(-1, keepdims=True)) / np.sqrt(a.var(-1, keepdims=True) + 1e-5) * scale
+
+
+def fields(params):
+    """Arrays as NumPy's, biases that are absent as zeros, the fields of `norm` by name."""
+    p = {k: None if v is None else np.asarray(v) for k, v in params._asdict().items() if k != "norm"}
+    norm = getattr(params, "norm", None)
+    p.update(dict.fromkeys(("scale_x", "scale_h", "scale_c", "offset_c")))
+    p.update({} if norm is None else {k: np.asarray(v) for k, v in norm._asdict().items()})
+    if p["b"] is None:
+        p["b"] = np.zeros(p["w_x"].shape[1])
+    return p
+
+
+def rnn(name, params, h, x):
+    p = fields(params)
+    phi = {"relu": lambda a: np.maximum(a, 0), "sigmoid": sigmoid, "callable": np.sin}.get(name.split("-")[-1], np.tanh)
+    recurrent = h * p["w_h"] if p["w_h"].ndim == 1 else h @ p["w_h"]
+    h = phi(x @ p["w_x"] + recurrent + p["b"])
+    return h, h
+
+
+def lstm(name, params, state, x):
+    p, (h, c) = fields(params), map(np.asarray, state)
+    a = layer_norm(x @ p["w_x"], p["scale_x"]) + layer_norm(h @ p["w_h"], p["scale_h"]) + p["b"]
+    *a_i, a_f, a_g, a_o = np.split(a, a.shape[-1] // c.shape[-1], -1)
+    p_i, p_f, p_o = (0, 0, 0) if p["peephole"] is None else [0, *p["peephole"]][-3:]
+    f = sigmoid(a_f + p_f * c)
+    i = sigmoid(a_i[0] + p_i * c) if a_i else 1 - f
+    c = f * c + i * np.tanh(a_g)
+    o = sigmoid(a_o + p_o * c)
+    shown = c if p["scale_c"] is None else layer_norm(c, p["scale_c"]) + p["offset_c"]
+    h = o * np.tanh(shown)
+    h = h if p["w_proj"] is None else h @ p["w_proj"]
+    if "regularized" in name:  # zoneout 0.3, evaluated
+        h, c = (0.3 * np.asarray(old) + 0.7 * new for old, new in zip(state, (h, c), strict=True))
+    return type(state)(h, c), h
+
+
+def gru(name, params, h, x):
+    p = fields(params)
+    size = h.shape[-1]
+    r_z, n_ = slice(0, 2 * size), slice(2 * size, 3 * size)
+    x_part = layer_norm(x @ p["w_x"], p["scale_x"]) + p["b"]
+    s = p["scale_h"]
+    if "before" in name:
+        h_rz = layer_norm(h @ p["w_h"][:, r_z], None if s is None else s[r_z])
+        r, z = np.split(sigmoid(x_part[..., r_z] + h_rz), 2, -1)
+        n = np.tanh(x_part[..., n_] + layer_norm((r * h) @ p["w_h"][:, n_], None if s is None else s[n_]))
+    else:
+        h_part = layer_norm(h @ p["w_h"], s)
+        r, z = np.split(sigmoid(x_part[..., r_z] + h_part[..., r_z]), 2, -1)
+        b_hn = 0 if p["b_hn"] is None else p["b_hn"]
+        n = np.tanh(x_part[..., n_] + r * (h_part[..., n_] + b_hn))
+    h = (1 - z) * n + z * h
+    return h, h
+
+
+def mgu(name, params, h, x):
+    p = fields(params)
+    (x_f, x_n), (w_f, w_n) = np.split(x @ p["w_x"] + p["b"], 2, -1), np.split(p["w_h"], 2, -1)
+    f = sigmoid(x_f + h @ w_f)
+    n = np.tanh(x_n + (f * h) @ w_n)
+    return ((1 - f) * h + f * n,) * 2
+
+
+STEPS = {"rnn": rnn, "indrnn": rnn, "lstm": lstm, "gru": gru, "mgu": mgu}
+
+
+def as_float64(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+
+
+def step(name: str, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
+    """One step of a cell of the registry, in float64."""
+    return STEPS[name.split("-")[0]](name, *as_float64((params, state, x)))
+
+
+def chosen(where: np.ndarray, a: Any, b: Any) -> Any:
+    """`a` for the sequences where true, else `b`."""
+    return jax.tree.map(lambda x, y: np.where(where[..., None], x, y), a, b)
+
+
+def unroll(name, params, xs, state, *, mask=None, resets=None, reset_state=None, reverse=False) -> tuple[Any, Any, Any]:
+    """Final state, outputs and states, by the words of the contract: a loop over `step` in float64."""
+    params, xs, state = as_float64((params, xs, state))
+    shape = xs.shape[:-1]
+    mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
+    resets = np.zeros(shape, bool) if resets is None else np.asarray(resets)
+    fresh = jax.tree.map(np.zeros_like, state) if reset_state is None else as_float64(reset_state)
+    states = jax.tree.map(lambda leaf: np.zeros((len(xs), *leaf.shape)), state)
+    ys, previous = np.zeros_like(jax.tree.leaves(states)[0]), None  # an output is the first part of its state
+    for t in reversed(range(len(xs))) if reverse else range(len(xs)):
+        # Between t-1 and t nothing crosses where `resets[t]`, nor into step 0 where `resets[0]`.
+        if not reverse:
+            state = chosen(resets[t], fresh, state)
+        elif previous is not None:
+            state = chosen(resets[previous], fresh, state)
+        after, y = step(name, params, state, xs[t])
+        state, ys[t] = chosen(mask[t], after, state), np.where(mask[t][..., None], y, 0)
+        for over_time, leaf in zip(jax.tree.leaves(states), jax.tree.leaves(state), strict=True):
+            over_time[t] = leaf
+        previous = t
+    return state, ys, states
