@@ -3,8 +3,6 @@
 Whether the libraries themselves agree is asked in test_interop_peers.py.
 """
 
-# ruff: noqa: E501 (a table)
-
 from collections.abc import Mapping
 from typing import Any
 

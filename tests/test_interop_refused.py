@@ -1,5 +1,4 @@
 """What the converters refuse, and in what words: function, entry, expected, got; and files that are not weights."""
-# ruff: noqa: E501 (a table)
 
 import json
 import pickle

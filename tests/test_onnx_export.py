@@ -24,6 +24,7 @@ from tests.onnx_tools import (
     run,
 )
 from tests.registry import LENGTHS, B, I, T, gap
+from tests.test_known_answers import peer
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "gru-3"])
@@ -169,6 +170,21 @@ def test_a_projection_comes_back_to_rounding():
         assert_same_network((network, params), from_onnx(to_onnx(network, params)), 1e-14)
 
 
+def in_torch(params, xs, lengths):
+    """Outputs of PyTorch's LSTM and GRU, one above the other, with our weights."""
+    peer("torch")
+    import torch
+    from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+    ys = pack_padded_sequence(torch.from_numpy(xs), torch.from_numpy(lengths), enforce_sorted=False)
+    for kind, record in zip((torch.nn.LSTM, torch.nn.GRU), params, strict=True):
+        module = kind(record.w_x.shape[0], record.w_h.shape[0])
+        weights = jaxrnn.interop.to_torch((record,))
+        module.load_state_dict({name: torch.from_numpy(w) for name, w in weights.items()})
+        ys, _ = module(ys)
+    return pad_packed_sequence(ys, total_length=T)[0].detach().numpy()
+
+
 def test_a_trained_network_predicts_the_same():
     """Whether the sum of a sequence is positive; trained to know it, and exported."""
     network = jaxrnn.stack([cell_of("lstm"), cell_of("gru")])
@@ -196,8 +212,9 @@ def test_a_trained_network_predicts_the_same():
     for _ in range(60):
         params, state = step(params, state)
     assert loss(params) < 0.3 * before
-    theirs = run(to_onnx(network, params, lengths=True), {"x": xs, "lengths": lengths})["y"]
     ours = network.unroll(params, xs, lengths=lengths)[1]
-    assert gap(theirs, np.asarray(ours)) <= TOLERANCE
-    np.testing.assert_array_equal(logits(jnp.asarray(theirs)).argmax(-1), logits(ours).argmax(-1))
+    in_onnx = run(to_onnx(network, params, lengths=True), {"x": xs, "lengths": lengths})["y"]
+    for theirs in (in_onnx, in_torch(params, xs, lengths)):
+        assert gap(theirs, np.asarray(ours)) <= TOLERANCE
+        np.testing.assert_array_equal(logits(jnp.asarray(theirs)).argmax(-1), logits(ours).argmax(-1))
     assert np.mean(np.asarray(logits(ours).argmax(-1)) == labels) > 0.9

@@ -157,6 +157,9 @@ def test_residual_layers_and_what_is_added_once():
     assert from_onnx(model_of(nodes, weights, ["y2"]))[0].residual
     assert from_onnx(model_of(nodes[:5], weights, ["y1"]))[0].residual
     assert not from_onnx(model_of(nodes[:4], weights, ["s1"]))[0].residual
+    turned = [node("Transpose", one, f"{one}_", perm=[1, 0, 2]) for one in ("s1", "y0")]
+    assert from_onnx(model_of([*nodes[:5], *turned], weights, ["y1", "s1_"]))[0].residual
+    assert from_onnx(model_of([*nodes[:4], *turned, node("Add", "s1_ y0_", "y_")], weights, ["y_"]))[0].residual
     with pytest.raises(ValueError, match="node 'c' expected merge='concat' and residual=True around it"):
         from_onnx(model_of(nodes[:-1], weights, ["s2"]))
 

@@ -1,7 +1,5 @@
 """What cannot be written as ONNX or read from it is refused by name; files are whole or not there."""
 
-# ruff: noqa: E501 (tables)
-
 import os
 import pickle
 import sys
@@ -72,6 +70,8 @@ FROM_ONNX: dict[str, tuple[Any, dict[str, Any], str]] = {
                                  r"initial_h \('h'\) expected zeros"),
     "filled state": (with_state(helper.make_node("ConstantOfShape", ["s"], ["h"], value=numpy_helper.from_array(np.ones(1, "f4")))), {},
                      r"initial_h \('h'\) expected zeros"),
+    "partly filled state": (with_state(node("Concat", "z one", "h", axis=1), z=np.zeros((1, 1, 4), "f4"), one=np.ones((1, 1, 4), "f4")), {},
+                            r"initial_h \('h'\) expected zeros"),
     "constant lengths": (lstm_model(), {}, r"sequence_lens \('n'\) expected what each call gives, got a constant"),
     # graphs
     "no operator": (model_of([node("Relu", "x", "y"), FUNCTION], {}, ["y"]), {}, "the model expected an operator RNN, LSTM or GRU, got none among 2"),
@@ -271,6 +271,14 @@ def test_truncated_and_corrupted_files(tmp_path):
         path.write_bytes(content[:end])
         with pytest.raises(ValueError, match="^from_onnx: "):
             from_onnx(path)
+    path.write_bytes(content.replace(b"layer_1.W", b"layer\xff1.W"))
+    with pytest.raises(ValueError, match="^from_onnx: file .* expected names in UTF-8"):
+        from_onnx(path)
+    headless = to_onnx(PAIR, PARAMS)
+    headless.ClearField("opset_import")
+    path.write_bytes(headless.SerializeToString())
+    with pytest.raises(ValueError, match="^from_onnx: file .* got one without a graph or an operator set"):
+        from_onnx(path)
     read = []
     for _ in range(60):
         changed = bytearray(content)

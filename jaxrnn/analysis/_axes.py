@@ -62,56 +62,65 @@ def _seating(size: int) -> np.ndarray:
     return np.asarray([0, half, *range(1, half - 1), *range(half + 1, size), half - 1])
 
 
-def _sorted(swap: Bool[Array, "N"], a: Axes, b: Axes) -> tuple[Axes, Axes]:
+class _Rows(NamedTuple):
+    """Axes on their way to being orthogonal."""
+
+    directions: Float[Array, "N S"]
+    log_lengths: Float[Array, "N"]
+    noise: Float[Array, "N"]  # the squared length of the rounding errors in a direction
+
+
+def _sorted(swap: Bool[Array, "N"], a: _Rows, b: _Rows) -> tuple[_Rows, _Rows]:
     """The two, their entries exchanged where `swap`."""
     return select(swap, b, a), select(swap, a, b)
 
 
-def _normalised(rows: Float[Array, "N S"]) -> tuple[Array, Array]:
-    """Rows of length 1, and the logs of their lengths; a row of zeros stays one."""
-    length = jnp.sqrt(jnp.sum(rows * rows, -1))
-    return rows / jnp.where(length == 0, jnp.ones_like(length), length)[:, None], jnp.log(length)
+def _plus(a: _Rows, factor: Float[Array, "N"], b: _Rows, cosine: Float[Array, "N"]) -> _Rows:
+    """cos (a + factor b) at the length of a, normalised; zeros where rounding errors are all that is left."""
+    directions = cosine[:, None] * (a.directions + factor[:, None] * b.directions)
+    squared = jnp.sum(directions * directions, -1)
+    noise = cosine**2 * (a.noise + factor**2 * b.noise)
+    squared = jnp.where(squared > noise, squared, jnp.zeros_like(squared))
+    inverse = jnp.where(squared == 0, squared, jax.lax.rsqrt(jnp.where(squared == 0, jnp.ones_like(squared), squared)))
+    return _Rows(directions * inverse[:, None], a.log_lengths + jnp.log(squared) / 2, noise * inverse**2)
 
 
-def _rotated(axes: Axes) -> tuple[Axes, Array]:
-    """The first half of the axes made orthogonal to the second, pair by pair; the largest cosine that there was."""
-    pair = [Axes(*half) for half in zip(*(jnp.split(leaf, 2) for leaf in axes), strict=True)]
+def _rotated(rows: _Rows) -> tuple[_Rows, Array]:
+    """The first half of the rows made orthogonal to the second, pair by pair; the largest cosine that there was."""
+    pair = [_Rows(*half) for half in zip(*(jnp.split(leaf, 2) for leaf in rows), strict=True)]
     swap = pair[1].log_lengths > pair[0].log_lengths
-    (u, log_u), (v, log_v) = _sorted(swap, *pair)
-    rho = jnp.exp(jnp.where(log_v == -jnp.inf, log_v, log_v - log_u))
-    gamma = jnp.sum(u * v, -1)
+    u, v = _sorted(swap, *pair)
+    rho = jnp.exp(jnp.where(v.log_lengths == -jnp.inf, v.log_lengths, v.log_lengths - u.log_lengths))
+    gamma = jnp.sum(u.directions * v.directions, -1)
     apart = (1 - rho) * (1 + rho)
     below = apart + jnp.sqrt(apart**2 + (2 * gamma * rho) ** 2)
     tau = jnp.where(below == 0, below, 2 * gamma / jnp.where(below == 0, jnp.ones_like(below), below))
-    tangent = tau * rho
-    cosine = jax.lax.rsqrt(1 + tangent**2)
-    longer, log_longer = _normalised(cosine[:, None] * (u + (tangent * rho)[:, None] * v))
-    shorter, log_shorter = _normalised(cosine[:, None] * (v - tau[:, None] * u))
-    longer, shorter = Axes(longer, log_u + log_longer), Axes(shorter, log_v + log_shorter)
-    rotated = jax.tree.map(lambda *parts: jnp.concatenate(parts), *_sorted(swap, longer, shorter))
-    return rotated, jnp.max(jnp.abs(gamma))
+    cosine = jax.lax.rsqrt(1 + (tau * rho) ** 2)
+    both = _sorted(swap, _plus(u, tau * rho**2, v, cosine), _plus(v, -tau, u, cosine))
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *both), jnp.max(jnp.abs(gamma))
 
 
 def _orthogonal(axes: Axes) -> Axes:
     """Sweeps over all pairs until all are orthogonal."""
     size, dtype = axes.log_lengths.shape[0], axes.log_lengths.dtype
+    eps = jnp.finfo(dtype).eps
+    rows = _Rows(*axes, jnp.full((size,), (4 * eps) ** 2, dtype))
     if size % 2:  # a row of zeros, to sit out against
-        nobody = Axes(jnp.zeros((1, size), dtype), jnp.full((1,), -jnp.inf, dtype))
-        axes = jax.tree.map(lambda *parts: jnp.concatenate(parts), axes, nobody)
+        nobody = _Rows(jnp.zeros((1, size), dtype), jnp.full((1,), -jnp.inf, dtype), jnp.zeros((1,), dtype))
+        rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, nobody)
     seats = _seating(size + size % 2)
-    enough = size * jnp.finfo(dtype).eps
 
-    def round_(_: Any, carry: tuple[Axes, Array]) -> tuple[Axes, Array]:
-        axes, worst = carry
-        axes, cosine = _rotated(axes)
-        return jax.tree.map(lambda leaf: leaf[seats], axes), jnp.maximum(worst, cosine)
+    def round_(_: Any, carry: tuple[_Rows, Array]) -> tuple[_Rows, Array]:
+        rows, worst = carry
+        rows, cosine = _rotated(rows)
+        return jax.tree.map(lambda leaf: leaf[seats], rows), jnp.maximum(worst, cosine)
 
-    def sweep(carry: tuple[Axes, Array, Array]) -> tuple[Axes, Array, Array]:
-        axes, _, count = carry
-        return *jax.lax.fori_loop(0, len(seats) - 1, round_, (axes, jnp.zeros((), dtype))), count + 1
+    def sweep(carry: tuple[_Rows, Array, Array]) -> tuple[_Rows, Array, Array]:
+        rows, _, count = carry
+        return *jax.lax.fori_loop(0, len(seats) - 1, round_, (rows, jnp.zeros((), dtype))), count + 1
 
-    def unfinished(carry: tuple[Axes, Array, Array]) -> Array:
-        return (carry[1] > enough) & (carry[2] < MOST_SWEEPS)
+    def unfinished(carry: tuple[_Rows, Array, Array]) -> Array:
+        return (carry[1] > size * eps) & (carry[2] < MOST_SWEEPS)
 
-    axes, _, _ = jax.lax.while_loop(unfinished, sweep, (axes, jnp.full((), jnp.inf, dtype), jnp.zeros((), int)))
-    return jax.tree.map(lambda leaf: leaf[:size], axes)
+    rows, _, _ = jax.lax.while_loop(unfinished, sweep, (rows, jnp.full((), jnp.inf, dtype), jnp.zeros((), int)))
+    return Axes(rows.directions[:size], rows.log_lengths[:size])

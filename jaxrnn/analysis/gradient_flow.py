@@ -69,7 +69,7 @@ def gradient_flow(
 
     Costs a run and one backward derivative of every step, O(T B G H (I + H)), and the memory of
     the states. The norms are taken step by step; `contributions=True` holds T copies of the
-    weights' gradients.
+    weights' gradients, each summed over the batch.
 
     Args:
         net_or_cell: a network from :func:`jaxrnn.stack`, or a cell. Dropout and noise are off.
@@ -117,7 +117,7 @@ def gradient_flow(
         return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
     run = trajectory(where, net_or_cell, params, xs, state, lengths, mask)
     value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
-    found, _ = _back(net_or_cell, False, contributions, run.params, run.steps, dfinal, _plain(dys))
+    found, _ = _back(net_or_cell, False, contributions, run.params, run.steps, dfinal, _plain(dys, xs))
     return GradientFlow(value, *found)
 
 
@@ -133,9 +133,9 @@ def _scalar(loss: Callable[[State, Array], Array]) -> Callable[[State, Array], A
     return checked
 
 
-def _plain(dys: Array) -> Scaled:
+def _plain(dys: PyTree, xs: Any) -> Scaled:
     """Cotangents at scale 1."""
-    return Scaled(dys, jnp.zeros(dys.shape[:-1], dys.dtype))
+    return Scaled(dys, jnp.zeros(xs.shape[:-1], jax.tree.leaves(dys)[0].dtype))
 
 
 # ---- one cell, in one direction
@@ -222,14 +222,13 @@ def _run_layers(
 ) -> tuple[list[list[_Way]], State, Array]:
     """Every layer's runs, the final states, and the outputs."""
     jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask))  # checks the arguments
+    states = net.initial_state(xs.shape[1:-1]) if states is None else states
     layers, finals = [], []
     for k, layer in enumerate(net.layers):
-        given = _ways(layer, states[k]) if states is not None else (None, None)
+        both = zip(_ways(layer, layer), _ways(layer, params[k]), _ways(layer, states[k]), (False, True), strict=False)
         ways = [
-            _Way(cell, bool(way), trajectory("gradient_flow", cell, own, xs, state, lengths, mask, bool(way)))
-            for way, (cell, own, state) in enumerate(
-                zip(_ways(layer, layer), _ways(layer, params[k]), given, strict=False)
-            )
+            _Way(cell, reverse, trajectory("gradient_flow", cell, own, xs, state, lengths, mask, reverse))
+            for cell, own, state, reverse in both
         ]
         outputs = [way.run.ys for way in ways]
         out = _merge(net)(*outputs) if isinstance(layer, Bidirectional) else outputs[0]
@@ -244,7 +243,7 @@ def _of_network(
 ) -> GradientFlow:
     layers, finals, ys = _run_layers(net, params, xs, states, lengths, mask)
     value, (dfinals, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(finals, ys)
-    dys, found = _plain(dys), []
+    dys, found = _plain(dys, xs), []
     for k in range(len(layers) - 1, -1, -1):
         layer, ways = net.layers[k], layers[k]
         parts = [dys]
