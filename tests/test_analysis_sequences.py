@@ -199,6 +199,15 @@ def test_a_diagonal_recurrence_is_exact(x64):
     assert (logs[:, 3] == -np.inf).all()
 
 
+def test_what_a_singular_step_loses_is_lost(x64):
+    rng = np.random.default_rng(0)
+    w_h = rng.standard_normal((4, 2)) @ rng.standard_normal((2, 4))
+    cell, params = linear(w_h)
+    logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
+    assert (logs[:, 2:] == -np.inf).all()
+    close(np.cumsum(logs[0, :2]), log_volumes(np.broadcast_to(w_h.T, (1000, 4, 4)))[:2])
+
+
 # ---- options
 
 

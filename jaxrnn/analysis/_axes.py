@@ -16,7 +16,11 @@ which one-sided Jacobi rotations make orthogonal again. A rotation of the column
     u_a ← cos (u_a + t ρ u_b)                       u_b ← cos (u_b - τ u_a)
 
 in which nothing overflows, however far apart the columns are; for ρ → 0 it is Gram and Schmidt's.
-An orthogonalisation costs O(S³) for each sweep, and takes a handful of sweeps.
+An orthogonalisation costs O(S³) for each sweep, and takes 2 to 13 sweeps for S from 2 to 256.
+
+A singular A leaves a column that is made of rounding errors alone, which no rotation makes
+orthogonal. The length of the errors is therefore carried through the rotations, and a column
+that is not longer than they are is set to zero: its l is -inf.
 
 References:
     Demmel & Veselić 1992, "Jacobi's method is more accurate than QR"; Hestenes 1958. The order
@@ -33,7 +37,7 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn.analysis._logscale import unit
 from jaxrnn.sequence.masking import select
 
-MOST_SWEEPS = 40  # twice as many as were ever seen
+MOST_SWEEPS = 40  # three times as many as were seen for S up to 256
 
 
 class Axes(NamedTuple):

@@ -38,7 +38,8 @@ def lyapunov_exponents(
 
     The sum of the first j of them is the rate at which a j-dimensional volume grows. They are
     those of a finite time: for one sequence of T steps, and approached as 1/T where the
-    directions had to turn first, which `discard` leaves out.
+    directions had to turn first, which `discard` leaves out. A direction that a singular step
+    loses shows as about log(eps) in that step, -36 in float64, or as -inf.
 
     Costs O(T B (k steps + S k²)): k forward derivatives and a QR factorisation of an (S, k)
     matrix each step. No Jacobian is made; the memory is O(B S k) beside the T B k results.

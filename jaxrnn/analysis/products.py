@@ -33,10 +33,9 @@ def jacobian_products(
 
     ∂s_T/∂s_t = J_T J_{T-1} … J_{t+1}    J_t = ∂s_t/∂s_{t-1}    s_0 the initial state
 
-    Every singular value comes with full relative accuracy, however far below the largest, as
-    long as the steps' Jacobians are well conditioned: a J_t is known to a rounding error of
-    its own norm, so that one that is singular (a dead ReLU unit) lowers a log by about 36 in
-    float64, 16 in float32, where the true value is -inf. An exact 0 gives -inf.
+    Every singular value comes with full relative accuracy, however far below the largest: an
+    error of about the rounding error times the condition of each step's Jacobian. Where a step
+    is singular to working precision, as with a dead ReLU unit, those it loses are -inf.
 
     Costs the T B S² numbers and the derivatives of :func:`state_jacobians`, and O(T B S³) with a
     factor of some tens: one-sided Jacobi rotations in every step, see `_axes.py`. S is H, and

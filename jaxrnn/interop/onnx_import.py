@@ -83,7 +83,7 @@ Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))
     source = read_model(WHERE, model)
     try:
         return _read(source, nodes, _given(weights), reverse)
-    except UnicodeDecodeError as error:  # of whichever name is asked for first
+    except UnicodeDecodeError as error:  # of an attribute
         raise ValueError(f"{WHERE}: {source.label} expected names in UTF-8, got others; is it corrupted?") from error
 
 
