@@ -165,7 +165,7 @@ def test_keras():
     params = params_of(net, seed=2, dtype=jnp.float32)
     model.set_weights(list(interop.to_keras(params).values()))
     assert_answers(net, params, run())
-    again = interop.from_keras({w.path: w for w in model.weights}, prefix="sequential")
+    again = interop.from_keras({w.path: w for w in model.weights}, prefix=model.name)
     assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
 
 
