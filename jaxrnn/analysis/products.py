@@ -38,9 +38,8 @@ def jacobian_products(
     is singular to working precision, as with a dead ReLU unit, those it loses are -inf.
 
     Costs the T B S² numbers and the derivatives of :func:`state_jacobians`, and O(T B S³) with a
-    factor of some tens: one-sided Jacobi rotations in every step, see `_axes.py`; on one core
-    about 2 ms a step at S = 64 and 0.3 s at S = 256. S is H, and 2H for an LSTM. For large S ask
-    :func:`cotangent_norms`, at one derivative of every step.
+    factor of some tens: one-sided Jacobi rotations in every step, see `_axes.py`. S is H, and
+    2H for an LSTM. For large S ask :func:`cotangent_norms`, at one derivative of every step.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
