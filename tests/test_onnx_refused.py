@@ -70,7 +70,7 @@ FROM_ONNX: dict[str, tuple[Any, dict[str, Any], str]] = {
                                  r"initial_h \('h'\) expected zeros"),
     "filled state": (with_state(helper.make_node("ConstantOfShape", ["s"], ["h"], value=numpy_helper.from_array(np.ones(1, "f4")))), {},
                      r"initial_h \('h'\) expected zeros"),
-    "partly filled state": (with_state(node("Concat", "z one", "h", axis=1), z=np.zeros((1, 1, 4), "f4"), one=np.ones((1, 1, 4), "f4")), {},
+    "partly filled state": (with_state(node("Expand", "z shape", "zs"), node("Concat", "zs one", "h", axis=1), z=np.zeros((1, 1, 4), "f4"), one=np.ones((1, 1, 4), "f4")), {},
                             r"initial_h \('h'\) expected zeros"),
     "constant lengths": (lstm_model(), {}, r"sequence_lens \('n'\) expected what each call gives, got a constant"),
     # graphs
