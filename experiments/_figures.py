@@ -27,6 +27,8 @@ STYLE: dict[Any, Any] = {
     "axes.grid.axis": "y",
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "jaxrnn",
 }
 GREY = "#666666"
 TICKS = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)  # errors
@@ -45,6 +47,16 @@ class Curve(NamedTuple):
 class Panel(NamedTuple):
     title: str
     curves: Sequence[Curve]
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Writes a figure as `stem.png` and `stem.svg`."""
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    for path in paths:
+        with whole_file(path) as partial:
+            metadata = {"Date": None} if path.suffix == ".svg" else None  # the same bytes for the same numbers
+            figure.savefig(partial, format=path.suffix[1:], dpi=130, metadata=metadata)
+    return paths
 
 
 def learning_curves(path: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:

@@ -29,7 +29,6 @@ class Trajectory(NamedTuple):
 
     params: Params
     steps: Steps
-    after: State  # what left each step, (T, *B, ·)
     final: State
     ys: Array  # (T, *B, ·)
 
@@ -59,7 +58,7 @@ def trajectory(
         mask = mask_of_lengths(jnp.asarray(lengths), xs.shape[0])
     mask = None if mask is None else jnp.asarray(mask)
     steps = Steps(shifted(initial, after, reverse), only(mask, xs), mask)
-    return Trajectory(params, steps, after, final, ys)
+    return Trajectory(params, steps, final, ys)
 
 
 def per_sequence(steps: Steps) -> Steps:

@@ -67,18 +67,18 @@ def _step(cell: Cell, fixed: _Fixed, params: Params, state: State, x: Array) -> 
 
 def _rule(rule: Rule, fixed: _Fixed) -> Rule:
     """The rule of the cell, given parameters in which the gate is fixed; the bias is read by `project` alone."""
-    held: Callable[[Params], Params] = functools.partial(_cut, fixed)
+    cut: Callable[[Params], Params] = functools.partial(_cut, fixed)
 
     def accumulate(params: Params, xs: PyTree, tape: Tape, deltas: PyTree) -> tuple[Params, PyTree]:
-        dparams, dxs = rule.accumulate(held(params), xs, tape, deltas)
-        return held(dparams), dxs
+        dparams, dxs = rule.accumulate(cut(params), xs, tape, deltas)
+        return cut(dparams), dxs
 
     def prepare(params: Params) -> Params:
-        return held(params) if rule.prepare is None else rule.prepare(held(params))
+        return cut(params) if rule.prepare is None else rule.prepare(cut(params))
 
     return Rule(
         project=lambda params, xs: rule.project(_held(fixed, params, xs.dtype), xs),
-        forward=lambda params, state, z: rule.forward(held(params), state, z),
+        forward=lambda params, state, z: rule.forward(cut(params), state, z),
         backward=rule.backward,
         accumulate=accumulate,
         matrices=rule.matrices,

@@ -25,10 +25,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells.lstm import _Gates, _shown
+from jaxrnn.cells.lstm import _shown
+from jaxrnn.sequence.masking import select
 
 
 class CellStateTerms(NamedTuple):
@@ -63,8 +65,9 @@ def cell_state_jacobian_terms(
     terms, that of o is held with o; coupled, the input term is that of 1 - f; with layer
     normalisation c is normalised on its way into h, and h W_h on its way into the gates.
 
-    The result holds 4 T B H² numbers, at H forward derivatives of a step each, O(T B G H³).
-    Where that does not fit, reduce each term where it is made.
+    The result holds 4 T B H² numbers, at H forward derivatives of every step, O(T B G H³).
+    Where that does not fit, reduce each term where it is made, which leaves those of one step
+    at a time, O(B G H²).
 
     Args:
         cell: an LSTM, in any variant, ablated or not.
@@ -112,33 +115,32 @@ def _hidden(params: LSTMParams, o: Float[Array, "H"], c: Float[Array, "H"]) -> F
     return m if params.w_proj is None else alg.dot(m, params.w_proj)
 
 
-def _gates(cell: Cell, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> _Gates:
+def _gates(cell: Cell, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:
+    where = "cell_state_jacobian_terms"
     assert cell.rule is not None
     residual = cell.rule.forward(params, state, cell.rule.project(params, xs))[2]
-    if not isinstance(residual, _Gates):
+    if own_residual(residual) is not residual:
         raise NotImplementedError(
-            f"cell_state_jacobian_terms: cell expected an LSTM without zoneout, got {cell!r}; "
-            "the h that zoneout mixes is not o ⊙ tanh(c)"
+            f"{where}: cell expected an LSTM without zoneout, got {cell!r}; the h that zoneout mixes is not o ⊙ tanh(c)"
         )
-    return residual
+    return family_of_params(where, params).values(residual)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _terms(cell: Cell, reduce: Callable | None, params: LSTMParams, steps: Steps) -> CellStateTerms:
-    o = _gates(cell, params, steps.before, steps.xs).o
+    o = _gates(cell, params, steps.before, steps.xs)["o"]
 
     def at(now: tuple[Array, Steps]) -> CellStateTerms:
         o_before, (before, x, takes_part) = now
 
         def gates(c: Float[Array, "H"]) -> tuple[Array, Array, Array]:
             found = _gates(cell, params, LSTMState(_hidden(params, o_before, c), c), x)
-            return found.f, 1 - found.f if found.i is None else found.i, found.g
+            return found["f"], found["i"], found["g"]
 
         (f, i, g), (df, di, dg) = gates(before.c), jax.jacfwd(gates)(before.c)
         terms = CellStateTerms(jnp.diag(f), before.c[:, None] * df, g[:, None] * di, i[:, None] * dg)
-        if takes_part is not None:
-            held = CellStateTerms(jnp.eye(f.shape[0], dtype=f.dtype), *(jnp.zeros_like(df),) * 3)
-            terms = jax.tree.map(lambda term, h: jnp.where(takes_part, term, h), terms, held)
+        held = CellStateTerms(jnp.eye(f.shape[0], dtype=f.dtype), *(jnp.zeros_like(df),) * 3)
+        terms = select(takes_part, terms, held)
         return terms if reduce is None else CellStateTerms(*map(reduce, terms))
 
     flat = per_sequence(steps)

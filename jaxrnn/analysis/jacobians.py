@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.analysis._trajectory import Steps, batched, flat_step, per_sequence, trajectory
+from jaxrnn.sequence.masking import select
 
 Reduce = Callable[[Array], PyTree]
 
@@ -74,9 +75,7 @@ def jacobians_of(cell: Cell, reduce: Reduce | None, params: Params, steps: Steps
 
     def at(now: Steps) -> PyTree:
         flat, step = flat_step(cell, params, now.before, now.xs)
-        jacobian = jax.jacfwd(step)(flat)
-        if now.mask is not None:
-            jacobian = jnp.where(now.mask, jacobian, jnp.eye(flat.shape[0], dtype=flat.dtype))
+        jacobian = select(now.mask, jax.jacfwd(step)(flat), jnp.eye(flat.shape[0], dtype=flat.dtype))
         return jacobian if reduce is None else reduce(jacobian)
 
     made = jax.lax.map(jax.vmap(at), per_sequence(steps))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.analysis._trajectory import Steps, batched, flat_step, per_sequence, state_size, trajectory
+from jaxrnn.sequence.masking import select
 
 
 class LyapunovExponents(NamedTuple):
@@ -42,7 +43,8 @@ def lyapunov_exponents(
     loses shows as about log(eps) in that step, -36 in float64, or as -inf.
 
     Costs O(T B (k steps + S k²)): k forward derivatives and a QR factorisation of an (S, k)
-    matrix each step. No Jacobian is made; the memory is O(B S k) beside the T B k results.
+    matrix each step. No Jacobian is made; the memory is O(B S k) beside the states and the
+    T B k results.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
@@ -79,7 +81,8 @@ def lyapunov_exponents(
         raise ValueError(f"{where}: discard expected a number of steps, at least 0; got {discard!r}")
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     size = state_size(run.final, run.steps.xs.ndim - 2)
-    start = _start(where, count, directions, size).astype(run.ys.dtype)
+    dtype = jnp.promote_types(run.steps.xs.dtype, jnp.float32)  # there is no QR factorisation in less
+    start = _start(where, count, directions, size).astype(dtype)
     growth = _growth(cell, run.params, run.steps, start)
     counted = jnp.broadcast_to(jnp.arange(growth.shape[0])[(..., *[None] * (growth.ndim - 1))] >= discard, growth.shape)
     if run.steps.mask is not None:
@@ -111,14 +114,10 @@ def _growth(cell: Cell, params: Params, steps: Steps, start: Float[Array, "S k"]
     def body(directions: Array, now: Steps) -> tuple[Array, Array]:
         flat, step = flat_step(cell, params, now.before, now.xs)
         push = lambda direction: jax.jvp(step, (flat,), (direction,))[1]  # noqa: E731
-        turned, scales = jnp.linalg.qr(jax.vmap(push, in_axes=1, out_axes=1)(directions))
+        images = jax.vmap(push, in_axes=1, out_axes=1)(directions.astype(flat.dtype))
+        turned, scales = jnp.linalg.qr(images.astype(directions.dtype))
         growth = jnp.log(jnp.abs(jnp.diag(scales)))
-        if now.mask is not None:
-            turned, growth = (
-                jnp.where(now.mask, turned, directions),
-                jnp.where(now.mask, growth, jnp.zeros_like(growth)),
-            )
-        return turned, growth
+        return select(now.mask, (turned, growth), (directions, jnp.zeros_like(growth)))
 
     def sequence(steps: Steps) -> Array:
         return jax.lax.scan(body, start, steps)[1]

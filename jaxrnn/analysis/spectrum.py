@@ -34,8 +34,8 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
     scale then does not matter to the cell.
 
     Costs O(G H³) (some tens of H³ each), and O(n G H³) for n powers, each with a few sweeps
-    of Jacobi rotations; memory O(G H²). Eigenvalues are computed by LAPACK on the CPU, also for a GPU;
-    JAX has none for a TPU.
+    of Jacobi rotations; memory O(G H² + n G H). JAX computes eigenvalues on a CPU or GPU, not
+    on a TPU.
 
     Args:
         params: of an RNN, IndRNN, LSTM, GRU or MGU; of a network, those of one layer in one direction.
@@ -71,12 +71,13 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
 
 def _matrices(params: Any, count: int) -> Float[Array, "G H H"]:
     """The matrix of each gate."""
-    w_h = jnp.asarray(params.w_h)
+    wide = lambda leaf: jnp.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
+    w_h = wide(params.w_h)  # there are no eigenvalues in less
     if w_h.ndim == 1:
         return jnp.diag(w_h)[None]
     blocks = jnp.stack(jnp.split(w_h, count, axis=-1))
     projection = getattr(params, "w_proj", None)
-    return blocks if projection is None else jnp.einsum("hp,gpk->ghk", projection, blocks)
+    return blocks if projection is None else jnp.einsum("hp,gpk->ghk", wide(projection), blocks)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,0 +1,46 @@
+"""The cells that experiments compare, by name: how they are made, called and drawn."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jaxrnn
+from jaxrnn import initializers
+
+
+class Contestant(NamedTuple):
+    """A cell with its initial values."""
+
+    label: str
+    make: Callable[[int, int], jaxrnn.Cell]  # of H, and the steps that are to be remembered
+    colour: str  # Okabe and Ito's, which colour-blind eyes tell apart
+    dashes: tuple[int, ...] = ()  # () for a solid line
+    marker: str = "o"
+
+
+def _plain(make: Callable[..., jaxrnn.Cell], **options: object) -> Callable[[int, int], jaxrnn.Cell]:
+    return lambda hidden_size, _: make(hidden_size, **options)
+
+
+def _chrono(make: Callable[..., jaxrnn.Cell]) -> Callable[[int, int], jaxrnn.Cell]:
+    return lambda hidden_size, steps: make(hidden_size, bias_init=initializers.chrono(max(3, steps)))
+
+
+RNN, RELU, LSTM, GRU = "#D55E00", "#E69F00", "#0072B2", "#009E73"
+
+CONTESTANTS = {
+    "rnn": Contestant("tanh RNN", _plain(jaxrnn.rnn), RNN),
+    "rnn-uniform": Contestant(
+        "tanh RNN, uniform", _plain(jaxrnn.rnn, recurrent_init=initializers.torch_uniform()), RNN, (2, 2), "v"
+    ),
+    "relu": Contestant("ReLU RNN", _plain(jaxrnn.rnn, activation="relu"), RELU, (2, 2), "s"),
+    "irnn": Contestant(
+        "IRNN", _plain(jaxrnn.rnn, activation="relu", recurrent_init=initializers.identity()), RELU, (), "D"
+    ),
+    "lstm": Contestant("LSTM", _plain(jaxrnn.lstm), LSTM),
+    "lstm-b0": Contestant(
+        "LSTM, forget bias 0", _plain(jaxrnn.lstm, bias_init=initializers.gate_bias()), LSTM, (2, 2), "v"
+    ),
+    "lstm-chrono": Contestant("LSTM, chrono", _chrono(jaxrnn.lstm), LSTM, (6, 2), "s"),
+    "gru": Contestant("GRU", _plain(jaxrnn.gru), GRU),
+    "gru-chrono": Contestant("GRU, chrono", _chrono(jaxrnn.gru), GRU, (6, 2), "s"),
+}

@@ -1,0 +1,38 @@
+"""A cell and a linear layer that reads its outputs: the model of every experiment with one layer."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import jaxrnn
+
+
+class Readout(NamedTuple):
+    """Everything that is trained: ŷ = y V + c, y being an output of the cell."""
+
+    cell: Any
+    v: jax.Array  # (H, O)
+    c: jax.Array  # (O,)
+
+
+def init_readout(cell: jaxrnn.Cell, hidden_size: int, input_size: int, output_size: int, key: jax.Array) -> Readout:
+    key_cell, key_v = jax.random.split(key)
+    v = jax.nn.initializers.glorot_uniform()(key_v, (hidden_size, output_size))
+    return Readout(cell.init(key_cell, input_size), v, jnp.zeros(output_size))
+
+
+def read(model: Readout, ys: jax.Array) -> jax.Array:
+    """`(*, H)` to `(*, O)`."""
+    return jnp.dot(ys, model.v) + jnp.broadcast_to(model.c, (*ys.shape[:-1], *model.c.shape))
+
+
+def many_to_one(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """What is read from the last output of `(T, *B, I)` sequences: `(*B, O)`."""
+    _, ys = jaxrnn.unroll(cell, model.cell, xs, lengths=lengths)
+    return read(model, jaxrnn.last_output(ys, lengths))
+
+
+def many_to_many(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+    """What is read from every output of `(T, *B, I)` sequences: `(T, *B, O)`."""
+    return read(model, jaxrnn.unroll(cell, model.cell, xs, lengths=lengths)[1])

@@ -1,0 +1,73 @@
+"""Runs side by side, one to a device, under progress bars on stderr."""
+
+import functools
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+Result = TypeVar("Result")
+Show = Callable[[int, str], None]  # told how many of the total are done, and a note
+
+
+class Job(NamedTuple):
+    """A run that says how far it is."""
+
+    total: int
+    run: Callable[[Show], Any]
+
+
+class _Cancelled(Exception):
+    """Another run has failed, or the user wants to stop."""
+
+
+def bars(unit: str) -> Progress:
+    """Progress bars whose tasks have the fields `speed`, in `unit` a second, and `note`."""
+    text = TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]:>7,.0f} " + unit + "/s  {task.fields[note]}")
+    return Progress(
+        TextColumn("{task.description:<24}"), BarColumn(16), TimeElapsedColumn(), text, console=Console(stderr=True)
+    )
+
+
+def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]:
+    """The results of all jobs by name; as many run at once as there are devices, each on one of its own.
+
+    A job has ended when it returns; where it stops before its total, its bar is filled. If one
+    fails, the others stop at their next sign of life, and its error is raised.
+    """
+    cancelled = threading.Event()
+    free = list(jax.devices())
+    with bars(unit) as progress, ThreadPoolExecutor(len(free)) as pool:
+        tasks = {
+            name: progress.add_task(name, total=job.total, start=False, speed=0.0, note="")
+            for name, job in jobs.items()
+        }
+
+        def run(name: str) -> Any:
+            device = free.pop()  # one thread a device, so that there is one
+            try:
+                progress.start_task(tasks[name])
+                show = functools.partial(_show, progress, tasks[name], cancelled, time.perf_counter())
+                with jax.default_device(device):
+                    return jobs[name].run(show)
+            finally:
+                free.append(device)
+
+        futures = {name: pool.submit(run, name) for name in jobs}
+        try:
+            return {name: future.result() for name, future in futures.items()}
+        except BaseException:
+            cancelled.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _show(progress: Progress, task: TaskID, cancelled: threading.Event, start: float, done: int, note: str) -> None:
+    if cancelled.is_set():
+        raise _Cancelled
+    progress.update(task, completed=done, speed=done / (time.perf_counter() - start), note=note)
