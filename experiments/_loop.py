@@ -8,7 +8,7 @@ import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -50,13 +50,40 @@ class Evaluation(NamedTuple):
     metrics: Metrics
 
 
-class Fit(NamedTuple):
-    """A training that has come to its end."""
+class Best(NamedTuple):
+    """The parameters of each seed at its least value so far."""
+
+    values: np.ndarray  # (seeds,)
+    params: Params
+    waited: int  # evaluations since any seed became better
+
+    def after(self, values: np.ndarray, params: Params) -> "Best":
+        better = values < self.values
+
+        def choose(old: np.ndarray, new: Any) -> np.ndarray:
+            return np.where(better.reshape(-1, *[1] * (old.ndim - 1)), np.asarray(new), old)
+
+        if not better.any():
+            return self._replace(waited=self.waited + 1)
+        return Best(np.where(better, values, self.values), jax.tree.map(choose, self.params, params), 0)
+
+
+class Course(NamedTuple):
+    """How far a training has come: all that is needed to go on with it."""
 
     state: TrainState
-    best: Params  # each seed's at its own best evaluation; the last ones where none was asked for
+    best: Best | None  # None where no metric says what is best
     history: list[Evaluation]
-    seconds: float
+
+    @property
+    def params(self) -> Params:
+        """The best ones, where a metric says which they are; else the last."""
+        return self.state.params if self.best is None else self.best.params
+
+    @property
+    def seconds(self) -> float:
+        """Of training and evaluating, compilation included."""
+        return self.history[-1].seconds if self.history else 0.0
 
     def metric(self, name: str) -> np.ndarray:
         """Of all evaluations, `(evaluations, seeds)`."""
@@ -65,6 +92,18 @@ class Fit(NamedTuple):
     def best_of(self, name: str) -> np.ndarray:
         """The least value of each seed, `(seeds,)`."""
         return np.nanmin(self.metric(name), axis=0)
+
+
+class Keeper(Protocol):
+    """What a training is written to, and taken up from."""
+
+    def restored(self, start: Course) -> Course:
+        """The course to go on with; `start` itself where there is none."""
+        ...
+
+    def evaluated(self, course: Course) -> None:
+        """Called after every evaluation."""
+        ...
 
 
 class Settings(NamedTuple):
@@ -178,7 +217,8 @@ def fit(
     settings: Settings,
     evaluate: Callable[[Params], Any],
     show: Callable[[int, str], None] = lambda step, note: None,
-) -> Fit:
+    keeper: Keeper | None = None,
+) -> Course:
     """Trains a population of seeds.
 
     Args:
@@ -188,47 +228,46 @@ def fit(
         settings: how long, how often to evaluate, and when to stop before the end.
         evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
         show: is told how many steps are done, and a note on how it goes.
+        keeper: of checkpoints and logs.
     """
-    start, seeds = time.perf_counter(), list(seeds)
+    seeds = list(seeds)
     state, run = begin(task, optimiser, seeds), training(task, optimiser)
-    history: list[Evaluation] = []
-    losses: list[np.ndarray] = []
-    best = _Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
-    for steps in _calls(0, settings):
-        state, values = run(state, _batches(task, seeds, steps))
+    worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
+    course = Course(state, None if settings.minimise is None else worst, [])
+    if keeper is not None:
+        course = keeper.restored(course)
+    start, losses = time.perf_counter() - course.seconds, []
+    for steps in () if _ended(course, settings) else _calls(int(course.state.step), settings):
+        state, values = run(course.state, _batches(task, seeds, steps))
+        course = course._replace(state=state)
         losses.append(np.asarray(values))  # waits
-        show(steps.stop, _note(losses[-1][-1], history))
-        if steps.stop % settings.evaluate_every and steps.stop != settings.steps:
-            continue
-        metrics = {name: np.asarray(value) for name, value in evaluate(state.params).items()}
-        history.append(Evaluation(steps.stop, time.perf_counter() - start, np.concatenate(losses).mean(0), metrics))
-        losses = []
-        if settings.minimise is not None:
-            best = best.after(metrics[settings.minimise], state.params)
-        out_of_patience = settings.patience is not None and best.waited >= settings.patience
-        if out_of_patience or (settings.stop is not None and settings.stop(metrics)):
-            break
-    show(settings.steps, _note(history[-1].loss, history))
-    kept = state.params if settings.minimise is None else best.params
-    return Fit(state, kept, history, time.perf_counter() - start)
+        show(steps.stop, _note(losses[-1][-1], course.history))
+        if steps.stop % settings.evaluate_every == 0 or steps.stop == settings.steps:
+            metrics = {name: np.asarray(value, np.float64) for name, value in evaluate(state.params).items()}
+            loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
+            found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
+            course = _after(course, found, settings)
+            if keeper is not None:
+                keeper.evaluated(course)
+            if _ended(course, settings):
+                break
+    show(settings.steps, _note(course.history[-1].loss, course.history))
+    return course
 
 
-class _Best(NamedTuple):
-    """The parameters of each seed at its least value so far."""
+def _after(course: Course, found: Evaluation, settings: Settings) -> Course:
+    best = course.best
+    if best is not None and settings.minimise is not None:
+        best = best.after(found.metrics[settings.minimise], course.state.params)
+    return Course(course.state, best, [*course.history, found])
 
-    values: np.ndarray
-    params: Params
-    waited: int  # evaluations since any seed became better
 
-    def after(self, values: np.ndarray, params: Params) -> "_Best":
-        better = values < self.values
-
-        def choose(old: np.ndarray, new: Any) -> np.ndarray:
-            return np.where(better.reshape(-1, *[1] * (old.ndim - 1)), np.asarray(new), old)
-
-        if not better.any():
-            return self._replace(waited=self.waited + 1)
-        return _Best(np.where(better, values, self.values), jax.tree.map(choose, self.params, params), 0)
+def _ended(course: Course, settings: Settings) -> bool:
+    """Whether the last evaluation says that it is enough."""
+    if not course.history:
+        return False
+    patient = settings.patience is None or course.best is None or course.best.waited < settings.patience
+    return not patient or (settings.stop is not None and settings.stop(course.history[-1].metrics))
 
 
 def _note(loss: np.ndarray, history: list[Evaluation]) -> str:

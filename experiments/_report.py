@@ -19,6 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 import jaxrnn
 
 
+class CannotRun(Exception):
+    """A command that cannot be run as it stands; the message is one line for the user."""
+
+
 def environment() -> dict[str, Any]:
     """Versions, machine and date: what a number means nothing without."""
     return {
@@ -62,14 +66,14 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a record; numbers that JSON does not have, such as the loss of a run that diverged, become null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

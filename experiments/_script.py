@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import tyro
 
 from experiments._devices import use_all_cores
-from experiments._report import environment, writable_folder, write_json
+from experiments._report import CannotRun, environment, writable_folder, write_json
 
 Config = TypeVar("Config")
 
@@ -46,7 +46,11 @@ def run_script(
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     use_all_cores()
-    found = run(config)
+    try:
+        found = run(config)
+    except CannotRun as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
     write_json(config.out / "results.json", {"experiment": name, "config": settings(config), **environment(), **found})
     print(f"written into {config.out}")
     return 0
