@@ -1,4 +1,4 @@
-"""Checkpoints of a training, by Orbax, from which it goes on exactly; and its log, a line for each evaluation.
+"""Checkpoints of a training, by Orbax, from which it goes on exactly.
 
 A checkpoint is written under another name and renamed when it is whole, and holds a digest of its
 arrays. A kill at any moment, or a damaged newest checkpoint, costs the steps since the last good one.
@@ -17,10 +17,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments._loop import Best, Course, Evaluation
-from experiments._report import CannotRun, finite, whole_file
+from experiments._report import CannotRun
 
 KEPT = 2  # the newest, and the one before in case it is damaged
-LOG = "log.jsonl"
 
 
 def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> None:
@@ -43,7 +42,7 @@ def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> Non
     for step in reversed(steps):
         then = _about(folder, step)
         if then is not None:
-            now = _as_json(about)
+            now = as_json(about)
             different = [name for name in {**then, **now} if then.get(name) != now.get(name)]
             if different:
                 name = different[0]
@@ -55,11 +54,16 @@ def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> Non
     raise ValueError(f"--resume: every checkpoint in {folder / 'checkpoints'} is damaged")
 
 
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is any, damaged or not."""
+    return bool(_steps(folder))
+
+
 class Checkpoints:
-    """A keeper for `fit`: saves after every so many evaluations, and logs each."""
+    """A keeper for `fit`: saves after every so many evaluations."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], *, resume: bool, every: int = 1) -> None:
-        self._folder, self._about, self._resume, self._every = folder, _as_json(about), resume, every
+        self._folder, self._about, self._resume, self._every = folder, as_json(about), resume, every
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(_place(folder), options=options)
@@ -74,23 +78,17 @@ class Checkpoints:
         if needed > free:
             raise CannotRun(f"{self._folder}: checkpoints need {needed:,} bytes, {free:,} are free")
         if not self._resume:
-            self._log(start)
             return start
         for step in reversed(_steps(self._folder)):
             try:
-                course = self._read(step, start)
+                return self._read(step, start)
             except Exception as error:  # whatever a damaged file makes the reader say
                 line = (str(error).splitlines() or [""])[0]
                 print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
                 self._manager.delete(step)
-                continue
-            self._log(course)
-            return course
         raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
 
     def evaluated(self, course: Course) -> None:
-        with (self._folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(_line(course.history[-1]))
         if len(course.history) % self._every == 0:
             self.save(course)
 
@@ -100,7 +98,7 @@ class Checkpoints:
             "about": self._about,
             "digest": _digest(arrays),
             "waited": None if course.best is None else course.best.waited,
-            "history": [_as_json(found._asdict()) for found in course.history],
+            "history": [as_json(found._asdict()) for found in course.history],
         }
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
         self._manager.save(int(course.state.step), args=items, force=True)
@@ -116,11 +114,6 @@ class Checkpoints:
         if _digest(arrays) != record["digest"]:
             raise ValueError("its arrays are not those that were saved")
         return _course(like, arrays, record)
-
-    def _log(self, course: Course) -> None:
-        """A log of what is in the course, and nothing after it."""
-        with whole_file(self._folder / LOG) as partial:
-            partial.write_text("".join(map(_line, course.history)), encoding="utf-8")
 
 
 def _place(folder: Path) -> Path:
@@ -179,10 +172,5 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
     return found.hexdigest()
 
 
-def _as_json(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))
-
-
-def _line(found: Evaluation) -> str:
-    record = {"step": found.step, "seconds": round(found.seconds, 3), "loss": found.loss, **found.metrics}
-    return json.dumps(finite(_as_json(record)), allow_nan=False) + "\n"

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import _checkpoints, _loop
 from experiments._checkpoints import Checkpoints, check_folder
+from experiments._logs import Keepers, Log
 from experiments._loop import Settings, Task, fit, make_optimiser, population
 from experiments._progress import Job, side_by_side
 from experiments._report import CannotRun
@@ -99,17 +100,17 @@ def test_optimisers_clip_warm_up_fall_and_leave_out_what_is_not_finite(name):
     rate = lambda step: min(step / 4, 0.5 * (1 + np.cos(np.pi * max(0, step - 4) / 16)))  # noqa: E731
     ours = make_optimiser(0.3, name=name, clip_norm=2.0, cosine_steps=20, warmup_steps=4)
     params = {"w": jnp.float32([1.0, 2.0])}
-    memory, plain = ours.init(params), [rule(0.3 * rate(step)) for step in range(20)]
-    own = plain[0].init(params)
+    memory, own, update = ours.init(params), rule(0.3).init(params), jax.jit(ours.update)
+    plain = jax.jit(lambda gradient, memory, params, rate: rule(rate).update(gradient, memory, params))
     with jax.numpy_dtype_promotion("standard"):
         for step in range(12):
             gradient = np.float32([3.0 + step, -4.0])
-            updates, memory = ours.update({"w": jnp.asarray(gradient)}, memory, params)
+            updates, memory = update({"w": jnp.asarray(gradient)}, memory, params)
             clipped = gradient * min(1.0, 2.0 / np.linalg.norm(gradient))
-            wanted, own = plain[step].update({"w": jnp.asarray(clipped)}, own, params)
+            wanted, own = plain({"w": jnp.asarray(clipped)}, own, params, 0.3 * rate(step))
             np.testing.assert_allclose(updates["w"], wanted["w"], rtol=1e-4, atol=1e-7)
             params = optax.apply_updates(params, updates)
-            none, memory = ours.update({"w": jnp.float32([np.nan, 1.0])}, memory, params)
+            none, memory = update({"w": jnp.float32([np.nan, 1.0])}, memory, params)
             assert not np.asarray(none["w"]).any()
 
 
@@ -121,8 +122,7 @@ LONG = Settings(steps=20, evaluate_every=5, minimise="distance", steps_per_call=
 
 
 def kept(folder, *, resume, every=1):
-    folder.mkdir(exist_ok=True)
-    return Checkpoints(folder, ABOUT, resume=resume, every=every)
+    return Keepers(Checkpoints(folder, ABOUT, resume=resume, every=every), Log(folder))
 
 
 def run(settings=LONG, keeper=None):
@@ -185,7 +185,7 @@ def cut(step):
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_bytes, cut, lambda step: shutil.rmtree(step / "arrays"), lambda step: shutil.rmtree(step / "record")],
+    [damage_bytes, cut, lambda step: shutil.rmtree(step / "record")],
 )
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(damage, whole, tmp_path, capsys):
     stopped_at(15, tmp_path)
