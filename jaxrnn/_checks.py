@@ -190,4 +190,4 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
     if known is not None and known.size and (known.min() < 0 or known.max() > time):
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")
-    return value
+    return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype

@@ -15,7 +15,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import analysis
-from tests.registry import CELLS, I, T, make, random_like, weighed
+from tests.registry import CELLS, I, T, make, numpy_of, random_like, weighed
 
 # Relative. Measured at most 2e-12; 5e-11 for singular values far below the first, which brute force loses.
 TOLERANCE = 1e-9
@@ -56,14 +56,17 @@ def log_of_norm(tree, leading):
         return jax.tree.map(np.log, norms)
 
 
-def flat(state):
-    return np.asarray(jax.flatten_util.ravel_pytree(state)[0])
+def flat(tree, leading=0):
+    """Leaves `(*leading, ·)` side by side, in NumPy."""
+    return np.concatenate([np.reshape(a, (*a.shape[:leading], -1)) for a in jax.tree.leaves(numpy_of(tree))], axis=-1)
 
 
-def parts_of(case, vectors):
-    """Vectors `(T, S)` by the parts of the state."""
-    sizes = [leaf.size for leaf in jax.tree.leaves(case.state)]
-    return np.split(np.asarray(vectors), np.cumsum(sizes)[:-1], axis=-1)
+def unflat(like, vectors):
+    """Vectors `(T, ·)` as a tree whose leaves have those of `like` at each step."""
+    leaves, structure = jax.tree.flatten(like)
+    parts = np.split(np.asarray(vectors), np.cumsum([leaf.size for leaf in leaves])[:-1], axis=-1)
+    shaped = [part.reshape(-1, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    return jax.tree.unflatten(structure, shaped)
 
 
 def perturbed(cell):
@@ -83,8 +86,7 @@ def perturbed(cell):
 def states_after(name):
     """`(T, S)`, by brute force."""
     case = sequence(name)
-    states = jaxrnn.unroll(case.cell, case.params, case.xs, case.state, return_states=True)[2]
-    return np.asarray(jax.vmap(lambda s: jax.flatten_util.ravel_pytree(s)[0])(states))
+    return flat(jaxrnn.unroll(case.cell, case.params, case.xs, case.state, return_states=True)[2], 1)
 
 
 @functools.cache
@@ -153,9 +155,9 @@ def test_state_jacobians_equal_brute_force(name, x64):
 @BY_NAME
 def test_jacobian_products_equal_brute_force(name, x64):
     case, (_, every) = sequence(name), brute_force(name)
-    found = analysis.jacobian_products(case.cell, case.params, case.xs, case.state)
+    found = numpy_of(analysis.jacobian_products(case.cell, case.params, case.xs, case.state))
     wanted = np.stack([np.linalg.svd(every[-1, :, t], compute_uv=False) for t in range(T)])
-    got = np.exp(np.asarray(found.log_singular_values))[-T:]
+    got = np.exp(found.log_singular_values[-T:])
     seen = wanted > 1e-6 * wanted[:, :1]  # what a singular value decomposition of the product can tell
     np.testing.assert_allclose(got[seen], wanted[seen], rtol=TOLERANCE)
     assert (got[~seen] <= 1e-6 * np.broadcast_to(wanted[:, :1], wanted.shape)[~seen]).all()
@@ -179,9 +181,8 @@ def test_directions_and_exponents_equal_brute_force(name, x64):
     back = np.asarray(analysis.cotangent_norms(*operands, cotangent=vector))
     assert_logs(back[-T:], log_of_norm(np.einsum("i,itj->tj", unit, last[-1, :, :T]), 1))
     assert_logs(back[::-1], log_lengths(name, unit, True))
-    size = unit.size
-    found = analysis.lyapunov_exponents(*operands, directions=np.random.default_rng(1).standard_normal((size, size)))
-    start = np.linalg.qr(np.random.default_rng(1).standard_normal((size, size)))[0]
+    directions = np.random.default_rng(1).standard_normal((unit.size, unit.size))
+    found, start = numpy_of(analysis.lyapunov_exponents(*operands, directions=directions)), np.linalg.qr(directions)[0]
     for t in range(T):  # volumes of one and two dimensions
         volumes = np.cumprod(np.abs(np.diag(np.linalg.qr(first[t, :, 0] @ start[:, :2])[1])))
         np.testing.assert_allclose(np.exp(np.cumsum(found.growth[: t + 1].sum(0))[:2]), volumes, rtol=TOLERANCE)
@@ -197,29 +198,29 @@ def test_directions_and_exponents_equal_brute_force(name, x64):
 def test_gradient_flow_equals_brute_force(name, x64):
     """Each step has parameters of its own, and adds a number to the state."""
     case = sequence(name)
-    operands, size = (case.cell, case.params, case.xs), states_after(name).shape[-1]
-    weights, unravel = jax.flatten_util.ravel_pytree(case.params)
 
     def loss(params, changes, weights):
         xs = jnp.concatenate([case.xs, changes, weights], axis=-1)
         return weighed(jaxrnn.unroll(perturbed(case.cell), params, xs, case.state, implementation="scan"))
 
-    zeros = jnp.zeros((LONG, size)), jnp.zeros((LONG, weights.size))
+    zeros = [jnp.zeros((LONG, flat(tree).size)) for tree in (case.state, case.params)]
     by_params, by_changes, by_weights = jax.jit(jax.grad(loss, (0, 1, 2)))(case.params, *zeros)
-    flow = analysis.gradient_flow(*operands, lambda *out: weighed(out), case.state, contributions=True)
-    assert_logs(jax.tree.leaves(flow.log_state_norms), log_of_norm(parts_of(case, by_changes), 1))
+    operands = (case.cell, case.params, case.xs, lambda *out: weighed(out), case.state)
+    flow = numpy_of(analysis.gradient_flow(*operands, contributions=True))
+    assert_logs(flow.log_state_norms, log_of_norm(unflat(case.state, by_changes), 1))
     jax.tree.map(lambda parts, whole: close(parts.sum(0), whole), flow.contributions, by_params)
-    by_steps = jax.vmap(unravel)(by_weights)
+    by_steps = unflat(case.params, by_weights)
     jax.tree.map(close, flow.contributions, by_steps)
     assert_logs(flow.log_weight_norms, log_of_norm(by_steps, 1))
 
 
 @BY_NAME
 def test_the_flow_of_a_loss_at_the_end_alone(name, x64):
+    """Whose gradient fades below the smallest number: with the contributions, as those are compiled already."""
     case = sequence(name)
     vector = random_like(3, case.state, jnp.float64)
     dot = lambda final, ys: sum(map(jnp.vdot, jax.tree.leaves(vector), jax.tree.leaves(final)))  # noqa: E731
     flow = analysis.gradient_flow(case.cell, case.params, case.xs, dot, case.state, contributions=True)
-    norms = np.logaddexp.reduce([2 * np.asarray(leaf) for leaf in jax.tree.leaves(flow.log_state_norms)]) / 2
+    norms = np.logaddexp.reduce([2 * leaf for leaf in jax.tree.leaves(numpy_of(flow.log_state_norms))]) / 2
     assert_logs(norms[:-1], log_lengths(name, flat(vector), True)[-2::-1])
     assert_logs(norms[-1], log_of_norm(flat(vector), 0))

@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn import LSTMState, analysis
 from tests.registry import CELLS, LENGTHS, B, H, T, assert_close, loss_of, make
-from tests.test_analysis import TOLERANCE, close, compiled_quickly  # noqa: F401
+from tests.test_analysis import TOLERANCE, assert_logs, close, compiled_quickly  # noqa: F401
 
 LSTMS = [name for name in CELLS if name.startswith("lstm") and name != "lstm-regularized"]
 GATED = [name for name in CELLS if name.startswith(("lstm", "gru", "mgu"))]
@@ -105,6 +105,17 @@ def test_gates_are_those_of_the_equations(name, x64):
     found = analysis.gate_values(case.cell, case.params, case.xs, case.state)
     assert "".join(found) == {"l": "ifgo", "g": "rzn", "m": "fn"}[name[0]]
     jax.tree.map(close, dict(found), gates)
+    statistics = analysis.gate_statistics(case.cell, case.params, case.xs, case.state)
+    assert set(statistics) == set(gates) - {"g", "n"}
+    for gate, got in statistics.items():
+        rows = gates[gate].reshape(-1, H)
+        close(got.mean, rows.mean(0))
+        close([got.below, got.above], [(rows < 0.1).mean(0), (rows > 0.9).mean(0)])
+        np.testing.assert_array_equal(got.histogram, [np.histogram(unit, 20, (0, 1))[0] for unit in rows.T])
+        if gate == ("z" if name.startswith("gru") else "f"):
+            close(got.retention_time, -1 / np.log(1 - rows if name == "mgu" else rows).mean(0))
+        else:
+            assert got.retention_time is None
 
 
 @pytest.mark.parametrize(("name", "kept"), [("lstm", "f"), ("gru", "z"), ("mgu", "f")])
@@ -116,6 +127,8 @@ def test_gate_statistics_by_numpy(name, kept, x64):
     found = analysis.gate_statistics(
         case.cell, case.params, poisoned, case.state, lengths=LENGTHS, low=0.2, high=0.7, bins=8
     )
+    values = analysis.gate_values(case.cell, case.params, poisoned, case.state, lengths=LENGTHS)
+    assert not any(np.asarray(value)[np.arange(T)[:, None] >= LENGTHS].any() for value in values.values())
     assert set(found) == set(gates) - {"g", "n"}
     for gate, got in found.items():
         rows = gates[gate][np.arange(T)[:, None] < LENGTHS]
@@ -141,6 +154,9 @@ def test_gates_that_are_shut_or_open_for_good(x64):
         np.testing.assert_allclose(found.retention_time, np.full(H, time), rtol=1e-12)
         assert (np.asarray(found.above) == float(value > 0.9)).all()
         assert found.histogram[0].tolist() == [T * B * (k == min(int(value * 20), 19)) for k in range(20)]
+    mean = analysis.gate_statistics(case.cell, case.params, case.xs)["f"].mean
+    at_its_mean = analysis.gate_values(analysis.ablate_gates(case.cell, "f", mean), case.params, case.xs)["f"]
+    np.testing.assert_allclose(at_its_mean, np.broadcast_to(mean, (T, B, H)), rtol=1e-12)
 
 
 # ---- ablation
@@ -252,34 +268,81 @@ def test_terms_of_padded_sequences_and_other_cells(x64):
     assert (np.asarray(ablated.highway) == np.eye(H)).all()
     squares = analysis.cell_state_jacobian_terms(case.cell, *operands, reduce=lambda term: jnp.sum(term**2))
     close(squares.candidate, (np.asarray(whole.candidate) ** 2).sum((-1, -2)))
-    one = analysis.cell_state_jacobian_terms(case.cell, case.params, case.xs[:1], case.state)
-    assert one.forget.shape == (0, B, H, H)
+    for time in (0, 1):
+        none = analysis.cell_state_jacobian_terms(case.cell, case.params, case.xs[:time], case.state)
+        assert none.forget.shape == (0, B, H, H)
 
 
 # ---- spectra
 
 
-@pytest.mark.parametrize("name", ["rnn-tanh", "indrnn", "lstm-projection", "lstm-coupled", "gru", "mgu"])
+@pytest.mark.parametrize("name", CELLS)
 def test_spectrum_by_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
-    assert "".join(names) == {"rnn": "h", "ind": "h", "gru": "rzn", "mgu": "fn"}.get(
-        name[:3], "ifgo" if "proj" in name else "fgo"
-    )
+    coupled = name in ("lstm-coupled", "lstm-all")
+    assert "".join(names) == {"g": "rzn", "m": "fn", "l": "fgo" if coupled else "ifgo"}.get(name[0], "h")
+    w_proj = getattr(case.params, "w_proj", None)
+    rank = H if w_proj is None else w_proj.shape[1]
     matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=1)
     for got, w in zip(found.values(), matrices, strict=True):
-        if name == "lstm-projection":
-            inner = np.linalg.eigvals(w @ np.asarray(case.params.w_proj))
-            w = np.asarray(case.params.w_proj) @ w
-            moduli = np.sort(np.abs(got.eigenvalues))
-            np.testing.assert_allclose(moduli[2:], np.sort(np.abs(inner)), rtol=TOLERANCE)
-            assert moduli[1] < 1e-12
-        else:
-            for k in range(3):
-                power = np.linalg.svd(np.linalg.matrix_power(w, k + 1), compute_uv=False)
-                np.testing.assert_allclose(got.log_power_singular_values[k], np.log(power), rtol=0, atol=TOLERANCE)
+        moduli = np.abs(got.eigenvalues)
+        if w_proj is not None:
+            inner = np.sort(np.abs(np.linalg.eigvals(w @ np.asarray(w_proj))))[::-1]
+            np.testing.assert_allclose(moduli[:rank], inner, rtol=TOLERANCE)
+            assert (moduli[rank:] < 1e-12).all()
+            w = np.asarray(w_proj) @ w
+        assert (np.asarray(got.log_power_singular_values)[:, rank:] == -np.inf).all()
+        for k in range(3):
+            power = np.linalg.svd(np.linalg.matrix_power(w, k + 1), compute_uv=False)[:rank]
+            assert_logs(got.log_power_singular_values[k, :rank], np.log(power))
         close(got.singular_values, np.linalg.svd(w, compute_uv=False))
         close(np.poly(np.asarray(got.eigenvalues)).real, np.poly(w))
-        assert (np.diff(np.abs(got.eigenvalues)) <= 1e-12).all()
+        assert (np.diff(moduli) <= 1e-12).all()
     assert analysis.recurrent_spectrum(case.params)[names[0]].log_power_singular_values.shape == (0, w.shape[0])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_powers_of_the_smallest_matrices(size, x64):
+    w = np.random.default_rng(0).standard_normal((size, size))
+    found = analysis.recurrent_spectrum(jaxrnn.RNNParams(jnp.ones((1, size)), jnp.asarray(w)), powers=3)["h"]
+    powers = [np.linalg.svd(np.linalg.matrix_power(w, k), compute_uv=False) for k in (1, 2, 3)]
+    assert_logs(found.log_power_singular_values, np.log(powers))
+
+
+# ---- under jit, and in half precision
+
+
+@pytest.mark.parametrize("name", ["lstm-all", "gru"])
+def test_all_can_be_traced(name):
+    """Parameters, inputs and lengths alike; nothing is compiled."""
+    case = make(name, dtype=jnp.float32)
+    ablated = analysis.ablate_gates(case.cell, "o" if name == "lstm-all" else "z", 0.5)
+    net = jaxrnn.stack([jaxrnn.Bidirectional(case.cell, ablated)], merge="sum")
+
+    def everything(params, xs, state, lengths):
+        operands, both = (case.cell, params, xs, state), jaxrnn.Bidirectional(params, params)
+        terms = analysis.cell_state_jacobian_terms(*operands, lengths=lengths) if name == "lstm-all" else None
+        return (
+            terms,
+            analysis.state_jacobians(*operands, lengths=lengths),
+            analysis.cotangent_norms(*operands, cotangent=state, lengths=lengths),
+            analysis.gate_statistics(ablated, params, xs, state, lengths=lengths),
+            analysis.gradient_flow(net, (both,), xs, lambda finals, ys: jnp.sum(ys), lengths=lengths),
+            analysis.recurrent_spectrum(params, powers=2),
+        )
+
+    made = jax.eval_shape(everything, case.params, case.xs, case.state, jnp.asarray(LENGTHS))
+    assert all(leaf.dtype in (jnp.float32, jnp.int32, jnp.complex64) for leaf in jax.tree.leaves(made))
+    assert jax.tree.leaves(made[4].log_state_norms[0].backward)[0].shape == (T, B)
+
+
+def test_half_precision_is_factorised_in_single():
+    case = make("gru", (), dtype=jnp.bfloat16)
+    single = jax.tree.map(lambda p: p.astype(jnp.float32), case.params)
+    for got, wanted in zip(*(analysis.recurrent_spectrum(p).values() for p in (case.params, single)), strict=True):
+        np.testing.assert_array_equal(got.singular_values, wanted.singular_values)
+    growth = analysis.lyapunov_exponents(case.cell, case.params, case.xs, case.state).growth
+    jacobians = np.asarray(analysis.state_jacobians(case.cell, case.params, case.xs, case.state), np.float64)
+    np.testing.assert_allclose(growth.sum(-1), np.linalg.slogdet(jacobians)[1], atol=0.1)

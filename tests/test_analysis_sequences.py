@@ -10,8 +10,9 @@ import pytest
 
 import jaxrnn
 from jaxrnn import analysis
+from jaxrnn.analysis._logscale import Scaled, normalised, plus, unscaled
 from tests.registry import LENGTHS, B, I, T, bits, make, random_like, weighed
-from tests.test_analysis import TOLERANCE, close, compiled_quickly  # noqa: F401
+from tests.test_analysis import TOLERANCE, assert_logs, close, compiled_quickly, log_of_norm  # noqa: F401
 
 # ---- batches, lengths, masks
 
@@ -40,23 +41,18 @@ def test_a_padded_batch_is_each_sequence_alone(x64):
     for name in ("jacobians", "products", "forward", "back", "growth"):
         close(found[name][:length, k], own[name])
     close(found["exponents"][k], own["exponents"])
+    holes = np.ones((T, B), bool)
+    holes[[1, 4], k] = False
+    with_holes = jnp.zeros_like(case.xs).at[holes[:, k], k].set(case.xs[:length, k])
+    holey = everything(case.cell, case.params, with_holes, case.state, vector, mask=holes)
+    for name in ("jacobians", "products", "forward", "back", "growth"):
+        close(holey[name][holes[:, k], k], own[name])
     padding = np.arange(T)[:, None] >= LENGTHS
     assert (np.asarray(found["jacobians"])[padding] == np.eye(8)).all()
     assert not np.asarray(found["growth"])[padding].any()
     assert np.abs(np.asarray(found["products"])[padding]).max() < 1e-14
     assert (np.asarray(found["forward"])[length - 1 :, k] == found["forward"][length - 1, k]).all()
     assert np.isnan(found["exponents"][1:3]).all()  # lengths 0 and 1: none is left after the first step
-
-
-def log_of_norm(tree, leading):
-    """By brute force: leaves `(*leading, ·)`."""
-    norms = jax.tree.map(lambda a: np.linalg.norm(np.asarray(a).reshape(*a.shape[:leading], -1), axis=-1), tree)
-    with np.errstate(divide="ignore"):
-        return jax.tree.map(np.log, norms)
-
-
-def assert_logs(got, wanted):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), got, wanted)
 
 
 @pytest.mark.parametrize("name", ["lstm-projection", "gru-reset-before"])
@@ -78,7 +74,8 @@ def test_gradient_flow_of_a_masked_batch_and_its_split(name, x64):
     zeros = jax.tree.map(lambda s: jnp.zeros((T, *s.shape)), initial)
     by_params, by_states = jax.jit(jax.grad(loop, (0, 1)))(copies, zeros)
     loss = lambda *out: weighed(out)  # noqa: E731
-    operands = (case.cell, case.params, case.xs, loss, initial)
+    poisoned = jnp.where(mask[..., None], case.xs, jnp.nan)
+    operands = (case.cell, case.params, poisoned, loss, initial)
     flow = analysis.gradient_flow(*operands, mask=mask, contributions=True)
     jax.tree.map(close, flow.contributions, by_params)
     assert_logs(flow.log_weight_norms, log_of_norm(by_params, 1))
@@ -88,8 +85,8 @@ def test_gradient_flow_of_a_masked_batch_and_its_split(name, x64):
 
 
 def test_gradient_flow_through_a_network(x64):
-    pair = jaxrnn.Bidirectional(jaxrnn.gru(3), jaxrnn.lstm(3))
-    net = jaxrnn.stack([pair, jaxrnn.rnn(3)], merge="mul", residual=True, dropout=0.3)
+    pair = jaxrnn.Bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))
+    net = jaxrnn.stack([pair, jaxrnn.rnn(4)], merge="mul", residual=True, dropout=0.3)
     shapes = jax.eval_shape(lambda key: net.init(key, I), jax.random.key(0))
     params = jax.tree.map(lambda p: 0.6 * p, random_like(0, shapes, jnp.float64))
     xs = random_like(1, jax.ShapeDtypeStruct((T, B, I), jnp.float64), jnp.float64)
@@ -152,9 +149,9 @@ def test_products_of_a_thousand_steps_by_compounds(gain, x64):
         brute = np.linalg.matrix_power(w_h, 1000)
     assert not brute.any() or not np.isfinite(brute).all()
     for t in (0, 500, 998):
-        close(np.cumsum(logs[t]), log_volumes(np.broadcast_to(w_h.T, (1000 - t, 4, 4))))
+        assert_logs(np.cumsum(logs[t]), log_volumes(np.broadcast_to(w_h.T, (1000 - t, 4, 4))))
     spectrum = analysis.recurrent_spectrum(params, powers=1000)["h"]
-    close(spectrum.log_power_singular_values, logs[::-1])
+    assert_logs(spectrum.log_power_singular_values, logs[::-1])
     growth = analysis.lyapunov_exponents(cell, params, jnp.zeros((1000, 1)), discard=200).exponents
     np.testing.assert_allclose(growth, np.log(np.abs(spectrum.eigenvalues)), atol=0.02)
     np.testing.assert_allclose(growth.sum(), np.linalg.slogdet(w_h)[1], rtol=TOLERANCE)
@@ -169,7 +166,7 @@ def test_products_of_a_thousand_gated_steps_by_compounds(name, x64):
     logs = np.asarray(analysis.jacobian_products(cell, params, xs).log_singular_values)
     jacobians = np.asarray(analysis.state_jacobians(cell, params, xs))
     for t in (0, 400):
-        close(np.cumsum(logs[t]), log_volumes(jacobians[t:]))
+        assert_logs(np.cumsum(logs[t]), log_volumes(jacobians[t:]))
     assert logs[0, -1] < -1000
 
 
@@ -180,15 +177,23 @@ def test_flow_of_a_thousand_steps_in_closed_form(gain, x64):
     cell, params = linear(gain * rotation)
     xs = jnp.zeros((1000, 3, 1))
     left = 999 - np.arange(1000)
-    weights = np.array([1.0, -2.0, 1e-150])[:, None] * np.ones(4)  # sequences of very different gradients
+    weights = np.array([1.0, -2.0, 1e-200])[:, None] * np.ones(4)  # sequences of very different gradients
     flow = analysis.gradient_flow(cell, params, xs, lambda final, ys: jnp.sum(final * weights))
-    wanted = left[:, None] * np.log(gain) + np.log(np.linalg.norm(weights, axis=-1))
-    close(flow.log_state_norms, wanted)
-    close(flow.log_weight_norms.b, left * np.log(gain) + np.log(np.linalg.norm(weights.sum(0))))
+    wanted = left[:, None] * np.log(gain) + np.log(2 * np.abs(weights[:, 0]))
+    assert_logs(flow.log_state_norms, wanted)
+    assert_logs(flow.log_weight_norms.b, left * np.log(gain) + np.log(np.linalg.norm(weights.sum(0))))
     assert (np.asarray(flow.log_weight_norms.w_h) == -np.inf).all()
     key = jax.random.key(0)
-    close(analysis.tangent_norms(cell, params, xs, key=key)[:, 0], (left[::-1] + 1) * np.log(gain))
-    close(analysis.cotangent_norms(cell, params, xs, key=key)[:, 0], (left + 1) * np.log(gain))
+    assert_logs(analysis.tangent_norms(cell, params, xs, key=key)[:, 0], (left[::-1] + 1) * np.log(gain))
+    assert_logs(analysis.cotangent_norms(cell, params, xs, key=key)[:, 0], (left + 1) * np.log(gain))
+
+
+def test_sums_and_products_of_very_different_scales(x64):
+    """A part that is zero hides no other; what is finite in the end is finite."""
+    nothing, little = Scaled(jnp.zeros(4), jnp.zeros(())), Scaled(jnp.ones(4), jnp.asarray(-2000.0))
+    close(normalised(plus(nothing, little)).log_scale, -2000 + np.log(2))
+    close(unscaled(jnp.asarray([1e-300, 0.0]), jnp.asarray(1000.0)), [np.exp(1000 - 300 * np.log(10)), 0.0])
+    close(unscaled(jnp.asarray([1e300, 0.0]), jnp.asarray(-1000.0)), [np.exp(300 * np.log(10) - 1000), 0.0])
 
 
 def test_a_diagonal_recurrence_is_exact(x64):
@@ -205,7 +210,7 @@ def test_what_a_singular_step_loses_is_lost(x64):
     cell, params = linear(w_h)
     logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
     assert (logs[:, 2:] == -np.inf).all()
-    close(np.cumsum(logs[0, :2]), log_volumes(np.broadcast_to(w_h.T, (1000, 4, 4)), most=2))
+    assert_logs(np.cumsum(logs[0, :2]), log_volumes(np.broadcast_to(w_h.T, (1000, 4, 4)), most=2))
 
 
 # ---- options

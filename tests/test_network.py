@@ -389,3 +389,15 @@ def test_is_refused_by_name(what, unhooked):
     call, error, message = REFUSED[what]
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
+def test_lengths_of_a_narrow_dtype_are_lengths(dtype, unhooked):
+    """300 steps are more than eight bits can count."""
+    cell = jaxrnn.rnn(2)
+    params, xs = cell.init(jax.random.key(0), 1), jnp.ones((300, 2, 1))
+    lengths = np.array([100, 5], dtype)
+    state, ys = jaxrnn.unroll(cell, params, xs, lengths=lengths)
+    assert (np.asarray(ys).any(-1).sum(0) == lengths).all()
+    np.testing.assert_array_equal(state, [ys[99, 0], ys[4, 1]])
+    np.testing.assert_array_equal(jaxrnn.last_output(ys, lengths), state)

@@ -55,7 +55,7 @@ def trajectory(
     initial = cell.initial_state(xs.shape[1:-1]) if state is None else state
     params, xs, initial = cast_floating(jax.tree.map(jnp.asarray, (params, xs, initial)), dtype)
     if lengths is not None:
-        mask = mask_of_lengths(jnp.asarray(lengths), xs.shape[0])
+        mask = mask_of_lengths(_checks.sequence_lengths(where, lengths, xs.shape[0], xs.shape[1:-1]), xs.shape[0])
     mask = None if mask is None else jnp.asarray(mask)
     steps = Steps(shifted(initial, after, reverse), only(mask, xs), mask)
     return Trajectory(params, steps, final, ys)
@@ -72,6 +72,11 @@ def batched(tree: PyTree, steps: Steps) -> Any:
     """Leaves `(T, N, ·)` with the batch axes of `steps` again."""
     batch_shape = steps.xs.shape[1:-1]
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], *batch_shape, *leaf.shape[2:]), tree)
+
+
+def factored_dtype(dtype: Any) -> Any:
+    """The dtype to factorise matrices in: there is no QR, and are no eigenvalues, in less than float32."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def state_size(state: State, leading: int) -> int:

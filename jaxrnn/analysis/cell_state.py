@@ -28,8 +28,7 @@ from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
-from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells.lstm import _shown
+from jaxrnn.cells.lstm import hidden
 from jaxrnn.sequence.masking import select
 
 
@@ -58,8 +57,8 @@ def cell_state_jacobian_terms(
 
     by way of h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}) with o_{t-1} held. Their sum is the derivative of c_t
     by c_{t-1} along that path. Entry [i, j] is of c_t's entry i by c_{t-1}'s entry j. The first
-    step has no o before it, so that there are T - 1: entry t leads from step t's memory to
-    step t + 1's.
+    step has no o before it, so that there are T - 1, or none where T is 0: entry t leads from
+    step t's memory to step t + 1's.
 
     Variants: with a projection the path goes through W_p; peepholes of f and i count to those
     terms, that of o is held with o; coupled, the input term is that of 1 - f; with layer
@@ -109,12 +108,6 @@ def cell_state_jacobian_terms(
     return _terms(cell, reduce, run.params, run.steps)
 
 
-def _hidden(params: LSTMParams, o: Float[Array, "H"], c: Float[Array, "H"]) -> Float[Array, "HorP"]:
-    """h from c, with o given."""
-    m = o * jnp.tanh(_shown(params, c)[0])
-    return m if params.w_proj is None else alg.dot(m, params.w_proj)
-
-
 def _gates(cell: Cell, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:
     where = "cell_state_jacobian_terms"
     assert cell.rule is not None
@@ -134,7 +127,7 @@ def _terms(cell: Cell, reduce: Callable | None, params: LSTMParams, steps: Steps
         o_before, (before, x, takes_part) = now
 
         def gates(c: Float[Array, "H"]) -> tuple[Array, Array, Array]:
-            found = _gates(cell, params, LSTMState(_hidden(params, o_before, c), c), x)
+            found = _gates(cell, params, LSTMState(hidden(params, o_before, c), c), x)
             return found["f"], found["i"], found["g"]
 
         (f, i, g), (df, di, dg) = gates(before.c), jax.jacfwd(gates)(before.c)
@@ -145,5 +138,5 @@ def _terms(cell: Cell, reduce: Callable | None, params: LSTMParams, steps: Steps
 
     flat = per_sequence(steps)
     later = jax.tree.map(lambda leaf: leaf[1:], flat)
-    made = jax.lax.map(jax.vmap(at), (o.reshape(o.shape[0], -1, o.shape[-1])[:-1], later))
+    made = jax.lax.map(jax.vmap(at), (o.reshape(*flat.xs.shape[:2], o.shape[-1])[:-1], later))
     return batched(made, steps)

@@ -177,11 +177,10 @@ def _back(
         dbefore = select(mask, dbefore, dstate)
 
         largest = log_scale if mask is None else jnp.where(mask, log_scale, -jnp.inf)
-        if largest.ndim:  # the sequences add up, each at its own scale
-            weight = largest
-            largest = jnp.max(largest, initial=-jnp.inf)
-            weight = share(weight, jnp.broadcast_to(largest, weight.shape))
-            dparams, _, _ = pull((only(mask, times(dstate, weight)), times(dy, weight)))
+        if largest.ndim:  # the sequences add up, each at its own scale; one that takes no part has the weight 0
+            own, largest = largest, jnp.max(largest, initial=-jnp.inf)
+            weight = share(own, jnp.broadcast_to(largest, own.shape))
+            dparams, _, _ = pull((times(dstate, weight), times(dy, weight)))
         weight_norms = jax.tree.map(lambda leaf: largest + log_norm(leaf, 0), dparams)
         kept = jax.tree.map(lambda leaf: unscaled(leaf, largest), dparams) if keep else None
         return normalised(Scaled(dbefore, log_scale)), (norms, weight_norms, kept, Scaled(dx, log_scale))

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.analysis._trajectory import Steps, batched, flat_step, per_sequence, state_size, trajectory
+from jaxrnn.analysis._trajectory import Steps, batched, factored_dtype, flat_step, per_sequence, state_size, trajectory
 from jaxrnn.sequence.masking import select
 
 
@@ -81,8 +81,7 @@ def lyapunov_exponents(
         raise ValueError(f"{where}: discard expected a number of steps, at least 0; got {discard!r}")
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     size = state_size(run.final, run.steps.xs.ndim - 2)
-    dtype = jnp.promote_types(run.steps.xs.dtype, jnp.float32)  # there is no QR factorisation in less
-    start = _start(where, count, directions, size).astype(dtype)
+    start = _start(where, count, directions, size).astype(factored_dtype(run.steps.xs.dtype))
     growth = _growth(cell, run.params, run.steps, start)
     counted = jnp.broadcast_to(jnp.arange(growth.shape[0])[(..., *[None] * (growth.ndim - 1))] >= discard, growth.shape)
     if run.steps.mask is not None:

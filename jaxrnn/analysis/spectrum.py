@@ -11,6 +11,7 @@ from jaxrnn import _checks
 from jaxrnn._types import Params
 from jaxrnn.analysis._axes import after, ball
 from jaxrnn.analysis._families import family_of_params
+from jaxrnn.analysis._trajectory import factored_dtype
 
 
 class Spectrum(NamedTuple):
@@ -71,13 +72,13 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
 
 def _matrices(params: Any, count: int) -> Float[Array, "G H H"]:
     """The matrix of each gate."""
-    wide = lambda leaf: jnp.asarray(leaf).astype(jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
-    w_h = wide(params.w_h)  # there are no eigenvalues in less
+    w_h = jnp.asarray(params.w_h)
+    w_h = w_h.astype(factored_dtype(w_h.dtype))
     if w_h.ndim == 1:
         return jnp.diag(w_h)[None]
     blocks = jnp.stack(jnp.split(w_h, count, axis=-1))
     projection = getattr(params, "w_proj", None)
-    return blocks if projection is None else jnp.einsum("hp,gpk->ghk", wide(projection), blocks)
+    return blocks if projection is None else jnp.einsum("hp,gpk->ghk", jnp.asarray(projection, w_h.dtype), blocks)
 
 
 @functools.partial(jax.jit, static_argnums=0)

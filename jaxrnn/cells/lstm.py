@@ -124,9 +124,14 @@ def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
     g = jnp.tanh(a_g)
     c = f * state.c + (1 - f if i is None else i) * g
     o = jax.nn.sigmoid(_peep(a_o, p_o, c))
-    m = o * jnp.tanh(_shown(params, c)[0])
-    h = m if params.w_proj is None else alg.dot(m, params.w_proj)
+    h = hidden(params, o, c)
     return LSTMState(h, c), h, _Gates(i, f, g, o, product)
+
+
+def hidden(params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]) -> Float[Array, "*B HorP"]:
+    """h_t, from o and c_t."""
+    m = o * jnp.tanh(_shown(params, c)[0])
+    return m if params.w_proj is None else alg.dot(m, params.w_proj)
 
 
 def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
