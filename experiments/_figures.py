@@ -1,7 +1,7 @@
 """Figures that stand on their own: drawn without a display, labelled at the lines instead of in a legend."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "jaxrnn",
 }
 GREY = "#666666"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 TICKS = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)  # errors
 LEAST_ERROR = 0.001  # what no error at all is drawn as
 LINE_OF_TEXT = 0.06  # of a panel's height: the least distance of two labels
@@ -59,7 +60,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def learning_curves(path: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:
+def learning_curves(stem: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:
     """Test accuracy over epochs: the mean over seeds as a line, their range as a band, a baseline dashed.
 
     The height is logarithmic in the error, because what matters happens between 90 % and 100 %.
@@ -78,8 +79,35 @@ def learning_curves(path: Path, title: str, panels: Sequence[Panel], baseline: t
         for axis, panel in zip(axes, panels, strict=True):
             _draw(axis, panel, baseline)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13)
-        with whole_file(path) as partial:
-            figure.savefig(partial, format="png", dpi=160)
+        save_figure(figure, stem)
+
+
+def loss_curves(stem: Path, title: str, unit: str, curves: Mapping[str, np.ndarray], x: str = "epoch") -> None:
+    """Losses `(evaluations, seeds)` by name: the mean over seeds as a line, their range as a band, the last value."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axis = figure.subplots()
+        ends = []
+        for (name, values), colour in zip(curves.items(), COLOURS, strict=False):
+            places, mean = np.arange(1, len(values) + 1), values.mean(axis=1)
+            axis.fill_between(places, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.18, linewidth=0)
+            axis.plot(places, mean, color=colour, linewidth=2, marker="o" if len(values) == 1 else None)
+            ends.append((float(mean[-1]), f"{name} {mean[-1]:.3f}", colour))
+        axis.set_xlim(1, max(2, *(len(values) for values in curves.values())))
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10], integer=True))
+        axis.set_xlabel(x)
+        axis.set_ylabel(unit)
+        axis.set_title(title)
+        _label_ends(axis, ends)
+        save_figure(figure, stem)
+
+
+def _label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Labels beside the right edge, at the heights where lines end, apart from each other: (value, label, colour)."""
+    heights = axis.transAxes.inverted().transform(axis.transData.transform([(1, value) for value, _, _ in ends]))
+    placed = spread_out(heights[:, 1].tolist(), LINE_OF_TEXT)
+    for (_, label, colour), height in zip(ends, placed, strict=True):
+        axis.annotate(label, (1.02, height), xycoords="axes fraction", va="center", color=colour, annotation_clip=False)
 
 
 def _draw(axis: Axes, panel: Panel, baseline: tuple[str, float]) -> None:
@@ -98,16 +126,7 @@ def _draw(axis: Axes, panel: Panel, baseline: tuple[str, float]) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
     axis.set_xlabel("epoch")
     axis.set_title(panel.title)
-    heights = axis.transAxes.inverted().transform(axis.transData.transform([(1, _error(end)) for end, _, _ in ends]))
-    for (end, label, colour), height in zip(ends, spread_out(heights[:, 1].tolist(), LINE_OF_TEXT), strict=True):
-        axis.annotate(
-            f"{label}  {100 * end:.1f}",
-            (1.02, height),
-            xycoords="axes fraction",
-            va="center",
-            color=colour,
-            annotation_clip=False,
-        )
+    _label_ends(axis, [(_error(end), f"{label}  {100 * end:.1f}", colour) for end, label, colour in ends])
 
 
 def _error(accuracy: Any) -> Any:

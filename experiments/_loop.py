@@ -149,12 +149,13 @@ def make_optimiser(
 def begin(task: Task, optimiser: optax.GradientTransformation, seeds: Sequence[int]) -> TrainState:
     """The state before the first step, of a population of seeds."""
 
-    def one(seed: jax.Array) -> tuple[Any, ...]:
+    def one(seed: int) -> tuple[Any, ...]:
         key_params, key = jax.random.split(jax.random.key(seed))
         params = task.init(key_params)
         return key, params, optimiser.init(params), jax.tree.map(jnp.asarray, task.carry)
 
-    return TrainState(jnp.zeros((), jnp.int32), *jax.jit(_over_seeds(one))(jnp.asarray(seeds)))
+    # Not jitted: that compiles two seconds for each task, where single operations are compiled once for all tasks.
+    return TrainState(jnp.zeros((), jnp.int32), *jax.tree.map(lambda *own: jnp.stack(own), *map(one, seeds)))
 
 
 def _over_seeds(f: Callable[..., Any]) -> Callable[..., Any]:
@@ -218,6 +219,7 @@ def fit(
     evaluate: Callable[[Params], Any],
     show: Callable[[int, str], None] = lambda step, note: None,
     keeper: Keeper | None = None,
+    run: Callable[[TrainState, Batch], tuple[TrainState, jax.Array]] | None = None,
 ) -> Course:
     """Trains a population of seeds.
 
@@ -229,9 +231,10 @@ def fit(
         evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
         show: is told how many steps are done, and a note on how it goes.
         keeper: of checkpoints and logs.
+        run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once.
     """
-    seeds = list(seeds)
-    state, run = begin(task, optimiser, seeds), training(task, optimiser)
+    seeds, run = list(seeds), training(task, optimiser) if run is None else run
+    state = begin(task, optimiser, seeds)
     worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
     course = Course(state, None if settings.minimise is None else worst, [])
     if keeper is not None:

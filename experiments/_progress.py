@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 Result = TypeVar("Result")
+MOST_BARS = 12  # of more jobs than this, those that run are shown, and how many have ended
 Show = Callable[[int, str], None]  # told how many of the total are done, and a note
 
 
@@ -42,9 +43,11 @@ def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]
     """
     cancelled = threading.Event()
     free = list(jax.devices())
+    all_fit = len(jobs) <= MOST_BARS
     with bars(unit) as progress, ThreadPoolExecutor(len(free)) as pool:
+        overall = progress.add_task("runs", total=len(jobs), speed=0.0, note="", visible=not all_fit)
         tasks = {
-            name: progress.add_task(name, total=job.total, start=False, speed=0.0, note="")
+            name: progress.add_task(name, total=job.total, start=False, speed=0.0, note="", visible=all_fit)
             for name, job in jobs.items()
         }
 
@@ -52,11 +55,14 @@ def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]
             device = free.pop()  # one thread a device, so that there is one
             try:
                 progress.start_task(tasks[name])
+                progress.update(tasks[name], visible=True)
                 show = functools.partial(_show, progress, tasks[name], cancelled, time.perf_counter())
                 with jax.default_device(device):
                     return jobs[name].run(show)
             finally:
                 free.append(device)
+                progress.update(tasks[name], visible=all_fit)
+                progress.advance(overall)
 
         futures = {name: pool.submit(run, name) for name in jobs}
         try:

@@ -75,11 +75,11 @@ def positive(config: Any, *names: str) -> None:
                 raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {number}")
 
 
-def among(config: Any, name: str, known: Sequence[str]) -> None:
+def among(config: Any, name: str, known: Sequence[Any]) -> None:
     """A `ValueError` for an option, or an entry of one, that is not among the known."""
     given = getattr(config, name)
     given = given if isinstance(given, tuple) else (given,)
     unknown = [value for value in given if value not in known]
     if unknown or not given:
         got = unknown[0] if unknown else "nothing"
-        raise ValueError(f"--{name.replace('_', '-')} expected {', '.join(known)}; got {got}")
+        raise ValueError(f"--{name.replace('_', '-')} expected {', '.join(map(str, known))}; got {got}")

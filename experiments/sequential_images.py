@@ -1,18 +1,17 @@
-"""Reads images as sequences, row by row and pixel by pixel, and compares tanh, LSTM and GRU networks.
+"""Reads images as sequences, by rows, by pixels, or by pixels in a random order, and compares recurrent networks.
 
     python -m experiments.sequential_images
 
 A row at a time, an image of 8 x 8 pixels is 8 steps of 8 numbers; a pixel at a time it is 64
 steps of one number, and the first pixels are to be remembered to the end. The class is read from the last
-output by a linear layer. All seeds train at once, under `jax.vmap`.
+output by a linear layer.
 """
 
 import dataclasses
 import functools
-import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,31 +19,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
-from experiments._data import DATASETS, Images
-from experiments._devices import sharing, use_all_cores
+from experiments._cells import CONTESTANTS
 from experiments._figures import Curve, Panel, learning_curves
-from experiments._report import environment, throughput_bar, writable_folder, write_json
+from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments._models import Readout, init_readout, many_to_one
+from experiments._progress import Job, Show, side_by_side
+from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments._script import among, positive, run_script
+from experiments.datasets.batching import shuffled
+from experiments.datasets.images import DATASETS, Images
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(RunOptions):
     """Recurrent networks that read images."""
 
+    seeds: int = 3
+    """How many runs, with --seed and the seeds after it."""
     dataset: str = "digits"
-    """Which images: digits or mnist."""
+    """Which images: digits, mnist, fashion-mnist, or mnist-1d, which has one pixel a row."""
     data_dir: Path | None = None
     """Where the images are; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
-    reading: str = "both"
-    """Read the images by rows, by pixels, or both."""
+    readings: tuple[str, ...] = ("rows", "pixels")
+    """How the images are read: any of rows, pixels, permuted."""
     cells: tuple[str, ...] = ("rnn", "lstm", "gru")
-    """Which cells to compare: any of rnn, lstm, gru."""
+    """Which cells to compare."""
     hidden_size: int = 64
     """Hidden units of every cell."""
     epochs: int = 40
@@ -52,50 +56,18 @@ class Config:
     batch_size: int = 32
     """Images a step; what is left over in an epoch is skipped, others every time."""
     learning_rate: float | None = None
-    """Adam's first learning rate, which falls to 0 along a cosine; by default 0.003 for rnn, 0.01 for lstm and gru."""
+    """Adam's first learning rate, which falls to 0 along a cosine; by default 0.003 without gates, 0.01 with them."""
     clip_norm: float = 1.0
     """Longest norm of the gradient of all parameters together."""
-    chrono: bool = False
-    """Draw the biases of lstm and gru for memories of 1 to T steps, instead of the cells' own defaults."""
-    seeds: int = 3
-    """How many runs, with the seeds 0, 1, ..."""
     limit: int | None = None
     """Train on the first so many images only."""
     out: Path = Path("results/sequential_images")
-    """The folder for results.json and learning_curves.png."""
+    """The folder for results.json, the learning curves, logs and checkpoints."""
 
 
-class CellChoice(NamedTuple):
-    """A cell to compare, and what it is shown with."""
-
-    label: str
-    make: Callable[..., jaxrnn.Cell]
-    learning_rate: float
-    gated: bool
-    colour: str
-
-
-CELLS = {
-    "rnn": CellChoice("tanh RNN", jaxrnn.rnn, 0.003, gated=False, colour="#D55E00"),
-    "lstm": CellChoice("LSTM", jaxrnn.lstm, 0.01, gated=True, colour="#0072B2"),
-    "gru": CellChoice("GRU", jaxrnn.gru, 0.01, gated=True, colour="#009E73"),
-}
-READINGS = {"rows": "row by row", "pixels": "pixel by pixel"}
-STEPS_PER_CALL = 50  # of training, inside one compiled call: long enough to cost nothing, short enough for the bar
+QUICK = {"epochs": 2, "seeds": 1, "hidden_size": 32, "limit": 640}
+READINGS = {"rows": "row by row", "pixels": "pixel by pixel", "permuted": "pixels, permuted"}
 TEST_BATCH = 256  # images; 784 steps of more would need gigabytes
-
-
-class Model(NamedTuple):
-    """Everything that is trained: a cell, and a linear layer on its last output."""
-
-    cell: Any
-    w: jax.Array  # (H, classes)
-    b: jax.Array  # (classes,)
-
-
-class TrainState(NamedTuple):
-    model: Model
-    optimiser: optax.OptState
 
 
 class Run(NamedTuple):
@@ -105,113 +77,100 @@ class Run(NamedTuple):
     cell: str
     learning_rate: float
     parameters: int
-    seconds: float  # compilation included
-    losses: np.ndarray  # (epochs, seeds), mean over the epoch
-    accuracies: np.ndarray  # (epochs, seeds), on the test images
+    course: Course
+
+    @property
+    def accuracies(self) -> np.ndarray:
+        """`(epochs, seeds)`, on the test images."""
+        return self.course.metric("test accuracy")
 
 
-def make_cell(config: Config, name: str, length: int) -> jaxrnn.Cell:
-    """The cell, for sequences of that many steps."""
-    if config.chrono and CELLS[name].gated:
-        return CELLS[name].make(config.hidden_size, bias_init=jaxrnn.initializers.chrono(length))
-    return CELLS[name].make(config.hidden_size)
+def as_sequences(images: np.ndarray, reading: str) -> np.ndarray:
+    """Images `(N, height, width)` as `(N, T, I)`: T rows, or T pixels one row after another or in another order."""
+    if reading == "rows":
+        return images
+    pixels = images.reshape(len(images), -1, 1)
+    return pixels if reading == "pixels" else pixels[:, np.random.default_rng(0).permutation(pixels.shape[1])]
 
 
-def init_model(cell: jaxrnn.Cell, hidden_size: int, features: int, classes: int, key: jax.Array) -> Model:
-    key_cell, key_w = jax.random.split(key)
-    w = jax.nn.initializers.glorot_uniform()(key_w, (hidden_size, classes))
-    return Model(cell.init(key_cell, features), w, jnp.zeros(classes))
+def task_of(cell: jaxrnn.Cell, config: Config, images: Images, reading: str) -> Task:
+    """Sequences `(B, T, I)` and their classes."""
+    sequences, classes = as_sequences(images.train_images, reading), int(images.train_labels.max()) + 1
+
+    def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        chosen = shuffled(len(sequences), config.batch_size, seed, step)
+        return sequences[chosen], images.train_labels[chosen]
+
+    def loss(model: Readout, carry: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
+        xs, labels = batch
+        logits = many_to_one(cell, model, jnp.swapaxes(xs, 0, 1))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), carry
+
+    return Task(functools.partial(init_readout, cell, config.hidden_size, sequences.shape[-1], classes), loss, batch)
 
 
-def logits(cell: jaxrnn.Cell, model: Model, xs: jax.Array) -> jax.Array:
-    """Sequences `(T, *B, I)` to `(*B, classes)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, xs)
-    return jnp.dot(ys[-1], model.w) + jnp.broadcast_to(model.b, (*xs.shape[1:-1], *model.b.shape))
+def accuracy_of(cell: jaxrnn.Cell, sequences: np.ndarray, labels: np.ndarray) -> Callable[[Readout], dict[str, Any]]:
+    """A function of models, one for each seed, to their accuracies."""
+
+    @population
+    def accuracy(model: Readout, sequences: jax.Array, labels: jax.Array) -> jax.Array:
+        def classes(x: jax.Array) -> jax.Array:
+            return many_to_one(cell, model, x).argmax(-1)
+
+        return jnp.mean(jax.lax.map(classes, sequences, batch_size=TEST_BATCH) == labels)
+
+    operands = jnp.asarray(sequences), jnp.asarray(labels)
+    return lambda models: {"test accuracy": accuracy(models, *operands)}
 
 
-def training(
-    cell: jaxrnn.Cell, optimiser: optax.GradientTransformation, batch_size: int
-) -> Callable[..., tuple[TrainState, jax.Array]]:
-    """A compiled `(states, sequences, labels, batches) -> (states, losses)`, over all seeds at once.
-
-    `sequences` is `(N, T, I)`; `batches` is `(seeds, steps, B)` and holds places in it. The
-    sequences of a batch are shared out over the devices.
-    """
-
-    def loss(model: Model, xs: jax.Array, labels: jax.Array) -> jax.Array:
-        return optax.softmax_cross_entropy_with_integer_labels(logits(cell, model, xs), labels).mean()
-
-    value_and_gradient = jaxrnn.data_parallel(jax.value_and_grad(loss), (None, 1, 0), devices=sharing(batch_size))
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    @functools.partial(jax.vmap, in_axes=(0, None, None, 0))
-    def steps(state: TrainState, sequences: jax.Array, labels: jax.Array, batches: jax.Array):
-        def step(state: TrainState, batch: jax.Array):
-            xs = jnp.swapaxes(sequences[batch], 0, 1)  # (T, B, I)
-            value, gradient = value_and_gradient(state.model, xs, labels[batch])
-            updates, memory = optimiser.update(gradient, state.optimiser, state.model)
-            model: Any = optax.apply_updates(state.model, updates)
-            return TrainState(model, memory), value
-
-        return jax.lax.scan(step, state, batches)
-
-    return steps
+def learning_rate_of(config: Config, name: str) -> float:
+    if config.learning_rate is not None:
+        return config.learning_rate
+    return 0.01 if name.startswith(("lstm", "gru")) else 0.003
 
 
-def testing(cell: jaxrnn.Cell) -> Callable[..., jax.Array]:
-    """A compiled `(models, sequences, labels) -> accuracies`, over all seeds at once."""
-
-    @jax.jit
-    @functools.partial(jax.vmap, in_axes=(0, None, None))
-    def accuracy(model: Model, sequences: jax.Array, labels: jax.Array) -> jax.Array:
-        found = jax.lax.map(lambda xs: logits(cell, model, xs).argmax(-1), sequences, batch_size=TEST_BATCH)
-        return jnp.mean(found == labels)
-
-    return accuracy
-
-
-def train(config: Config, images: Images, reading: str, name: str, show: Callable[..., None]) -> Run:
-    """Trains one cell with every seed, and tests it after every epoch; `show` is told how far it is."""
-    start = time.perf_counter()
-    xs, labels, test_xs, test_labels = map(jnp.asarray, as_sequences(images, reading))
-    classes, (count, length, features) = int(images.train_labels.max()) + 1, xs.shape
-    cell = make_cell(config, name, length)
-    steps = count // config.batch_size
-    rate = CELLS[name].learning_rate if config.learning_rate is None else config.learning_rate
-    schedule = optax.cosine_decay_schedule(rate, config.epochs * steps)
-    optimiser = optax.chain(optax.clip_by_global_norm(config.clip_norm), optax.adam(schedule))
-    train_steps, accuracy = training(cell, optimiser, config.batch_size), testing(cell)
-
-    keys = jax.vmap(jax.random.key)(jnp.arange(config.seeds))
-    models = jax.vmap(functools.partial(init_model, cell, config.hidden_size, features, classes))(keys)
-    states = TrainState(models, jax.vmap(optimiser.init)(models))
-    parameters = sum(np.size(leaf[0]) for leaf in jax.tree.leaves(models))
-    shuffles = [np.random.default_rng(seed) for seed in range(config.seeds)]
-
-    losses, accuracies = [], []
-    for _ in range(config.epochs):
-        orders = np.stack([rng.permutation(count)[: steps * config.batch_size] for rng in shuffles])
-        orders = orders.astype(np.int32).reshape(config.seeds, steps, config.batch_size)
-        epoch = []
-        for first in range(0, steps, STEPS_PER_CALL):
-            batches = orders[:, first : first + STEPS_PER_CALL]
-            states, values = train_steps(states, xs, labels, batches)
-            epoch.append(np.asarray(values))  # waits for the result
-            show(images=batches.size)
-        losses.append(np.concatenate(epoch, axis=1).mean(axis=1))
-        accuracies.append(np.asarray(accuracy(states.model, test_xs, test_labels)))
-        show(accuracy=accuracies[-1].mean())
-    seconds = time.perf_counter() - start
-    return Run(reading, name, rate, parameters, seconds, np.stack(losses), np.stack(accuracies))
+def train(config: Config, images: Images, reading: str, name: str, show: Show) -> Run:
+    """Trains one cell with every seed, and tests it after every epoch."""
+    test = as_sequences(images.test_images, reading)
+    cell = CONTESTANTS[name].make(config.hidden_size, test.shape[1])
+    epoch = len(images.train_images) // config.batch_size
+    rate, steps = learning_rate_of(config, name), config.epochs * epoch
+    course = fit(
+        task_of(cell, config, images, reading),
+        make_optimiser(rate, clip_norm=config.clip_norm, cosine_steps=steps),
+        seeds_of(config),
+        Settings(steps, evaluate_every=epoch),
+        accuracy_of(cell, test, images.test_labels),
+        show,
+        keeper_of(config, f"{reading}-{name}", {}),
+    )
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    return Run(reading, name, rate, parameters, course)
 
 
-def as_sequences(images: Images, reading: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Images `(N, height, width)` as `(N, T, I)`: T rows, or T pixels one row after another."""
+def load(config: Config) -> Images:
+    """The images to use; a `ValueError` or `OSError` with one line of text if they are not there or too few."""
+    images = DATASETS[config.dataset].load(config.data_dir)
+    classes = len(np.unique(images.test_labels))
+    images = images._replace(
+        train_images=images.train_images[: config.limit], train_labels=images.train_labels[: config.limit]
+    )
+    if len(np.unique(images.train_labels)) < classes:
+        raise ValueError(f"--limit {config.limit} leaves a class without an image; give a larger one")
+    if config.batch_size > len(images.train_images):
+        raise ValueError(
+            f"--batch-size {config.batch_size} is more than the {len(images.train_images)} training images"
+        )
+    return images
 
-    def sequences(batch: np.ndarray) -> np.ndarray:
-        return batch if reading == "rows" else batch.reshape(len(batch), -1, 1)
 
-    return sequences(images.train_images), images.train_labels, sequences(images.test_images), images.test_labels
+def check(config: Config) -> None:
+    positive(config, "hidden_size", "epochs", "batch_size", "limit", "learning_rate", "clip_norm")
+    among(config, "dataset", list(DATASETS))
+    among(config, "readings", list(READINGS))
+    among(config, "cells", list(CONTESTANTS))
+    load(config)
+    check_runs(config, {f"{reading}-{name}": {} for reading in config.readings for name in config.cells})
 
 
 def logistic_regression(images: Images) -> dict[str, Any]:
@@ -224,57 +183,6 @@ def logistic_regression(images: Images) -> dict[str, Any]:
     return {"accuracy": float(accuracy), "parameters": parameters, "seconds": time.perf_counter() - start}
 
 
-def checked(config: Config) -> Images:
-    """The images to use; a `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
-    for name in ("hidden_size", "epochs", "batch_size", "seeds", "limit", "learning_rate", "clip_norm"):
-        value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {value}")
-    for name, given, known in (
-        ("dataset", (config.dataset,), DATASETS),
-        ("reading", (config.reading,), (*READINGS, "both")),
-        ("cells", config.cells, CELLS),
-    ):
-        unknown = [value for value in given if value not in known]
-        if unknown or not given:
-            raise ValueError(f"--{name} expected {', '.join(known)}; got {unknown[0] if unknown else 'nothing'}")
-    images = DATASETS[config.dataset].load(config.data_dir)
-    classes = len(np.unique(images.test_labels))
-    images = images._replace(
-        train_images=images.train_images[: config.limit], train_labels=images.train_labels[: config.limit]
-    )
-    if len(np.unique(images.train_labels)) < classes:
-        raise ValueError(f"--limit {config.limit} leaves a class without an image; give a larger one")
-    if config.batch_size > len(images.train_images):
-        raise ValueError(
-            f"--batch-size {config.batch_size} is more than the {len(images.train_images)} training images"
-        )
-    writable_folder(config.out)
-    return images
-
-
-def train_all(config: Config, images: Images) -> list[Run]:
-    """Every way of reading with every cell, under a progress bar each."""
-    runs = []
-    readings = tuple(READINGS) if config.reading == "both" else (config.reading,)
-    steps = len(images.train_images) // config.batch_size
-    total = config.epochs * steps * config.batch_size * config.seeds
-    with throughput_bar("images") as bar:
-        for reading in readings:
-            for name in dict.fromkeys(config.cells):
-                task = bar.add_task(f"{READINGS[reading]}, {CELLS[name].label}", total=total, speed=0.0, test=0.0)
-                show = functools.partial(show_progress, bar, task, time.perf_counter())
-                runs.append(train(config, images, reading, name, show))
-    return runs
-
-
-def show_progress(bar: Progress, task: TaskID, start: float, images: int = 0, accuracy: float | None = None) -> None:
-    done = bar.tasks[task].completed + images
-    bar.update(task, completed=done, speed=done / (time.perf_counter() - start))
-    if accuracy is not None:
-        bar.update(task, test=accuracy)
-
-
 def spread(values: np.ndarray) -> float | None:
     """The standard deviation over seeds, as estimated from a sample; of one seed there is none."""
     return float(values.std(ddof=1)) if len(values) > 1 else None
@@ -283,9 +191,6 @@ def spread(values: np.ndarray) -> float | None:
 def as_record(config: Config, images: Images, runs: Sequence[Run], baseline: dict[str, Any]) -> dict[str, Any]:
     """What results.json holds."""
     return {
-        "experiment": "sequential_images",
-        "config": {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(config).items()},
-        **environment(),
         "images": {"train": len(images.train_images), "test": len(images.test_images)},
         "logistic_regression": baseline,
         "runs": [
@@ -294,13 +199,13 @@ def as_record(config: Config, images: Images, runs: Sequence[Run], baseline: dic
                 "cell": run.cell,
                 "learning_rate": run.learning_rate,
                 "parameters": run.parameters,
-                "seconds": run.seconds,
-                "seeds": list(range(config.seeds)),
+                "seconds": run.course.seconds,
+                "seeds": list(seeds_of(config)),
                 "test_accuracy": run.accuracies[-1].tolist(),
                 "test_accuracy_mean": float(run.accuracies[-1].mean()),
                 "test_accuracy_std": spread(run.accuracies[-1]),
-                "test_accuracy_by_epoch": run.accuracies.tolist(),
-                "train_loss_by_epoch": run.losses.tolist(),
+                "test_accuracy_by_epoch": run.accuracies.round(5).tolist(),
+                "train_loss_by_epoch": np.stack([found.loss for found in run.course.history]).round(5).tolist(),
             }
             for run in runs
         ],
@@ -318,8 +223,8 @@ def print_table(config: Config, runs: Sequence[Run], baseline: dict[str, Any]) -
         last = run.accuracies[-1]
         std = spread(last)
         shown = f"{100 * last.mean():.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
-        label = CELLS[run.cell].label
-        table.add_row(READINGS[run.reading], label, shown, f"{run.parameters:,}", f"{run.seconds:.1f}")
+        label = CONTESTANTS[run.cell].label
+        table.add_row(READINGS[run.reading], label, shown, f"{run.parameters:,}", f"{run.course.seconds:.1f}")
     accuracy = f"{100 * baseline['accuracy']:.1f}" + " " * 6
     table.add_row(
         "all at once", "logistic regression", accuracy, f"{baseline['parameters']:,}", f"{baseline['seconds']:.1f}"
@@ -327,39 +232,36 @@ def print_table(config: Config, runs: Sequence[Run], baseline: dict[str, Any]) -
     Console().print(table)
 
 
-def draw(path: Path, config: Config, runs: Sequence[Run], baseline: dict[str, Any]) -> None:
-    panels = [
-        Panel(
-            f"Read {READINGS[reading]}",
-            [
-                Curve(CELLS[run.cell].label, CELLS[run.cell].colour, run.accuracies)
-                for run in runs
-                if run.reading == reading
-            ],
-        )
-        for reading in dict.fromkeys(run.reading for run in runs)
-    ]
+def draw(config: Config, runs: Sequence[Run], baseline: dict[str, Any]) -> None:
+    def curves(reading: str) -> list[Curve]:
+        looks = [(CONTESTANTS[run.cell], run.accuracies) for run in runs if run.reading == reading]
+        return [Curve(look.label, look.colour, accuracies) for look, accuracies in looks]
+
+    panels = [Panel(f"Read {READINGS[reading]}", curves(reading)) for reading in config.readings]
     seeds = f"mean and range of {config.seeds} seeds" if config.seeds > 1 else "one seed"
     title = f"{config.dataset.capitalize()} as sequences, {config.hidden_size} hidden units, {seeds}"
-    learning_curves(path, title, panels, ("logistic regression", baseline["accuracy"]))
+    learning_curves(config.out / "learning_curves", title, panels, ("logistic regression", baseline["accuracy"]))
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    images = load(config)
+    baseline = logistic_regression(images)
+    total = config.epochs * (len(images.train_images) // config.batch_size)
+    jobs = {
+        f"{READINGS[reading]}, {CONTESTANTS[name].label}": Job(
+            total, functools.partial(train, config, images, reading, name)
+        )
+        for reading in config.readings
+        for name in config.cells
+    }
+    runs = list(side_by_side(jobs).values())
+    print_table(config, runs, baseline)
+    draw(config, runs, baseline)
+    return as_record(config, images, runs, baseline)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.sequential_images")
-    try:
-        images = checked(config)
-    except (ValueError, OSError) as error:
-        print(f"sequential_images: {error}", file=sys.stderr)
-        return 2
-    use_all_cores()
-    baseline = logistic_regression(images)
-    runs = train_all(config, images)
-    write_json(config.out / "results.json", as_record(config, images, runs, baseline))
-    draw(config.out / "learning_curves.png", config, runs, baseline)
-    print_table(config, runs, baseline)
-    print(f"written: {config.out / 'results.json'}, {config.out / 'learning_curves.png'}")
-    return 0
+    return run_script("sequential_images", Config, run, check=check, quick=QUICK, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,62 @@
+"""Lists the experiments.
+
+python -m experiments
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+
+class Script(NamedTuple):
+    """A row of the list."""
+
+    name: str
+    about: str
+    minutes: str  # on two cores
+    quick: bool = True  # whether it takes --quick
+
+
+SCRIPTS = (
+    Script("sequential_images", "images read by rows, by pixels or in a random order", "2"),
+    Script("mnist_1d", "MNIST-1D by the published protocol", "3"),
+    Script("japanese_vowels", "speakers by their vowels: lengths, both directions", "2"),
+    Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "10"),
+    Script("char_lm", "learns any text by its characters, and goes on after a prompt", "20"),
+    Script("poems", "learns Tang quatrains and writes new ones", "20"),
+    Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
+    Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
+    Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
+    Script("memory_tasks", "adding, copying, order, grammar and agreement over long stretches", "9"),
+    Script("gates", "what trained gates do, and which of them matter", "8"),
+    Script("lstm_vs_gru", "equal parameters: quality and seconds side by side", "9"),
+    Script("long_sequence", "trains an LSTM through 100,000 steps at once", "0.5", quick=False),
+    Script("benchmarks.speed", "forward, train step and compilation beside five other libraries", "10 to 30"),
+    Script("benchmarks.memory", "memory of a train step over T, by what is kept and by library", "1"),
+    Script("benchmarks.latency", "one streaming step, and long sequences without a gradient", "2"),
+    Script("datasets", "lists and gets the data", "0", quick=False),
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 2 if it is called with anything, since it has no options."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given:
+        print(f"experiments: expected nothing, got {given[0]}; run one as python -m experiments.NAME", file=sys.stderr)
+        return 2
+    table = Table(title="python -m experiments.NAME; each explains its options with --help", title_justify="left")
+    table.add_column("NAME")
+    table.add_column("what it does")
+    table.add_column("minutes, two cores", justify="right")
+    for script in SCRIPTS:
+        table.add_row(script.name, script.about, script.minutes)
+    Console(width=110).print(table)
+    print("--quick is a version of under half a minute of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

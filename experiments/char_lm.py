@@ -1,0 +1,209 @@
+"""Learns to write, character by character, from any text; and goes on after a prompt.
+
+    python -m experiments.char_lm                                    # tiny-shakespeare
+    python -m experiments.char_lm --text novel.txt --out results/novel
+    python -m experiments.char_lm sample --prompt "ROMEO:" --length 400
+
+A network reads one character a step and says the next. The text is read as some streams side by side, in
+windows; the gradient ends at the window, the state is handed on (truncated back-propagation through time).
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from experiments import _language as language
+from experiments._figures import loss_curves
+from experiments._loop import Course, Settings, fit, make_optimiser
+from experiments._modules import Functional
+from experiments._progress import Job, Show, side_by_side
+from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments._saved import OPTIONS, Saved, load_model, save_model
+from experiments._script import among, positive, run_script
+from experiments.datasets.text import Text, decode, encode, load_text
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """A language model of characters."""
+
+    text: Path | None = None
+    """Any text file in UTF-8; by default tiny-shakespeare."""
+    data_dir: Path | None = None
+    """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
+    cell: str = "lstm"
+    """rnn, lstm or gru."""
+    hidden_size: int = 320
+    """Hidden units of each layer."""
+    layers: int = 1
+    """Recurrent layers."""
+    embedding: int = 64
+    """Entries of a character's vector."""
+    dropout: float = 0.3
+    """The share of vectors' and outputs' entries dropped in training."""
+    epochs: int = 20
+    """Passes over the training text."""
+    batch_size: int = 64
+    """Streams side by side."""
+    window: int = 64
+    """Steps through which the gradient flows."""
+    learning_rate: float = 4e-3
+    """Adam's first, which falls to 0 along a cosine."""
+    clip_norm: float = 1.0
+    """Longest norm of the gradient of all parameters together."""
+    patience: int | None = None
+    """Epochs without a better validation loss after which to stop."""
+    save_every: int | None = 1
+    """Epochs from one checkpoint to the next."""
+    out: Path = Path("results/char_lm")
+    """The folder for results.json, the model, curves, logs and checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """Goes on after a prompt with a model that was trained."""
+
+    model: Path = Path("results/char_lm")
+    """The folder that a training wrote."""
+    prompt: str = "\n"
+    """What to go on after; its characters must be in the text that was learned."""
+    length: int = 400
+    """Characters to write."""
+    temperature: float = 0.8
+    """Below 1 likelier characters, above 1 more daring ones."""
+    samples: int = 1
+    """How many texts."""
+    seed: int = 0
+    """Of the choices."""
+
+
+QUICK = {"epochs": 1, "hidden_size": 64, "batch_size": 256, "window": 50, "save_every": None}
+STREAMS = 32  # of the validation text, side by side
+SAMPLE = 400  # characters, in the record and on the screen
+
+
+def model_of(config: Config, symbols: int) -> Functional[language.LanguageModel]:
+    return language.language_model(symbols, **{name: getattr(config, name) for name in OPTIONS})
+
+
+def load(config: Config) -> Text:
+    return load_text(config.text, config.data_dir, config.window)
+
+
+def check(config: Config) -> None:
+    names = ("hidden_size", "layers", "embedding", "epochs", "batch_size", "window", "learning_rate", "clip_norm")
+    positive(config, *names, "patience")
+    among(config, "cell", list(language.LAYERS))
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"--dropout expected a share in [0, 1), got {config.dropout}")
+    text = load(config)
+    for part, streams, option in ((text.training, config.batch_size, "--batch-size"), (text.validation, STREAMS, "")):
+        if len(part) // streams < config.window + 1:
+            among_them = f", in {streams} streams side by side ({option})" if option else f", in {streams} streams"
+            raise ValueError(
+                f"--window {config.window} is more than the text has: {len(part):,} characters{among_them}"
+            )
+    check_runs(config, {"": {}})
+
+
+def train(config: Config, text: Text, show: Show) -> Course:
+    model = model_of(config, len(text.alphabet))
+    epoch = language.steps_an_epoch(text.training, config.batch_size, config.window)
+    steps = config.epochs * epoch
+    validation = language.text_loss(model, text.validation, STREAMS, config.window)
+    return fit(
+        language.text_task(model, text.training, config.batch_size, config.window),
+        make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
+        seeds_of(config),
+        Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
+        lambda params: {"validation": validation(params)},
+        show,
+        keeper_of(config, "", {"vocabulary": text.alphabet}),
+    )
+
+
+def written(saved: Saved, prompt: str, *, length: int, temperature: float, samples: int, seed: int) -> list[str]:
+    """Texts that go on after a prompt, without it."""
+    alphabet = "".join(saved.symbols)
+    tokens = jnp.repeat(jnp.asarray(encode(alphabet, prompt))[:, None], samples, 1)
+    free = jnp.full((length, samples), -1, jnp.int32)
+    key = jax.random.key(seed)
+    found = language.write(saved.model, saved.params, tokens, free, jnp.float32(temperature), key)
+    return [decode(alphabet, column) for column in np.asarray(found).T]
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    text = load(config)
+    total = config.epochs * language.steps_an_epoch(text.training, config.batch_size, config.window)
+    course = side_by_side({config.cell: Job(total, functools.partial(train, config, text))})[config.cell]
+    save_model(config.out, "char_lm", dataclasses.asdict(config), tuple(text.alphabet), course.params)
+    saved, best = load_model(config.out, "char_lm"), course.best_of("validation")
+    start = text.alphabet[0]
+    (sample,) = written(saved, start, length=SAMPLE, temperature=0.8, samples=1, seed=config.seed)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(saved.params))
+    print_table(config, course, best, parameters)
+    print(sample)
+    title = f"{config.cell.upper()}, {config.hidden_size} units, {config.layers} layers"
+    curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
+    loss_curves(config.out / "learning_curves", title, "nats per character", curves)
+    return {
+        "parameters": parameters,
+        "characters": {"train": len(text.training), "validation": len(text.validation), "symbols": len(text.alphabet)},
+        "seconds": course.seconds,
+        "seeds": list(seeds_of(config)),
+        "validation_nats": best.tolist(),
+        "validation_bits": (best / np.log(2)).tolist(),
+        "validation_nats_by_epoch": course.metric("validation").round(5).tolist(),
+        "train_nats_by_epoch": curves["training"].round(5).tolist(),
+        "sample": sample,
+    }
+
+
+def print_table(config: Config, course: Course, best: np.ndarray, parameters: int) -> None:
+    table = Table(title=f"{config.cell}: the best epoch on the validation text, read in {STREAMS} streams")
+    for column in ("seed", "nats per character", "bits per character", "parameters", "minutes"):
+        table.add_column(column, justify="right")
+    for seed, value in zip(seeds_of(config), best, strict=True):
+        minutes = f"{course.seconds / 60:.1f}"
+        table.add_row(str(seed), f"{value:.4f}", f"{value / np.log(2):.4f}", f"{parameters:,}", minutes)
+    Console().print(table)
+
+
+def sample(arguments: Sequence[str] | None) -> int:
+    """The command `sample`: writes to stdout."""
+    config = tyro.cli(SampleConfig, args=arguments, prog="python -m experiments.char_lm sample")
+    try:
+        positive(config, "length", "temperature", "samples")
+        saved = load_model(config.model, "char_lm")
+        strange = sorted(set(config.prompt) - set(saved.symbols))
+        if strange or not config.prompt:
+            got = f"{strange[0]!r}" if strange else "nothing"
+            raise ValueError(f"--prompt expected characters of the text that was learned, got {got}")
+    except (ValueError, OSError) as error:
+        print(f"char_lm: {error}", file=sys.stderr)
+        return 2
+    options = {name: getattr(config, name) for name in ("length", "temperature", "samples", "seed")}
+    for text in written(saved, config.prompt, **options):
+        print(f"{config.prompt.lstrip()}{text}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["sample"]:
+        return sample(given[1:])
+    return run_script("char_lm", Config, run, check=check, quick=QUICK, arguments=given)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Tells nine speakers apart by the vowels that they say, in sequences of 7 to 29 steps.
+
+    python -m experiments.japanese_vowels
+
+A bidirectional LSTM reads the 12 coefficients of each step; the class is read from the last state of both
+directions, each at its own end of the sequence. Batches are padded, and `lengths` says how far they go.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from experiments._figures import loss_curves
+from experiments._language import LAYERS
+from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments._modules import Functional, functional
+from experiments._progress import Job, Show, side_by_side
+from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments._script import among, positive, run_script
+from experiments.datasets.batching import shuffled, steps_per_epoch
+from experiments.datasets.vowels import Utterances, Vowels, load_vowels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """Speakers by their vowels."""
+
+    seeds: int = 5
+    """How many runs, with --seed and the seeds after it."""
+    data_dir: Path | None = None
+    """Where the set is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
+    cell: str = "lstm"
+    """rnn, lstm or gru."""
+    hidden_size: int = 100
+    """Hidden units of each direction."""
+    bidirectional: bool = True
+    """Read both ways."""
+    epochs: int = 50
+    """Passes over the 270 training utterances."""
+    batch_size: int = 27
+    """Utterances a step."""
+    sort: bool = True
+    """Batches of like lengths, the same in every epoch; otherwise they are shuffled."""
+    learning_rate: float = 1e-3
+    """Adam's, constant."""
+    clip_norm: float = 1.0
+    """Longest norm of the gradient of all parameters together."""
+    out: Path = Path("results/japanese_vowels")
+    """The folder for results.json, curves, logs and checkpoints."""
+
+
+QUICK = {"epochs": 3, "seeds": 1, "hidden_size": 32}
+PUBLISHED = 0.9541
+
+
+class Classifier(nnx.Module):
+    """A recurrent layer, and a linear layer that reads its last states."""
+
+    def __init__(self, cell: str, features: int, hidden_size: int, bidirectional: bool, classes: int, rngs: nnx.Rngs):
+        self.layer = LAYERS[cell](features, hidden_size, bidirectional=bidirectional, rngs=rngs)
+        self.readout = nnx.Linear(hidden_size * (2 if bidirectional else 1), classes, rngs=rngs)
+
+    def __call__(self, xs: jax.Array, lengths: jax.Array) -> jax.Array:
+        """Logits `(B, classes)` of sequences `(B, T, I)`."""
+        _, states = self.layer(jnp.swapaxes(xs, 0, 1), lengths=lengths)
+        h = states[0] if isinstance(states, tuple) else states  # (directions, B, H)
+        return self.readout(jnp.concatenate(list(h), axis=-1))
+
+
+def model_of(config: Config, vowels: Vowels) -> Functional[Classifier]:
+    features, classes = vowels.train.xs.shape[-1], int(vowels.train.labels.max()) + 1
+    options = (config.cell, features, config.hidden_size, config.bidirectional, classes)
+    return functional(lambda rngs: Classifier(*options, rngs))
+
+
+def task_of(config: Config, model: Functional[Classifier], train: Utterances) -> Task:
+    by_length = np.argsort(train.lengths, kind="stable")
+
+    def batch(seed: int, step: int) -> Utterances:
+        if config.sort:
+            first = step % steps_per_epoch(len(train.xs), config.batch_size) * config.batch_size
+            chosen = by_length[first : first + config.batch_size]
+        else:
+            chosen = shuffled(len(train.xs), config.batch_size, seed, step)
+        return Utterances(*(part[chosen] for part in train))
+
+    def loss(params: Any, carry: Any, batch: Utterances, key: jax.Array) -> tuple[jax.Array, Any]:
+        logits = model.bind(params)(batch.xs, batch.lengths)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), carry
+
+    return Task(model.init, loss, batch)
+
+
+def check(config: Config) -> None:
+    positive(config, "hidden_size", "epochs", "batch_size", "learning_rate", "clip_norm")
+    among(config, "cell", list(LAYERS))
+    steps_per_epoch(len(load_vowels(config.data_dir).train.xs), config.batch_size)
+    check_runs(config, {"": {}})
+
+
+def train(config: Config, vowels: Vowels, show: Show) -> Course:
+    model, epoch = model_of(config, vowels), steps_per_epoch(len(vowels.train.xs), config.batch_size)
+
+    @population
+    def right(params: Any, test: Utterances) -> jax.Array:
+        return jnp.mean(model.bind(params)(test.xs, test.lengths).argmax(-1) == test.labels)
+
+    test = jax.tree.map(jnp.asarray, vowels.test)
+    return fit(
+        task_of(config, model, vowels.train),
+        make_optimiser(config.learning_rate, clip_norm=config.clip_norm),
+        seeds_of(config),
+        Settings(config.epochs * epoch, evaluate_every=epoch),
+        lambda params: {"test accuracy": right(params, test)},
+        show,
+        keeper_of(config, "", {}),
+    )
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    vowels = load_vowels(config.data_dir)
+    total = config.epochs * steps_per_epoch(len(vowels.train.xs), config.batch_size)
+    name = f"{'bidirectional ' if config.bidirectional else ''}{config.cell}"
+    course = side_by_side({name: Job(total, functools.partial(train, config, vowels))})[name]
+    accuracy = course.metric("test accuracy")
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    table = Table(title="Japanese vowels: test accuracy after the last epoch, %")
+    for column in ("by seed", "mean", "published", "parameters", "seconds"):
+        table.add_column(column, justify="right")
+    by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
+    mean = f"{100 * accuracy[-1].mean():.1f}"
+    table.add_row(by_seed, mean, f"{100 * PUBLISHED:.1f}", f"{parameters:,}", f"{course.seconds:.0f}")
+    Console().print(table)
+    title = f"Japanese vowels, {name}, {config.hidden_size} units"
+    loss_curves(config.out / "learning_curves", title, "share of test utterances", {"wrong": 1 - accuracy})
+    return {
+        "parameters": parameters,
+        "seconds": course.seconds,
+        "seeds": list(seeds_of(config)),
+        "test_accuracy": accuracy[-1].tolist(),
+        "test_accuracy_mean": float(accuracy[-1].mean()),
+        "test_accuracy_by_epoch": accuracy.round(4).tolist(),
+        "published": PUBLISHED,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_script("japanese_vowels", Config, run, check=check, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""Classifies the sequences of MNIST-1D with a bidirectional GRU of 6 units, as its authors do.
+
+    python -m experiments.mnist_1d
+    python -m experiments.mnist_1d --shuffled      # the order of the 40 steps destroyed
+
+The protocol is the published one: 4,000 sequences of 40 numbers in batches of 100 in the order of the file,
+6,001 updates of Adam at 0.01, all 40 outputs of both directions into one linear layer, accuracy on 1,000 others.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from experiments._figures import loss_curves
+from experiments._language import LAYERS
+from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments._modules import Functional, functional
+from experiments._progress import Job, Show, side_by_side
+from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments._script import among, positive, run_script
+from experiments.datasets.images import Images, load_mnist_1d
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """MNIST-1D by the published protocol."""
+
+    seeds: int = 5
+    """How many runs, with --seed and the seeds after it."""
+    data_dir: Path | None = None
+    """Not needed: the set is made by the package mnist1d."""
+    shuffled: bool = False
+    """Destroy the order of the steps, in the same way for every sequence."""
+    cell: str = "gru"
+    """rnn, lstm or gru."""
+    hidden_size: int = 6
+    """Hidden units of each direction."""
+    steps: int = 6001
+    """Updates."""
+    batch_size: int = 100
+    """Sequences a step."""
+    learning_rate: float = 0.01
+    """Adam's, constant."""
+    out: Path = Path("results/mnist_1d")
+    """The folder for results.json, curves, logs and checkpoints."""
+
+
+QUICK = {"steps": 300, "seeds": 2}
+EVALUATE_EVERY = 250
+PUBLISHED = {False: (89.1, 91.0), True: (53.3, 57.0)}  # log of the notebook, and table
+
+
+class Classifier(nnx.Module):
+    """Both directions of a recurrent layer, and a linear layer that reads all their outputs at once."""
+
+    def __init__(self, cell: str, length: int, hidden_size: int, classes: int, rngs: nnx.Rngs):
+        self.layer = LAYERS[cell](1, hidden_size, bidirectional=True, batch_first=True, rngs=rngs)
+        self.readout = nnx.Linear(length * 2 * hidden_size, classes, rngs=rngs)
+
+    def __call__(self, xs: jax.Array) -> jax.Array:
+        """Logits `(B, classes)` of sequences `(B, T, 1)`."""
+        ys, _ = self.layer(xs)
+        return self.readout(ys.reshape(ys.shape[0], -1))
+
+
+def load(config: Config) -> Images:
+    return load_mnist_1d(config.data_dir, shuffled=config.shuffled)
+
+
+def model_of(config: Config, length: int) -> Functional[Classifier]:
+    return functional(lambda rngs: Classifier(config.cell, length, config.hidden_size, 10, rngs))
+
+
+def sequences_of(images: np.ndarray) -> np.ndarray:
+    """`(N, 1, 40)` as `(N, 40, 1)`."""
+    return images.reshape(len(images), -1, 1)
+
+
+def task_of(model: Functional[Classifier], images: Images, batch_size: int) -> Task:
+    xs = sequences_of(images.train_images)
+
+    def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        del seed  # every run reads the sequences in the order of the file
+        first = step * batch_size % len(xs)
+        return xs[first : first + batch_size], images.train_labels[first : first + batch_size]
+
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        logits = model.bind(params)(batch[0])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean(), carry
+
+    return Task(model.init, loss, batch)
+
+
+def check(config: Config) -> None:
+    positive(config, "hidden_size", "steps", "batch_size", "learning_rate")
+    among(config, "cell", list(LAYERS))
+    count = len(load(config).train_images)
+    if count % config.batch_size:
+        raise ValueError(f"--batch-size {config.batch_size} does not divide the {count:,} sequences")
+    check_runs(config, {"": {}})
+
+
+def train(config: Config, images: Images, show: Show) -> Course:
+    test = sequences_of(images.test_images)
+    model = model_of(config, test.shape[1])
+
+    @population
+    def right(params: Any, xs: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.mean(model.bind(params)(xs).argmax(-1) == labels)
+
+    operands = jnp.asarray(test), jnp.asarray(images.test_labels)
+    return fit(
+        task_of(model, images, config.batch_size),
+        make_optimiser(config.learning_rate, clip_norm=None),
+        seeds_of(config),
+        Settings(config.steps, EVALUATE_EVERY, steps_per_call=EVALUATE_EVERY),
+        lambda params: {"test accuracy": right(params, *operands)},
+        show,
+        keeper_of(config, "", {}),
+    )
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    images = load(config)
+    name = f"{config.cell}, {config.hidden_size} units"
+    course = side_by_side({name: Job(config.steps, functools.partial(train, config, images))})[name]
+    accuracy = course.metric("test accuracy")
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    low, high = PUBLISHED[config.shuffled]
+    table = Table(title=f"MNIST-1D{', shuffled' if config.shuffled else ''}: test accuracy after the last update, %")
+    for column in ("by seed", "mean", "published", "parameters", "seconds"):
+        table.add_column(column, justify="right")
+    by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
+    mean = f"{100 * accuracy[-1].mean():.1f}"
+    table.add_row(by_seed, mean, f"{low} to {high}", f"{parameters:,}", f"{course.seconds:.0f}")
+    Console().print(table)
+    title = f"MNIST-1D, bidirectional {config.cell.upper()}, {config.hidden_size} units"
+    loss_curves(config.out / "learning_curves", title, "share of test sequences", {"wrong": 1 - accuracy})
+    return {
+        "parameters": parameters,
+        "seconds": course.seconds,
+        "seeds": list(seeds_of(config)),
+        "test_accuracy": accuracy[-1].tolist(),
+        "test_accuracy_mean": float(accuracy[-1].mean()),
+        "test_accuracy_by_evaluation": accuracy.round(4).tolist(),
+        "steps": [found.step for found in course.history],
+        "published": [low / 100, high / 100],
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_script("mnist_1d", Config, run, check=check, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""Reads a sequence to its end, then writes another: an encoder and a decoder, trained on sums or reversals.
+
+    python -m experiments.translate_toy
+    python -m experiments.translate_toy --task reversal --size 12 --cell gru
+
+"57+168" is read digit by digit and "225" is written: the encoder's last states are all that the decoder is
+given. Sources are of different lengths; one in ten, chosen by what it is, is never trained on.
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from experiments import _translation as translation
+from experiments._figures import loss_curves
+from experiments._language import LAYERS
+from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments._modules import Functional, functional
+from experiments._progress import Job, Show, side_by_side
+from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments._script import among, positive, run_script
+from experiments._translation import BEGIN, LANGUAGES, PAD, Language, Pairs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(RunOptions):
+    """An encoder and a decoder."""
+
+    task: str = "addition"
+    """addition of two numbers in digits, or reversal of a string."""
+    size: int = 3
+    """The most digits of each number, or symbols of a string."""
+    cell: str = "lstm"
+    """rnn, lstm or gru, of encoder and decoder."""
+    hidden_size: int = 128
+    """Hidden units of each."""
+    embedding: int = 16
+    """Entries of a symbol's vector."""
+    steps: int = 8000
+    """Updates."""
+    batch_size: int = 128
+    """Pairs a step, drawn anew in each."""
+    learning_rate: float = 3e-3
+    """Adam's first, which falls to 0 along a cosine."""
+    clip_norm: float = 1.0
+    """Longest norm of the gradient of all parameters together."""
+    evaluate_every: int = 500
+    """Updates from one evaluation to the next."""
+    out: Path = Path("results/translate_toy")
+    """The folder for results.json, curves, logs and checkpoints."""
+
+
+QUICK = {"steps": 300, "evaluate_every": 100, "hidden_size": 64, "batch_size": 64}
+TEST_PAIRS = 2000
+SHOWN = 6
+
+
+class EncoderDecoder(nnx.Module):
+    """Two recurrent networks; the second begins with the states in which the first ended."""
+
+    def __init__(self, cell: str, symbols: int, embedding: int, hidden_size: int, rngs: nnx.Rngs):
+        self.embedding = nnx.Embed(symbols, embedding, rngs=rngs)
+        self.encoder = LAYERS[cell](embedding, hidden_size, rngs=rngs)
+        self.decoder = LAYERS[cell](embedding, hidden_size, rngs=rngs)
+        self.readout = nnx.Linear(hidden_size, symbols, rngs=rngs)
+
+    def read(self, sources: jax.Array, lengths: jax.Array) -> Any:
+        """The states after sources `(T, B)`."""
+        return self.encoder(self.embedding(sources), lengths=lengths)[1]
+
+    def write(self, states: Any, symbols: jax.Array) -> tuple[jax.Array, Any]:
+        """Logits `(U, B, V)` of what follows each of `(U, B)` symbols, and the last states."""
+        ys, states = self.decoder(self.embedding(symbols), states)
+        return self.readout(ys), states
+
+    def translate(self, sources: jax.Array, lengths: jax.Array, steps: int) -> jax.Array:
+        """The likeliest symbol at each step, every one being read before the next is written: `(U, B)`."""
+
+        def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+            states, symbol = carry
+            logits, states = self.write(states, symbol[None])
+            symbol = logits[0].argmax(-1).astype(symbol.dtype)
+            return (states, symbol), symbol
+
+        begin = jnp.full(sources.shape[1:], BEGIN, sources.dtype)
+        return jax.lax.scan(step, (self.read(sources, lengths), begin), None, length=steps)[1]
+
+
+def loss_of(model: EncoderDecoder, pairs: Pairs) -> jax.Array:
+    """Nats per symbol of the targets, each read before the next is asked for (teacher forcing)."""
+    targets = pairs.targets.T
+    read = jnp.concatenate([jnp.full_like(targets[:1], BEGIN), targets[:-1]])
+    logits, _ = model.write(model.read(pairs.sources.T, pairs.lengths), read)
+    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    counted = targets != PAD
+    return jnp.sum(jnp.where(counted, each, jnp.zeros_like(each))) / jnp.sum(counted).astype(each.dtype)
+
+
+def model_of(config: Config) -> Functional[EncoderDecoder]:
+    symbols = translation.symbols(LANGUAGES[config.task])
+    return functional(lambda rngs: EncoderDecoder(config.cell, symbols, config.embedding, config.hidden_size, rngs))
+
+
+def task_of(config: Config, model: Functional[EncoderDecoder]) -> Task:
+    def batch(seed: int, step: int) -> Pairs:
+        return translation.draw_pairs(LANGUAGES[config.task], config.size, config.batch_size, (seed, step))
+
+    def loss(params: Any, carry: Any, batch: Pairs, key: jax.Array) -> tuple[jax.Array, Any]:
+        return loss_of(model.bind(params), batch), carry
+
+    return Task(model.init, loss, batch)
+
+
+def test_pairs(config: Config) -> Pairs:
+    return translation.draw_pairs(LANGUAGES[config.task], config.size, TEST_PAIRS, (config.seed, 0), test=True)
+
+
+def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs) -> Callable[[Any], dict[str, Any]]:
+    """Of parameters of several seeds: the share of test sources whose translation is right to the last symbol."""
+
+    @population
+    def measured(params: Any, pairs: Pairs) -> dict[str, jax.Array]:
+        bound = model.bind(params)
+        written = bound.translate(pairs.sources.T, pairs.lengths, pairs.targets.shape[1]).T
+        right = (written == pairs.targets) | (pairs.targets == PAD)
+        return {"right": jnp.mean(right.all(-1)), "test loss": loss_of(bound, pairs)}
+
+    operands = jax.tree.map(jnp.asarray, pairs)
+    return lambda params: measured(params, operands)
+
+
+def check(config: Config) -> None:
+    names = ("size", "hidden_size", "embedding", "steps", "batch_size", "learning_rate", "clip_norm", "evaluate_every")
+    positive(config, *names)
+    among(config, "task", list(LANGUAGES))
+    among(config, "cell", list(LAYERS))
+    check_runs(config, {"": {}})
+
+
+def train(config: Config, show: Show) -> Course:
+    model = model_of(config)
+    return fit(
+        task_of(config, model),
+        make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=config.steps),
+        seeds_of(config),
+        Settings(config.steps, config.evaluate_every),
+        accuracy_of(model, test_pairs(config)),
+        show,
+        keeper_of(config, "", {}),
+    )
+
+
+def examples(config: Config, params: Any) -> list[dict[str, str]]:
+    """Some test sources with what the first seed's model makes of them."""
+    language: Language = LANGUAGES[config.task]
+    pairs = jax.tree.map(lambda leaf: leaf[:SHOWN], test_pairs(config))
+    bound = model_of(config).bind(jax.tree.map(lambda leaf: leaf[0], params))
+    written = np.asarray(
+        bound.translate(jnp.asarray(pairs.sources.T), jnp.asarray(pairs.lengths), pairs.targets.shape[1])
+    )
+    return [
+        {
+            "source": translation.decode(language, source[:length]),
+            "target": translation.decode(language, target),
+            "written": translation.decode(language, own),
+        }
+        for source, length, target, own in zip(*pairs, written.T, strict=True)
+    ]
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    name = f"{config.task}, {config.cell}"
+    course = side_by_side({name: Job(config.steps, functools.partial(train, config))})[name]
+    right, shown = course.metric("right"), examples(config, course.params)
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    table = Table(title=f"{name}: sources that were never trained on")
+    for column in ("source", "target", "written"):
+        table.add_column(column, justify="right")
+    for example in shown:
+        table.add_row(*example.values())
+    Console().print(table)
+    shares = ", ".join(f"{100 * share:.1f} %" for share in right[-1])
+    print(f"Right to the last symbol, of {TEST_PAIRS:,}, by seed: {shares}; {parameters:,} parameters")
+    curves = {"wrong translations": 1 - right}
+    loss_curves(config.out / "learning_curves", name, "share of test sources", curves, x="evaluation")
+    return {
+        "parameters": parameters,
+        "seconds": course.seconds,
+        "seeds": list(seeds_of(config)),
+        "right": right[-1].tolist(),
+        "right_by_evaluation": right.round(5).tolist(),
+        "steps": [found.step for found in course.history],
+        "examples": shown,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_script("translate_toy", Config, run, check=check, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
