@@ -1,0 +1,131 @@
+"""What is known of the published sets, each checked where the data folder has it."""
+
+import numpy as np
+import pytest
+
+from experiments.datasets import (
+    MissingData,
+    _table,
+    airline,
+    batching,
+    data_folder,
+    images,
+    music,
+    poems,
+    text,
+    vowels,
+)
+from experiments.datasets._sources import Package
+
+
+def known(source, check):
+    """Runs a check of a set where the data folder has it; where it has not, the same check says that it is missing."""
+    archives = [way.archive for way in source.ways if isinstance(way, Package)]
+    if any(any(data_folder(None).rglob(name)) for name in (f"{source.files[0].name}*", *archives)):
+        check()
+    else:
+        with pytest.raises(MissingData):
+            check()
+
+
+def transitions(pieces):
+    """How often each key is (off, on) at a step and (off, on) at the next: `(2, 2, 88)`."""
+    before = np.concatenate([piece[:-1] for piece in pieces]).astype(bool)
+    after = np.concatenate([piece[1:] for piece in pieces]).astype(bool)
+    both, began, stayed = (np.count_nonzero(a, 0) for a in (before & after, before, after))
+    return np.array([[len(before) - began - stayed + both, stayed - both], [began - both, both]])
+
+
+def baselines(found):
+    """Nats per step of the test pieces without their first: of each key's share of time, and given the step before."""
+    on = sum(np.sum(piece, 0, dtype=int) for piece in found.train) + 1
+    steps = sum(map(len, found.train)) + 2
+    marginal = np.array([steps - on, on]) / steps
+    seen, tested = transitions(found.train) + 1, transitions(found.test)
+    first_order = seen / seen.sum(1, keepdims=True)
+    count = tested.sum((0, 1))[0]
+    return [-np.sum(tested * np.log(p)) / count for p in (marginal[None], first_order)]
+
+
+def test_chorales_are_those_of_the_papers():
+    def check():
+        found = music.load_music(music.JSB)
+        assert [len(part) for part in found] == [229, 76, 77]
+        assert [sum(map(len, part)) for part in found] == [13807, 4602, 4725]
+        np.testing.assert_allclose(baselines(found), [11.0925, 10.4919], atol=1e-3)
+        lengths = np.array([len(piece) for piece in found.train])
+        np.testing.assert_allclose([batching.padded_share(lengths, k) for k in (1, 4)], [0.53, 0.19], atol=0.005)
+
+    known(music.JSB, check)
+
+
+def test_nottingham_is_that_of_the_papers():
+    def check():
+        found = music.load_music(music.NOTTINGHAM)
+        assert [len(part) for part in found] == [694, 173, 170]
+        np.testing.assert_allclose(baselines(found)[1], 5.1532, atol=1e-3)
+        lengths = np.array([len(piece) for piece in found.train])
+        np.testing.assert_allclose([batching.padded_share(lengths, k) for k in (1, 4)], [0.86, 0.59], atol=0.005)
+
+    known(music.NOTTINGHAM, check)
+
+
+def test_shakespeare_has_65_symbols():
+    def check():
+        found = text.load_text(None, None, 64)
+        assert len(found.alphabet) == 65
+        assert (len(found.training), len(found.validation)) == (1003854, 111540)
+        assert text.decode(found.alphabet, found.training[:14]) == "First Citizen:"
+
+    known(text.SHAKESPEARE, check)
+
+
+def test_the_tang_poems_have_correct_form():
+    def check():
+        both, five, seven = (poems.load_poems(None, sizes) for sizes in ((5, 7), (5,), (7,)))
+        assert [len(part) for part in both] == [12760, 686, 690]
+        assert [sum(map(len, found)) for found in (five, seven)] == [3790, 10346]
+        assert [(*a, *b) for a, b in zip(five, seven, strict=True)] == list(both)
+        assert {poems.form(poems.written(poem)) for part in five for poem in part} == {5}
+        assert {poems.form(poems.written(poem)) for part in seven for poem in part} == {7}
+        training, others = (
+            {line for poem in part for line in poem.lines} for part in (both.train, (*both[1], *both[2]))
+        )
+        assert not training & others
+        own = poems.vocabulary(both.train)
+        assert len(own.symbols) == 5254
+        assert all(poems.decode(own, poems.encode(own, poem)) == poems.written(poem) for poem in both.train[::50])
+
+    known(poems.QUATRAINS, check)
+
+
+def test_vowels_are_those_of_the_papers():
+    def check():
+        train, test = vowels.load_vowels()
+        assert (train.xs.shape, test.xs.shape) == ((270, 29, 12), (370, 29, 12))
+        assert (train.lengths.min(), train.lengths.max(), test.lengths.min(), test.lengths.max()) == (7, 26, 7, 29)
+        np.testing.assert_array_equal(np.bincount(train.labels), [30] * 9)
+        np.testing.assert_array_equal(np.bincount(test.labels), [31, 35, 88, 44, 29, 24, 40, 50, 29])
+        np.testing.assert_allclose([batching.padded_share(train.lengths, k) for k in (1, 4)], [0.39, 0.12], atol=0.005)
+
+    known(vowels.VOWELS, check)
+
+
+def test_airline_persistence_is_that_of_the_tutorials():
+    def check():
+        values = airline.load_airline().values
+        assert (len(values), values[0], values[-1]) == (144, 112, 432)
+        error = [np.sqrt(np.mean((values[97:143] - values[97 - k : 143 - k]) ** 2)) for k in (1, 12)]
+        np.testing.assert_allclose(error, [48.66, 42.32], atol=0.01)
+
+    known(airline.AIRLINE, check)
+
+
+@pytest.mark.parametrize(("name", "means"), [("mnist", [0.1307, 4.4539]), ("fashion-mnist", [0.2860, 4.5])])
+def test_large_images_are_those_of_the_papers(name, means):
+    def check():
+        found = images.DATASETS[name].load(None)
+        assert [part.shape for part in found] == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]
+        np.testing.assert_allclose([found.train_images.mean(), found.train_labels.mean()], means, atol=1e-4)
+
+    known(_table.SETS[name], check)
