@@ -10,6 +10,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from experiments import _summary
+
 
 class Script(NamedTuple):
     """A row of the list."""
@@ -42,8 +44,11 @@ SCRIPTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 if it is called with anything, since it has no options."""
+    """The exit code: 2 if it is called with anything else."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    if given == ["summary"]:
+        _summary.write()
+        return 0
     if given:
         print(f"experiments: expected nothing, got {given[0]}; run one as python -m experiments.NAME", file=sys.stderr)
         return 2

@@ -47,8 +47,8 @@ def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> Non
             if different:
                 name = different[0]
                 raise ValueError(
-                    f"--resume: the run in {folder} has {name} {then.get(name)!r}, this one {now.get(name)!r}; "
-                    "give the same settings, or another --out"
+                    f"--resume: the run in {folder} has {name} {_short(then.get(name))}, this one "
+                    f"{_short(now.get(name))}; give the same settings, or another --out"
                 )
             return
     raise ValueError(f"--resume: every checkpoint in {folder / 'checkpoints'} is damaged")
@@ -79,13 +79,18 @@ class Checkpoints:
             raise CannotRun(f"{self._folder}: checkpoints need {needed:,} bytes, {free:,} are free")
         if not self._resume:
             return start
+        damaged = []
         for step in reversed(_steps(self._folder)):
             try:
-                return self._read(step, start)
+                course = self._read(step, start)
             except Exception as error:  # whatever a damaged file makes the reader say
                 line = (str(error).splitlines() or [""])[0]
                 print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
+                damaged.append(step)
+                continue
+            for step in damaged:  # only now, lest there be nothing left to look into
                 self._manager.delete(step)
+            return course
         raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
 
     def evaluated(self, course: Course) -> None:
@@ -102,9 +107,6 @@ class Checkpoints:
         }
         items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
         self._manager.save(int(course.state.step), args=items, force=True)
-
-    def close(self) -> None:
-        self._manager.close()
 
     def _read(self, step: int, like: Course) -> Course:
         expected = _arrays(like)
@@ -126,12 +128,16 @@ def _steps(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal()) if place.is_dir() else []
 
 
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
 def _about(folder: Path, step: int) -> dict[str, Any] | None:
     """The settings in a checkpoint, if its record can be read."""
     try:
-        found = ocp.CheckpointManager(_place(folder)).restore(
-            step, args=ocp.args.Composite(record=ocp.args.JsonRestore())
-        )
+        with ocp.CheckpointManager(_place(folder)) as manager:
+            found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
         return found["record"]["about"]
     except Exception:  # whatever a damaged file makes the reader say
         return None
@@ -161,7 +167,7 @@ def _course(like: Course, arrays: Mapping[str, np.ndarray], record: Mapping[str,
         )
         for found in record["history"]
     ]
-    return Course(state, Best(*best, record["waited"]) if best else None, history)
+    return Course(state, Best(best[0], best[1], record["waited"]) if best else None, history)
 
 
 def _digest(arrays: Mapping[str, np.ndarray]) -> str:

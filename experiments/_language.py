@@ -126,14 +126,11 @@ def text_loss(
         _, sums = jax.lax.scan(piece, bound.start(streams), (inputs, targets, counted))
         return jnp.sum(sums) / (count * streams)
 
-    return functools.partial(_with, measured, (*map(jnp.asarray, pieces), jnp.asarray(counted)))
+    operands = (*map(jnp.asarray, pieces), jnp.asarray(counted))
+    return lambda params: measured(params, *operands)
 
 
-def _with(f: Callable[..., Any], operands: tuple[Any, ...], params: Any) -> Any:
-    return f(params, *operands)
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("most_likely", "banned"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames="banned")
 def write(
     model: Functional[LanguageModel],
     params: Any,
@@ -141,7 +138,6 @@ def write(
     forced: jax.Array,
     temperature: jax.Array,
     key: jax.Array,
-    most_likely: int = 0,
     banned: tuple[int, ...] = (),
 ) -> jax.Array:
     """Goes on after a prompt.
@@ -152,7 +148,6 @@ def write(
         forced: `(N, B)`, the token to write at each place, or -1 where the model chooses.
         temperature: what logits are divided by; towards 0, the likeliest token is taken.
         key: of the choices.
-        most_likely: choose among so many of the likeliest tokens only; 0: among all.
         banned: tokens that are never chosen.
 
     Returns:
@@ -165,9 +160,6 @@ def write(
         logits, states = carry
         forced, key = place
         logits = logits.at[:, jnp.asarray(banned, int)].set(-jnp.inf)
-        if most_likely:
-            least = jax.lax.top_k(logits, most_likely)[0][:, -1:]
-            logits = jnp.where(logits < least, jnp.full_like(logits, -jnp.inf), logits)
         chosen = jax.random.categorical(key, logits / temperature)
         token = jnp.where(forced < 0, chosen.astype(forced.dtype), forced)
         after, states = bound(token[None], states)

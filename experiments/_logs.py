@@ -1,5 +1,6 @@
 """What is written while a training goes on: a line of JSON, and curves for TensorBoard, at each evaluation."""
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments._loop import Course, Evaluation, Keeper
-from experiments._report import CannotRun, finite, whole_file
+from experiments._report import finite, whole_file
 
 LOG = "log.jsonl"
 
@@ -30,14 +31,19 @@ class Log:
             log.write(_line(course.history[-1]))
 
 
+def check_tensorboard() -> None:
+    """A `ValueError` in one line if what writes for TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError('--tensorboard expected the package tensorboardX; pip install "jaxrnn[tensorboard]"')
+
+
 class TensorBoard:
     """A keeper for `fit`: curves for TensorBoard, one for each seed."""
 
     def __init__(self, folder: Path, seeds: Sequence[int]) -> None:
-        try:
-            from tensorboardX import SummaryWriter  # only who asks for it needs it
-        except ImportError as error:
-            raise CannotRun("--tensorboard expected the package tensorboardX; pip install tensorboardX") from error
+        # Only who asks for it needs it.
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
         self._writers = [SummaryWriter(str(folder / "tensorboard" / f"seed {seed}")) for seed in seeds]
 
     def restored(self, start: Course) -> Course:

@@ -90,8 +90,13 @@ class Course(NamedTuple):
         return np.stack([evaluation.metrics[name] for evaluation in self.history])
 
     def best_of(self, name: str) -> np.ndarray:
-        """The least value of each seed, `(seeds,)`."""
-        return np.nanmin(self.metric(name), axis=0)
+        """The least value of each seed, `(seeds,)`; NaN where it never was a number."""
+        return np.fmin.reduce(self.metric(name), axis=0)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers one seed's model has."""
+        return sum(leaf[0].size for leaf in jax.tree.leaves(self.params))
 
 
 class Keeper(Protocol):
@@ -254,7 +259,8 @@ def fit(
                 keeper.evaluated(course)
             if _ended(course, settings):
                 break
-    show(settings.steps, _note(course.history[-1].loss, course.history))
+    if course.history:
+        show(settings.steps, _note(course.history[-1].loss, course.history))
     return course
 
 

@@ -1,10 +1,9 @@
 """Runs side by side, one to a device, under progress bars on stderr."""
 
-import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -56,9 +55,8 @@ def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]
             try:
                 progress.start_task(tasks[name])
                 progress.update(tasks[name], visible=True)
-                show = functools.partial(_show, progress, tasks[name], cancelled, time.perf_counter())
                 with jax.default_device(device):
-                    return jobs[name].run(show)
+                    return jobs[name].run(_teller(progress, tasks[name], cancelled))
             finally:
                 free.append(device)
                 progress.update(tasks[name], visible=all_fit)
@@ -66,6 +64,8 @@ def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]
 
         futures = {name: pool.submit(run, name) for name in jobs}
         try:
+            for ended in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
+                ended.result()  # raises what it has failed with, whichever failed first
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
             cancelled.set()
@@ -73,7 +73,17 @@ def side_by_side(jobs: Mapping[str, Job], unit: str = "steps") -> dict[str, Any]
             raise
 
 
-def _show(progress: Progress, task: TaskID, cancelled: threading.Event, start: float, done: int, note: str) -> None:
-    if cancelled.is_set():
-        raise _Cancelled
-    progress.update(task, completed=done, speed=done / (time.perf_counter() - start), note=note)
+def _teller(progress: Progress, task: TaskID, cancelled: threading.Event) -> Show:
+    """What moves a bar; its speed is from the first call on, without compilation and what was done before a resume."""
+    first: list[tuple[int, float]] = []
+
+    def show(done: int, note: str) -> None:
+        if cancelled.is_set():
+            raise _Cancelled
+        now = time.perf_counter()
+        if not first:
+            first.append((done, now))
+        before, then = first[0]
+        progress.update(task, completed=done, speed=(done - before) / max(now - then, 1e-9), note=note)
+
+    return show

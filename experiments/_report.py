@@ -7,12 +7,13 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -40,6 +41,13 @@ def environment() -> dict[str, Any]:
             "system": f"{platform.system()} {platform.release()}",
         },
     }
+
+
+def mean_and_std(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:
+    """Mean ± standard deviation over seeds, as estimated from a sample; of one seed there is none."""
+    scaled = scale * np.asarray(values)
+    std = f" ± {scaled.std(ddof=1):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{scaled.mean():.{digits}f}{std}"
 
 
 def writable_folder(folder: Path) -> Path:

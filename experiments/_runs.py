@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments._checkpoints import Checkpoints, check_folder, has_checkpoints
-from experiments._logs import Keepers, Log, TensorBoard
-from experiments._loop import Keeper
+from experiments._logs import Keepers, Log, TensorBoard, check_tensorboard
+from experiments._loop import Course, Keeper
+from experiments._report import CannotRun
 from experiments._script import positive
 
 
@@ -43,11 +46,19 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> N
     positive(options, "seeds", "save_every")
     if options.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
+    if options.tensorboard:
+        check_tensorboard()
     begun = [name for name in names if has_checkpoints(options.out / name)]
     if options.resume and not begun:
         raise ValueError(f"--resume expected checkpoints in {options.out}, found none")
     for name in begun:
         check_folder(options.out / name, about(options, names[name]), resume=options.resume)
+
+
+def check_learned(course: Course, metric: str) -> None:
+    """A `CannotRun` if the first seed never had a metric that says which of its parameters are the best."""
+    if not np.isfinite(course.best_of(metric)[0]):
+        raise CannotRun(f"the {metric} loss was never a finite number; give a smaller --learning-rate")
 
 
 def about(options: RunOptions, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,11 @@ class Saved(NamedTuple):
     symbols: tuple[str, ...]
 
 
+def model_of(symbols: int, options: Mapping[str, Any]) -> Functional[LanguageModel]:
+    """The model of a vocabulary; of the options, those that are not a model's are left out."""
+    return language_model(symbols, **{name: options[name] for name in OPTIONS})
+
+
 def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: tuple[str, ...], params: Any) -> None:
     """Writes the first of a population.
 
@@ -56,7 +61,7 @@ def load_model(folder: Path, script: str) -> Saved:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(file.metadata()[script])
-        model = language_model(len(about["symbols"]), **{name: about[name] for name in OPTIONS})
+        model = model_of(len(about["symbols"]), about)
         like = jax.eval_shape(model.init, jax.random.key(0))
         leaves = [arrays[name].reshape(leaf.shape) for name, leaf in _named(like).items()]
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

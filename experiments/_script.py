@@ -34,11 +34,12 @@ def run_script(
         arguments: by default those of the command line.
 
     Returns:
-        The exit code: 2 with one line on stderr if the command cannot be run as it stands.
+        The exit code: 2 with one line on stderr if the command cannot be run as it stands, 130 if the user stops it.
     """
     config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
     if quick is not None and config.quick:
-        config = dataclasses.replace(config, **{k: v for k, v in quick.items() if _is_default(config, k)})
+        small: Any = dataclasses.replace(config_type(), **quick)  # pyright: ignore[reportArgumentType]
+        config = tyro.cli(config_type, args=arguments, default=small)
     try:
         check(config)
         writable_folder(config.out)
@@ -51,14 +52,13 @@ def run_script(
     except CannotRun as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        kept = getattr(config, "save_every", None) is not None
+        print(f"{name}: stopped{'; go on from the last checkpoint by --resume' if kept else ''}", file=sys.stderr)
+        return 130
     write_json(config.out / "results.json", {"experiment": name, "config": settings(config), **environment(), **found})
     print(f"written into {config.out}")
     return 0
-
-
-def _is_default(config: Any, name: str) -> bool:
-    field = next(field for field in dataclasses.fields(config) if field.name == name)
-    return getattr(config, name) == field.default
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -73,6 +73,14 @@ def positive(config: Any, *names: str) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None and not 0 < number < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {number}")
+
+
+def share(config: Any, *names: str) -> None:
+    """A `ValueError` for an option that is not a share below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} expected a share in [0, 1), got {value}")
 
 
 def among(config: Any, name: str, known: Sequence[Any]) -> None:

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,9 +13,9 @@ HELD_OUT = 10  # one source in so many is for testing and never trained on
 class Pairs(NamedTuple):
     """Sources and targets side by side, padded."""
 
-    sources: np.ndarray  # (B, T) int32
-    lengths: np.ndarray  # (B,) of the sources
-    targets: np.ndarray  # (B, U) int32, END after the last symbol, then PAD
+    sources: Any  # (B, T) int32
+    lengths: Any  # (B,) of the sources
+    targets: Any  # (B, U) int32, END after the last symbol, then PAD
 
 
 class Language(NamedTuple):
@@ -24,6 +24,7 @@ class Language(NamedTuple):
     alphabet: str
     draw: Callable[[np.random.Generator, int], tuple[str, str]]  # of the largest size: a source and its target
     longest: Callable[[int], tuple[int, int]]  # of the largest size: of sources, and of targets without END
+    sizes: tuple[int, int]  # the least of which some sources are held out, and the most that can be drawn
 
 
 def _reversal(rng: np.random.Generator, size: int) -> tuple[str, str]:
@@ -37,8 +38,8 @@ def _addition(rng: np.random.Generator, size: int) -> tuple[str, str]:
 
 
 LANGUAGES = {
-    "reversal": Language("abcdefghij", _reversal, lambda size: (size, size)),
-    "addition": Language("0123456789+", _addition, lambda size: (2 * size + 1, size + 1)),
+    "reversal": Language("abcdefghij", _reversal, lambda size: (size, size), (2, 1000)),
+    "addition": Language("0123456789+", _addition, lambda size: (2 * size + 1, size + 1), (1, 18)),
 }
 
 

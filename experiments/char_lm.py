@@ -25,11 +25,10 @@ from rich.table import Table
 from experiments import _language as language
 from experiments._figures import loss_curves
 from experiments._loop import Course, Settings, fit, make_optimiser
-from experiments._modules import Functional
 from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
-from experiments._saved import OPTIONS, Saved, load_model, save_model
-from experiments._script import among, positive, run_script
+from experiments._runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
+from experiments._saved import Saved, load_model, model_of, save_model
+from experiments._script import among, positive, run_script, share
 from experiments.datasets.text import Text, decode, encode, load_text
 
 
@@ -43,7 +42,7 @@ class Config(RunOptions):
     """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
     """rnn, lstm or gru."""
-    hidden_size: int = 320
+    hidden_size: int = 256
     """Hidden units of each layer."""
     layers: int = 1
     """Recurrent layers."""
@@ -51,7 +50,7 @@ class Config(RunOptions):
     """Entries of a character's vector."""
     dropout: float = 0.3
     """The share of vectors' and outputs' entries dropped in training."""
-    epochs: int = 20
+    epochs: int = 15
     """Passes over the training text."""
     batch_size: int = 64
     """Streams side by side."""
@@ -92,10 +91,6 @@ STREAMS = 32  # of the validation text, side by side
 SAMPLE = 400  # characters, in the record and on the screen
 
 
-def model_of(config: Config, symbols: int) -> Functional[language.LanguageModel]:
-    return language.language_model(symbols, **{name: getattr(config, name) for name in OPTIONS})
-
-
 def load(config: Config) -> Text:
     return load_text(config.text, config.data_dir, config.window)
 
@@ -104,8 +99,7 @@ def check(config: Config) -> None:
     names = ("hidden_size", "layers", "embedding", "epochs", "batch_size", "window", "learning_rate", "clip_norm")
     positive(config, *names, "patience")
     among(config, "cell", list(language.LAYERS))
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"--dropout expected a share in [0, 1), got {config.dropout}")
+    share(config, "dropout")
     text = load(config)
     for part, streams, option in ((text.training, config.batch_size, "--batch-size"), (text.validation, STREAMS, "")):
         if len(part) // streams < config.window + 1:
@@ -113,11 +107,16 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"--window {config.window} is more than the text has: {len(part):,} characters{among_them}"
             )
-    check_runs(config, {"": {}})
+    check_runs(config, {"": about(text)})
+
+
+def about(text: Text) -> dict[str, Any]:
+    """What a run that goes on must share with the one before, beside its options."""
+    return {"alphabet": text.alphabet, "characters": [len(text.training), len(text.validation)]}
 
 
 def train(config: Config, text: Text, show: Show) -> Course:
-    model = model_of(config, len(text.alphabet))
+    model = model_of(len(text.alphabet), dataclasses.asdict(config))
     epoch = language.steps_an_epoch(text.training, config.batch_size, config.window)
     steps = config.epochs * epoch
     validation = language.text_loss(model, text.validation, STREAMS, config.window)
@@ -128,7 +127,7 @@ def train(config: Config, text: Text, show: Show) -> Course:
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
         show,
-        keeper_of(config, "", {"vocabulary": text.alphabet}),
+        keeper_of(config, "", about(text)),
     )
 
 
@@ -146,18 +145,18 @@ def run(config: Config) -> Mapping[str, Any]:
     text = load(config)
     total = config.epochs * language.steps_an_epoch(text.training, config.batch_size, config.window)
     course = side_by_side({config.cell: Job(total, functools.partial(train, config, text))})[config.cell]
+    check_learned(course, "validation")
     save_model(config.out, "char_lm", dataclasses.asdict(config), tuple(text.alphabet), course.params)
     saved, best = load_model(config.out, "char_lm"), course.best_of("validation")
     start = text.alphabet[0]
     (sample,) = written(saved, start, length=SAMPLE, temperature=0.8, samples=1, seed=config.seed)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(saved.params))
-    print_table(config, course, best, parameters)
+    print_table(config, course, best)
     print(sample)
-    title = f"{config.cell.upper()}, {config.hidden_size} units, {config.layers} layers"
+    title = f"{config.cell.upper()} of {config.hidden_size} units, layers: {config.layers}"
     curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
     loss_curves(config.out / "learning_curves", title, "nats per character", curves)
     return {
-        "parameters": parameters,
+        "parameters": course.parameters,
         "characters": {"train": len(text.training), "validation": len(text.validation), "symbols": len(text.alphabet)},
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
@@ -169,17 +168,17 @@ def run(config: Config) -> Mapping[str, Any]:
     }
 
 
-def print_table(config: Config, course: Course, best: np.ndarray, parameters: int) -> None:
+def print_table(config: Config, course: Course, best: np.ndarray) -> None:
     table = Table(title=f"{config.cell}: the best epoch on the validation text, read in {STREAMS} streams")
     for column in ("seed", "nats per character", "bits per character", "parameters", "minutes"):
         table.add_column(column, justify="right")
     for seed, value in zip(seeds_of(config), best, strict=True):
         minutes = f"{course.seconds / 60:.1f}"
-        table.add_row(str(seed), f"{value:.4f}", f"{value / np.log(2):.4f}", f"{parameters:,}", minutes)
+        table.add_row(str(seed), f"{value:.4f}", f"{value / np.log(2):.4f}", f"{course.parameters:,}", minutes)
     Console().print(table)
 
 
-def sample(arguments: Sequence[str] | None) -> int:
+def sample(arguments: Sequence[str]) -> int:
     """The command `sample`: writes to stdout."""
     config = tyro.cli(SampleConfig, args=arguments, prog="python -m experiments.char_lm sample")
     try:
@@ -194,7 +193,7 @@ def sample(arguments: Sequence[str] | None) -> int:
         return 2
     options = {name: getattr(config, name) for name in ("length", "temperature", "samples", "seed")}
     for text in written(saved, config.prompt, **options):
-        print(f"{config.prompt.lstrip()}{text}")
+        print(f"{config.prompt}{text}".lstrip("\n"))
     return 0
 
 

@@ -209,7 +209,7 @@ def run(config: Config) -> Mapping[str, Any]:
     Console().print(table)
     draw(config, series, own)
     return {
-        "parameters": sum(leaf[0].size for leaf in jax.tree.leaves(course.params)),
+        "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
         "months": {name: len(part.values) for name, part in parts._asdict().items()},

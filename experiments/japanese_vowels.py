@@ -95,7 +95,7 @@ def task_of(config: Config, model: Functional[Classifier], train: Utterances) ->
             chosen = shuffled(len(train.xs), config.batch_size, seed, step)
         return Utterances(*(part[chosen] for part in train))
 
-    def loss(params: Any, carry: Any, batch: Utterances, key: jax.Array) -> tuple[jax.Array, Any]:
+    def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         logits = model.bind(params)(batch.xs, batch.lengths)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), carry
 
@@ -113,7 +113,7 @@ def train(config: Config, vowels: Vowels, show: Show) -> Course:
     model, epoch = model_of(config, vowels), steps_per_epoch(len(vowels.train.xs), config.batch_size)
 
     @population
-    def right(params: Any, test: Utterances) -> jax.Array:
+    def right(params: Any, test: Any) -> jax.Array:
         return jnp.mean(model.bind(params)(test.xs, test.lengths).argmax(-1) == test.labels)
 
     test = jax.tree.map(jnp.asarray, vowels.test)
@@ -134,18 +134,17 @@ def run(config: Config) -> Mapping[str, Any]:
     name = f"{'bidirectional ' if config.bidirectional else ''}{config.cell}"
     course = side_by_side({name: Job(total, functools.partial(train, config, vowels))})[name]
     accuracy = course.metric("test accuracy")
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
     table = Table(title="Japanese vowels: test accuracy after the last epoch, %")
     for column in ("by seed", "mean", "published", "parameters", "seconds"):
         table.add_column(column, justify="right")
     by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
     mean = f"{100 * accuracy[-1].mean():.1f}"
-    table.add_row(by_seed, mean, f"{100 * PUBLISHED:.1f}", f"{parameters:,}", f"{course.seconds:.0f}")
+    table.add_row(by_seed, mean, f"{100 * PUBLISHED:.1f}", f"{course.parameters:,}", f"{course.seconds:.0f}")
     Console().print(table)
     title = f"Japanese vowels, {name}, {config.hidden_size} units"
     loss_curves(config.out / "learning_curves", title, "share of test utterances", {"wrong": 1 - accuracy})
     return {
-        "parameters": parameters,
+        "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
         "test_accuracy": accuracy[-1].tolist(),

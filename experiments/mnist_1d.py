@@ -136,19 +136,18 @@ def run(config: Config) -> Mapping[str, Any]:
     name = f"{config.cell}, {config.hidden_size} units"
     course = side_by_side({name: Job(config.steps, functools.partial(train, config, images))})[name]
     accuracy = course.metric("test accuracy")
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
     low, high = PUBLISHED[config.shuffled]
     table = Table(title=f"MNIST-1D{', shuffled' if config.shuffled else ''}: test accuracy after the last update, %")
     for column in ("by seed", "mean", "published", "parameters", "seconds"):
         table.add_column(column, justify="right")
     by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
     mean = f"{100 * accuracy[-1].mean():.1f}"
-    table.add_row(by_seed, mean, f"{low} to {high}", f"{parameters:,}", f"{course.seconds:.0f}")
+    table.add_row(by_seed, mean, f"{low} to {high}", f"{course.parameters:,}", f"{course.seconds:.0f}")
     Console().print(table)
     title = f"MNIST-1D, bidirectional {config.cell.upper()}, {config.hidden_size} units"
     loss_curves(config.out / "learning_curves", title, "share of test sequences", {"wrong": 1 - accuracy})
     return {
-        "parameters": parameters,
+        "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
         "test_accuracy": accuracy[-1].tolist(),

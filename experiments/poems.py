@@ -27,9 +27,9 @@ from experiments._figures import loss_curves
 from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
 from experiments._modules import Functional
 from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
-from experiments._saved import OPTIONS, Saved, load_model, save_model
-from experiments._script import among, positive, run_script
+from experiments._runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
+from experiments._saved import Saved, load_model, model_of, save_model
+from experiments._script import among, positive, run_script, share
 from experiments.datasets import poems as quatrains
 from experiments.datasets.batching import shuffled, steps_per_epoch
 
@@ -42,7 +42,7 @@ class Config(RunOptions):
     """Where the poems are; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
     """rnn, lstm or gru."""
-    hidden_size: int = 320
+    hidden_size: int = 256
     """Hidden units of each layer."""
     layers: int = 1
     """Recurrent layers."""
@@ -52,7 +52,7 @@ class Config(RunOptions):
     """The share of vectors' and outputs' entries dropped in training."""
     least: int = 5
     """Characters that occur fewer times in the training poems are read and counted as one, the unknown."""
-    epochs: int = 20
+    epochs: int = 10
     """Passes over the training poems."""
     batch_size: int = 64
     """Poems a step."""
@@ -63,7 +63,7 @@ class Config(RunOptions):
     patience: int | None = 3
     """Epochs without a better validation loss after which to stop."""
     limit: int | None = None
-    """Train on the first so many poems only."""
+    """Train on at most so many poems, from all over the collection."""
     save_every: int | None = 1
     """Epochs from one checkpoint to the next."""
     out: Path = Path("results/poems")
@@ -104,10 +104,6 @@ def load(config: Config) -> tuple[quatrains.Poems, quatrains.Vocabulary]:
     return poems, quatrains.vocabulary(poems.train, config.least)
 
 
-def model_of(config: Config, symbols: int) -> Functional[language.LanguageModel]:
-    return language.language_model(symbols, **{name: getattr(config, name) for name in OPTIONS})
-
-
 def loss_of(
     bound: language.LanguageModel, poems: jax.Array, lengths: jax.Array, key: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
@@ -125,7 +121,8 @@ def task_of(config: Config, model: Functional[language.LanguageModel], poems: np
         return poems[chosen], lengths[chosen]
 
     def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-        total, count = loss_of(model.bind(params), *batch, key)
+        poems, lengths = batch
+        total, count = loss_of(model.bind(params), poems, lengths, key)
         return total / count, carry
 
     return Task(model.init, loss, batch)
@@ -181,15 +178,14 @@ def check(config: Config) -> None:
     names = ("hidden_size", "layers", "embedding", "least", "epochs", "batch_size", "learning_rate", "clip_norm")
     positive(config, *names, "patience", "limit")
     among(config, "cell", list(language.LAYERS))
-    if not 0 <= config.dropout < 1:
-        raise ValueError(f"--dropout expected a share in [0, 1), got {config.dropout}")
+    share(config, "dropout")
     poems, _ = load(config)
     steps_per_epoch(len(poems.train), config.batch_size)
     check_runs(config, {"": {}})
 
 
 def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, show: Show) -> Course:
-    model = model_of(config, len(own.symbols))
+    model = model_of(len(own.symbols), dataclasses.asdict(config))
     epoch = steps_per_epoch(len(poems.train), config.batch_size)
     steps = config.epochs * epoch
     validation = nats_of(model, *quatrains.encode_all(own, poems.validation))
@@ -208,26 +204,25 @@ def run(config: Config) -> Mapping[str, Any]:
     poems, own = load(config)
     total = config.epochs * steps_per_epoch(len(poems.train), config.batch_size)
     course = side_by_side({config.cell: Job(total, functools.partial(train, config, poems, own))})[config.cell]
+    check_learned(course, "validation")
     save_model(config.out, "poems", dataclasses.asdict(config), own.symbols, course.params)
     saved = load_model(config.out, "poems")
     encoded = {part: quatrains.encode_all(own, getattr(poems, part)) for part in ("train", "validation", "test")}
-    model = model_of(config, len(own.symbols))
-    nats = {part: np.asarray(nats_of(model, *encoded[part])(course.params)) for part in ("validation", "test")}
+    nats = {part: np.asarray(nats_of(saved.model, *encoded[part])(course.params)) for part in ("validation", "test")}
     unigram = unigram_nats(encoded["train"], encoded["test"], len(own.symbols))
     options = {"temperature": TEMPERATURE, "seed": config.seed}
     samples = {form: written(saved, form, samples=SAMPLES, **options) for form in (5, 7)}
     in_form = {
         form: float(np.mean([quatrains.form(text) == form for text in texts])) for form, texts in samples.items()
     }
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(saved.params))
-    print_table(course, nats["test"], unigram, in_form, parameters)
+    print_table(course, nats["test"], unigram, in_form)
     shown = {form: [text for text in texts if quatrains.form(text) == form][:SHOWN] for form, texts in samples.items()}
     print(*(text for texts in shown.values() for text in texts), sep="\n")
     curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
     title = f"Tang quatrains, {config.cell.upper()} of {config.hidden_size} units"
     loss_curves(config.out / "learning_curves", title, "nats per character", curves)
     return {
-        "parameters": parameters,
+        "parameters": course.parameters,
         "poems": {part: len(getattr(poems, part)) for part in encoded},
         "symbols": len(own.symbols),
         "seconds": course.seconds,
@@ -242,16 +237,14 @@ def run(config: Config) -> Mapping[str, Any]:
     }
 
 
-def print_table(
-    course: Course, nats: np.ndarray, unigram: float, in_form: Mapping[int, float], parameters: int
-) -> None:
+def print_table(course: Course, nats: np.ndarray, unigram: float, in_form: Mapping[int, float]) -> None:
     table = Table(title="Poems that were held out, and samples")
     for column in ("perplexity", "of single characters", "5 in form, %", "7 in form, %", "parameters", "minutes"):
         table.add_column(column, justify="right")
     perplexity = " ".join(f"{np.exp(value):.1f}" for value in nats)
     shares = [f"{100 * in_form[form]:.1f}" for form in (5, 7)]
     minutes = f"{course.seconds / 60:.1f}"
-    table.add_row(perplexity, f"{np.exp(unigram):.1f}", *shares, f"{parameters:,}", minutes)
+    table.add_row(perplexity, f"{np.exp(unigram):.1f}", *shares, f"{course.parameters:,}", minutes)
     Console(width=110).print(table)
 
 

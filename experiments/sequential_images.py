@@ -144,8 +144,7 @@ def train(config: Config, images: Images, reading: str, name: str, show: Show) -
         show,
         keeper_of(config, f"{reading}-{name}", {}),
     )
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
-    return Run(reading, name, rate, parameters, course)
+    return Run(reading, name, rate, course.parameters, course)
 
 
 def load(config: Config) -> Images:

@@ -145,30 +145,32 @@ def check(config: Config) -> None:
     positive(config, *names)
     among(config, "task", list(LANGUAGES))
     among(config, "cell", list(LAYERS))
+    least, most = LANGUAGES[config.task].sizes
+    if not least <= config.size <= most:
+        raise ValueError(f"--size of {config.task} expected {least} to {most}, got {config.size}")
     check_runs(config, {"": {}})
 
 
-def train(config: Config, show: Show) -> Course:
+def train(config: Config, pairs: Pairs, show: Show) -> Course:
     model = model_of(config)
     return fit(
         task_of(config, model),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=config.steps),
         seeds_of(config),
         Settings(config.steps, config.evaluate_every),
-        accuracy_of(model, test_pairs(config)),
+        accuracy_of(model, pairs),
         show,
         keeper_of(config, "", {}),
     )
 
 
-def examples(config: Config, params: Any) -> list[dict[str, str]]:
+def examples(config: Config, pairs: Pairs, params: Any) -> list[dict[str, str]]:
     """Some test sources with what the first seed's model makes of them."""
     language: Language = LANGUAGES[config.task]
-    pairs = jax.tree.map(lambda leaf: leaf[:SHOWN], test_pairs(config))
+    pairs = jax.tree.map(lambda leaf: leaf[:SHOWN], pairs)
     bound = model_of(config).bind(jax.tree.map(lambda leaf: leaf[0], params))
-    written = np.asarray(
-        bound.translate(jnp.asarray(pairs.sources.T), jnp.asarray(pairs.lengths), pairs.targets.shape[1])
-    )
+    translate = jax.jit(functools.partial(bound.translate, steps=pairs.targets.shape[1]))
+    written = np.asarray(translate(pairs.sources.T, pairs.lengths))
     return [
         {
             "source": translation.decode(language, source[:length]),
@@ -180,10 +182,9 @@ def examples(config: Config, params: Any) -> list[dict[str, str]]:
 
 
 def run(config: Config) -> Mapping[str, Any]:
-    name = f"{config.task}, {config.cell}"
-    course = side_by_side({name: Job(config.steps, functools.partial(train, config))})[name]
-    right, shown = course.metric("right"), examples(config, course.params)
-    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    name, pairs = f"{config.task}, {config.cell}", test_pairs(config)
+    course = side_by_side({name: Job(config.steps, functools.partial(train, config, pairs))})[name]
+    right, shown = course.metric("right"), examples(config, pairs, course.params)
     table = Table(title=f"{name}: sources that were never trained on")
     for column in ("source", "target", "written"):
         table.add_column(column, justify="right")
@@ -191,11 +192,11 @@ def run(config: Config) -> Mapping[str, Any]:
         table.add_row(*example.values())
     Console().print(table)
     shares = ", ".join(f"{100 * share:.1f} %" for share in right[-1])
-    print(f"Right to the last symbol, of {TEST_PAIRS:,}, by seed: {shares}; {parameters:,} parameters")
+    print(f"Right to the last symbol, of {TEST_PAIRS:,}, by seed: {shares}; {course.parameters:,} parameters")
     curves = {"wrong translations": 1 - right}
     loss_curves(config.out / "learning_curves", name, "share of test sources", curves, x="evaluation")
     return {
-        "parameters": parameters,
+        "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
         "right": right[-1].tolist(),

@@ -1,9 +1,11 @@
 """Reading images as sequences; files that are whole or absent; figures; the list of experiments."""
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -13,21 +15,11 @@ import pytest
 
 import jaxrnn
 from experiments import __main__ as listing
-from experiments import _figures, _report, sequential_images
+from experiments import _figures, _report, _script, _summary, sequential_images
 from experiments._models import init_readout
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
-
-
-@contextlib.contextmanager
-def optax_promotes():
-    """Adam raises a float to an integer power, which the strictness of these tests forbids; in every thread."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    try:
-        yield
-    finally:
-        jax.config.update("jax_numpy_dtype_promotion", "strict")
-
+from tests.training import compiled_quickly, optax_promotes  # noqa: F401
 
 # Sequential images
 
@@ -69,14 +61,14 @@ def test_accuracy_is_that_of_single_images(monkeypatch):
     cell, images = jaxrnn.rnn(3), tiny_images()
     models = jax.vmap(lambda key: init_readout(cell, 3, 2, 2, key))(jax.random.split(jax.random.key(0), 5))
     found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels)(models)["test accuracy"]
-    expected = []
+    expected, step = [], jax.jit(cell.step)
     for seed in range(5):
         model = jax.tree.map(lambda leaf, seed=seed: leaf[seed], models)
         right = 0
         for x, label in zip(jnp.asarray(images.test_images), images.test_labels, strict=True):
             state = cell.initial_state()
             for row in x:
-                state, y = cell.step(model.cell, state, row)
+                state, y = step(model.cell, state, row)
             right += int(np.argmax(np.asarray(y) @ np.asarray(model.v) + np.asarray(model.c)) == label)
         expected.append(right / 10)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
@@ -186,6 +178,72 @@ def test_the_exit_code_reaches_the_shell(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Of a script that is not there."""
+
+    out: Path
+    steps: int = 100
+    rate: float = 0.5
+    cells: tuple[str, ...] = ("gru", "lstm")
+    save_every: int | None = None
+    quick: bool = False
+
+
+def test_options_given_beside_quick_count(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_script, "use_all_cores", lambda: None)
+    own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
+    for arguments in ("", "--quick", "--quick --steps 100 --cells gru lstm", "--quick --rate 0.1 --steps 7"):
+        run = lambda config: seen.append((config.steps, config.rate, config.cells)) or {"loss": np.nan * 1}  # noqa: E731
+        quick = {"steps": 2, "cells": ("gru",)}
+        assert _script.run_script("own", own, run, quick=quick, arguments=arguments.split()) == 0
+    both = ("gru", "lstm")
+    assert seen == [(100, 0.5, both), (2, 0.5, ("gru",)), (100, 0.5, both), (7, 0.1, ("gru",))]
+    record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert (record["experiment"], record["loss"]) == ("own", None)
+    assert record["config"] == {
+        "steps": 7,
+        "rate": 0.1,
+        "cells": ["gru"],
+        "save_every": None,
+        "quick": True,
+        "out": str(tmp_path),
+    }
+
+
+def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(_script, "use_all_cores", lambda: None)
+
+    def ends_with(error, *arguments):
+        def run(config):
+            raise error
+
+        code = _script.run_script("own", Options, run, arguments=[f"--out={tmp_path}", *arguments])
+        return code, *capsys.readouterr()
+
+    assert ends_with(KeyboardInterrupt()) == (130, "", "own: stopped\n")
+    resume = "own: stopped; go on from the last checkpoint by --resume\n"
+    assert ends_with(KeyboardInterrupt(), "--save-every=2") == (130, "", resume)
+    assert ends_with(_report.CannotRun("the disk is full")) == (2, "", "own: the disk is full\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_shares_and_positive_numbers():
+    config = types.SimpleNamespace(a=0.0, b=1.0, c=float("nan"), d=None, e=(1, float("inf")), word="z")
+    _script.share(config, "a")
+    _script.positive(config, "b", "d")
+    for name in ("b", "c"):
+        with pytest.raises(ValueError, match=f"--{name} expected a share in \\[0, 1\\), got"):
+            _script.share(config, name)
+    for name in ("a", "c", "e"):
+        with pytest.raises(ValueError, match=f"--{name} expected a positive number, got"):
+            _script.positive(config, "b", name)
+    _script.among(config, "word", ["y", "z"])
+    with pytest.raises(ValueError, match="--word expected x, y; got z"):
+        _script.among(config, "word", ["x", "y"])
+
+
 # The list
 
 
@@ -202,6 +260,19 @@ def test_every_script_is_listed_once(capsys):
         assert script.name in shown
     assert listing.main(["gates"]) == 2
     assert "got gates; run one as python -m experiments.NAME" in capsys.readouterr().err
+
+
+def test_the_table_in_the_readme_is_that_of_the_records():
+    """Mended by: python -m experiments summary."""
+    text = (_summary.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert _summary.with_table(text, _summary.table()) == text
+
+
+def test_every_record_has_a_row(tmp_path):
+    record = {"experiment": "mnist_1d", "test_accuracy": [0.5, 0.7], "parameters": 5110, "seconds": 90}
+    (tmp_path / "mnist_1d.json").write_text(json.dumps(record))
+    *_, row = _summary.table(tmp_path).splitlines()
+    assert row.startswith("| `mnist_1d` | test accuracy, % | 5,110 | 1.5 | 60.0 ± 14.1, 2 seeds | 89.1 to 91.0")
 
 
 # Figures and files

@@ -1,8 +1,9 @@
 """A training that is killed again and again ends where one ends that was left alone, bit for bit."""
 
+import contextlib
+import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,34 +13,70 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from experiments import translate_toy
 
 KILLS = 20
-STEPS = 4000
+EVERY = 5  # steps from one save to the next
+STEPS = 600
 OPTIONS = {
     "task": "reversal", "size": 2, "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 2,
-    "steps": STEPS, "evaluate-every": 10, "save-every": 1,
+    "steps": STEPS, "evaluate-every": EVERY, "save-every": 1,
 }  # fmt: skip
 
+# Imports once, and forks a process for each line of arguments: prints its number, then how it ended.
+NURSERY = """
+import json, os, sys
+from experiments import translate_toy
+translate_toy.TEST_PAIRS = 20
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os._exit(translate_toy.main(json.loads(line)))
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
 
-def started(folder, *more):
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.translate_toy",
-        *(f"--{k}={v}" for k, v in OPTIONS.items()),
-        f"--out={folder}",
-        *more,
-    ]
+
+@pytest.fixture
+def nursery(tmp_path):
     cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     root = Path(translate_toy.__file__).parents[1]
-    return subprocess.Popen(
-        command, cwd=root, env={**os.environ, **cache}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    with (tmp_path / "errors").open("w") as errors:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
+        process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY], cwd=root, env={**os.environ, **cache}, text=True, **pipes
+        )
+        with process:
+            yield process
+            process.stdin.close()
+
+
+def started(nursery, folder, *more):
+    """The number of a process that trains."""
+    nursery.stdin.write(json.dumps([*(f"--{k}={v}" for k, v in OPTIONS.items()), f"--out={folder}", *more]) + "\n")
+    nursery.stdin.flush()
+    return int(nursery.stdout.readline())
+
+
+def ended(nursery):
+    """The signal or, if there was none, the exit code."""
+    status = int(nursery.stdout.readline())
+    return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
+
+
+def running(number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(number, 0)
+        return True
+    return False
 
 
 def steps_of(folder):
@@ -48,42 +85,46 @@ def steps_of(folder):
 
 
 def arrays_of(folder):
-    manager = ocp.CheckpointManager((folder / "checkpoints").absolute())
-    found = manager.restore(STEPS, args=ocp.args.Composite(arrays=ocp.args.StandardRestore()))["arrays"]
-    manager.close()
+    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as manager:
+        found = manager.restore(STEPS, args=ocp.args.Composite(arrays=ocp.args.StandardRestore()))["arrays"]
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def kill_in_training(process, folder, moment):
-    """SIGKILL so long after the process has begun to save; whether it was still running."""
-    before, deadline = steps_of(folder), time.monotonic() + 120
-    while steps_of(folder) == before and process.poll() is None:
+def seconds_of_a_save(folder):
+    """From one to the next, training between them included."""
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
+
+
+def kill_in_training(nursery, number, folder, moment):
+    """SIGKILL so long after the process has begun to save."""
+    before, deadline = steps_of(folder), time.monotonic() + 300
+    while steps_of(folder) == before and running(number):
         assert time.monotonic() < deadline
         time.sleep(0.002)
     time.sleep(moment)
-    running = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    return running
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(number, signal.SIGKILL)
+    assert ended(nursery) == f"signal {int(signal.SIGKILL)}", "it ended before it was killed; give it more steps"
 
 
-def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(tmp_path):
+def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(nursery, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
-    done = started(alone)
-    _, err = done.communicate()
-    assert done.returncode == 0, err
-    rng, kills, reached = random.Random(0), 0, [0]
-    while kills < KILLS:
-        process = started(killed, *(["--resume"] if steps_of(killed) else []))
-        assert kill_in_training(process, killed, rng.uniform(0, 0.25)), (
-            "it ended before it was killed; give it more steps"
-        )
-        kills += 1
+    started(nursery, alone)
+    assert ended(nursery) == 0, (tmp_path / "errors").read_text()
+    rng, rhythm, reached, unfinished = random.Random(0), seconds_of_a_save(alone), [0], 0
+    for _ in range(KILLS):
+        number = started(nursery, killed, *(["--resume"] if steps_of(killed) else []))
+        kill_in_training(nursery, number, killed, rng.uniform(0, 4 * rhythm))
         reached.append(steps_of(killed)[-1])
+        unfinished += any(not path.name.isdecimal() for path in (killed / "checkpoints").iterdir())
     assert reached == sorted(reached)  # what was saved is never lost
     assert 0 < reached[1] < reached[-1] < STEPS
-    done = started(killed, "--resume")
-    _, err = done.communicate()
-    assert done.returncode == 0, err
+    assert unfinished  # some were in the middle of a save
+    started(nursery, killed, "--resume")
+    assert ended(nursery) == 0, (tmp_path / "errors").read_text()
+    assert "damaged" not in (tmp_path / "errors").read_text()
     jax.tree.map(np.testing.assert_array_equal, arrays_of(killed), arrays_of(alone))
-    shutil.rmtree(tmp_path / "cache")
+    lines = [(folder / "log.jsonl").read_text(encoding="utf-8").splitlines() for folder in (killed, alone)]
+    steps, others = ([json.loads(line)["step"] for line in part] for part in lines)
+    assert steps == others == list(range(EVERY, STEPS + 1, EVERY))

@@ -2,6 +2,10 @@
 
 import json
 import shutil
+import sys
+import threading
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +13,14 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _checkpoints, _loop
+from experiments import _checkpoints, _logs, _loop, _progress
 from experiments._checkpoints import Checkpoints, check_folder
-from experiments._logs import Keepers, Log
-from experiments._loop import Settings, Task, fit, make_optimiser, population
+from experiments._logs import Keepers, Log, TensorBoard
+from experiments._loop import Settings, Task, fit, make_optimiser, population, training
 from experiments._progress import Job, side_by_side
 from experiments._report import CannotRun
+from experiments._runs import RunOptions, check_learned, check_runs, keeper_of
+from tests.training import compiled_quickly  # noqa: F401
 
 
 def pull(params, carry, batch, key):
@@ -30,6 +36,7 @@ def batch(seed, step):
 TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
+TRAIN = training(TASK, OPTIMISER)  # compiled for calls of two steps and of one, of two seeds
 DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to))
 
 
@@ -51,7 +58,7 @@ def by_hand(seed, steps):
 
 
 def test_the_loop_is_that_of_plain_python():
-    course = fit(TASK, OPTIMISER, (3, 5), SETTINGS, distance)
+    course = fit(TASK, OPTIMISER, (3, 5), SETTINGS, distance, run=TRAIN)
     assert [found.step for found in course.history] == [5, 10, 15, 20, 23]
     assert int(course.state.step) == 23
     for k, seed in enumerate((3, 5)):
@@ -63,10 +70,14 @@ def test_the_loop_is_that_of_plain_python():
         np.testing.assert_allclose(course.metric("distance")[:, k], far, rtol=1e-5)
         assert course.best_of("distance")[k] == course.metric("distance")[:, k].min()
     assert list(course.state.carry) == [23, 23]
+    assert course.parameters == 3
+    seconds = [found.seconds for found in course.history]
+    assert 0 < seconds[0] < seconds[-1] == course.seconds
 
 
 def test_a_seed_is_not_changed_by_those_beside_it():
-    both, alone = (fit(TASK, OPTIMISER, seeds, SETTINGS, distance) for seeds in ((3, 5), (5,)))
+    settings = Settings(4, 2, steps_per_call=2)
+    both, alone = (fit(TASK, OPTIMISER, seeds, settings, distance, run=TRAIN) for seeds in ((3, 5), (5,)))
     assert (np.asarray(both.params["w"][1]) == alone.params["w"][0]).all()
 
 
@@ -78,20 +89,51 @@ def test_each_seed_keeps_its_best_and_patience_ends():
         seen.append(np.array(params["w"]))
         return {"value": next(values)}
 
-    course = fit(TASK, OPTIMISER, (0, 1), Settings(100, 5, minimise="value", patience=2), evaluate)
+    settings = Settings(100, 5, minimise="value", patience=2, steps_per_call=2)
+    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, run=TRAIN)
     assert len(course.history) == 6  # the third evaluation waits, the fourth is better, then two wait
     assert (course.params["w"][0] == seen[3][0]).all()
     assert (course.params["w"][1] == seen[0][1]).all()
     assert course.best_of("value").tolist() == [1, 3]
+    assert course.best.values.tolist() == [1, 3]
+
+
+def test_what_was_never_a_number_is_not_the_best(tmp_path):
+    values = iter(np.float32([[np.nan, 5], [np.inf, np.nan], [np.nan, 7]]))
+    settings = Settings(6, 2, minimise="value", steps_per_call=2)
+    keeper = Checkpoints(tmp_path, {}, resume=False)
+    course = fit(TASK, OPTIMISER, (0, 1), settings, lambda params: {"value": next(values)}, keeper=keeper, run=TRAIN)
+    again = Checkpoints(tmp_path, {}, resume=True).restored(course)
+    np.testing.assert_array_equal(again.metric("value"), [[np.nan, 5], [np.inf, np.nan], [np.nan, 7]])
+    assert again.best.values.tolist() == course.best.values.tolist()
+    np.testing.assert_array_equal(course.best_of("value"), [np.inf, 5])
+    assert course.best.values.tolist() == [np.inf, 5]
+    assert (course.params["w"][0] == _loop.begin(TASK, OPTIMISER, (0,)).params["w"][0]).all()
+    with pytest.raises(CannotRun, match="the value loss was never a finite number; give a smaller --learning-rate"):
+        check_learned(course, "value")
+    check_learned(course._replace(history=[f._replace(metrics={"value": np.ones(2)}) for f in course.history]), "value")
+    nothing = course._replace(history=[f._replace(metrics={"value": np.full(2, np.nan)}) for f in course.history])
+    assert np.isnan(nothing.best_of("value")).all()
 
 
 def test_the_aim_ends_a_run_and_the_bar_is_told():
     told = []
-    settings = Settings(100, 5, stop=lambda metrics: metrics["value"][0] > 2, steps_per_call=3)
+    settings = Settings(100, 5, stop=lambda metrics: metrics["value"][0] > 2, steps_per_call=2)
     counts = iter([1.0, 2.0, 3.0])
-    course = fit(TASK, OPTIMISER, (0,), settings, lambda params: {"value": [next(counts)]}, lambda n, _: told.append(n))
+
+    def evaluate(params):
+        return {"value": [next(counts), 0.0]}
+
+    def show(done, note):
+        told.append(done)
+        notes.append(note)
+
+    notes = []
+    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, show, run=TRAIN)
     assert course.history[-1].step == 15
-    assert told == [3, 5, 8, 10, 13, 15, 100]
+    assert told == [2, 4, 5, 7, 9, 10, 12, 14, 15, 100]
+    assert notes[2].split()[0] == "loss"
+    assert notes[3].endswith("value 0.5")  # the mean of both seeds
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
@@ -125,9 +167,12 @@ def kept(folder, *, resume, every=1):
     return Keepers(Checkpoints(folder, ABOUT, resume=resume, every=every), Log(folder))
 
 
+TRAIN_ADAM = training(TASK, ADAM)
+
+
 def run(settings=LONG, keeper=None):
     with jax.numpy_dtype_promotion("standard"):
-        return fit(TASK, ADAM, (3, 5), settings, distance, keeper=keeper)
+        return fit(TASK, ADAM, (3, 5), settings, distance, keeper=keeper, run=TRAIN_ADAM)
 
 
 def assert_same(a, b):
@@ -145,6 +190,8 @@ def whole():
 
 def test_a_run_in_two_halves_is_the_run(whole, tmp_path):
     run(LONG._replace(steps=10), kept(tmp_path, resume=False))
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 15, "lo')  # of a run that was killed after its last save
     assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
@@ -167,7 +214,7 @@ def stopped_at(step, folder):
 
     evaluations = []
     with pytest.raises(Killed), jax.numpy_dtype_promotion("standard"):
-        fit(TASK, ADAM, (3, 5), LONG, evaluate, keeper=kept(folder, resume=False))
+        fit(TASK, ADAM, (3, 5), LONG, evaluate, keeper=kept(folder, resume=False), run=TRAIN_ADAM)
 
 
 def damage_bytes(step):
@@ -183,9 +230,14 @@ def cut(step):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def of_other_arrays(step):
+    path = step / "record" / "metadata"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0" * 64}))
+
+
 @pytest.mark.parametrize(
     "damage",
-    [damage_bytes, cut, lambda step: shutil.rmtree(step / "record")],
+    [damage_bytes, cut, of_other_arrays, lambda step: shutil.rmtree(step / "record")],
 )
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(damage, whole, tmp_path, capsys):
     stopped_at(15, tmp_path)
@@ -195,6 +247,29 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(damage, who
     complaint = capsys.readouterr().err
     assert complaint.startswith("checkpoint 15 is damaged and left out: ")
     assert complaint.count("\n") == 1
+    assert not (tmp_path / "checkpoints" / "10").exists()  # the two newest are kept
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
+
+
+def test_a_checkpoint_of_every_third_evaluation_is_gone_on_with(whole, tmp_path):
+    run(LONG._replace(steps=20), kept(tmp_path, resume=False, every=3))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["15"]
+    assert_same(run(keeper=kept(tmp_path, resume=True, every=3)), whole)
+
+
+def test_the_seconds_of_a_run_that_goes_on_are_added(whole):
+    half = run(LONG._replace(steps=10))
+    half = half._replace(history=[found._replace(seconds=1000.0) for found in half.history])
+    found = run(keeper=types.SimpleNamespace(restored=lambda start: half, evaluated=lambda course: None))
+    assert [evaluation.seconds > 1000 for evaluation in found.history] == [False, False, True, True]
+    assert_same(found, whole)
+
+
+def test_a_run_that_ended_early_goes_on_no_further(tmp_path):
+    settings = LONG._replace(stop=lambda metrics: True)
+    early = run(settings, kept(tmp_path, resume=False))
+    assert len(early.history) == 1
+    assert_same(run(settings, kept(tmp_path, resume=True)), early)
 
 
 def test_an_unfinished_save_is_not_a_checkpoint(whole, tmp_path):
@@ -215,6 +290,8 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, monkeypatch):
         check_folder(tmp_path, {**ABOUT, "sizes": (3, 5)}, resume=True)
     with pytest.raises(ValueError, match="has depth None, this one 2"):
         check_folder(tmp_path, {**ABOUT, "depth": 2}, resume=True)
+    with pytest.raises(ValueError, match="has cell 'gru', this one 'a{58}…; give"):
+        check_folder(tmp_path, {**ABOUT, "cell": "a" * 999}, resume=True)
     check_folder(tmp_path, ABOUT, resume=True)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
@@ -227,6 +304,60 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, monkeypatch):
         check_folder(tmp_path, ABOUT, resume=True)
     with pytest.raises(CannotRun, match="every checkpoint in .* is damaged"):
         run(keeper=kept(tmp_path, resume=True))
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]  # left to look into
+
+
+# ---- the options of runs, and what keeps them
+
+
+def test_a_run_goes_on_only_as_itself_and_each_in_its_own_folder(tmp_path):
+    options = RunOptions(out=tmp_path, save_every=2)
+    with jax.numpy_dtype_promotion("standard"):
+        for name in ("a", ""):
+            keeper = keeper_of(options, name, {"alphabet": "abc"})
+            fit(TASK, ADAM, (3, 5), LONG._replace(steps=10), distance, keeper=keeper, run=TRAIN_ADAM)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "checkpoints", "log.jsonl"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
+    names = {"a": {"alphabet": "abc"}, "b": {}}  # b had not begun
+    with pytest.raises(ValueError, match="holds checkpoints of an earlier run, up to step 10"):
+        check_runs(options, names)
+    again = RunOptions(out=tmp_path, resume=True, quick=True)
+    check_runs(again, names)
+    with pytest.raises(ValueError, match="has seed 0, this one 1; "):
+        check_runs(RunOptions(out=tmp_path, resume=True, seed=1), names)
+    with pytest.raises(ValueError, match="has alphabet 'abc', this one None; "):
+        check_runs(again, {"a": {}})
+    with pytest.raises(ValueError, match="--resume expected checkpoints in .*, found none"):
+        check_runs(again, {"b": {}})
+    check_runs(options, {"b": {}})
+    start = fit(TASK, ADAM, (3, 5), LONG._replace(steps=0), distance, run=TRAIN_ADAM)
+    assert int(keeper_of(again, "a", names["a"]).restored(start).state.step) == 10
+    assert keeper_of(again, "b", {}).restored(start) is start
+
+
+def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
+    class SummaryWriter:
+        def __init__(self, folder):
+            self.name, self.flush = folder.rsplit("/", 1)[-1], lambda: None
+
+        def add_scalar(self, *told):
+            heard.append((self.name, *told))
+
+    heard = []
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    keeper = TensorBoard(tmp_path, range(3, 5))
+    metrics = {"value": np.array([3.0, 4.0])}
+    found = _loop.Evaluation(7, 0.5, np.array([1.0, 2.0]), metrics)
+    keeper.evaluated(_loop.Course(None, None, [found]))
+    assert heard == [
+        ("seed 3", "loss", 1, 7),
+        ("seed 4", "loss", 2, 7),
+        ("seed 3", "value", 3, 7),
+        ("seed 4", "value", 4, 7),
+    ]
+    monkeypatch.setattr(_logs.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'expected the package tensorboardX; pip install "jaxrnn\[tensorboard\]"'):
+        check_runs(RunOptions(out=tmp_path, tensorboard=True), {"": {}})
 
 
 # ---- side by side
@@ -250,11 +381,29 @@ def test_a_job_that_fails_stops_the_others():
         raise ZeroDivisionError("so it goes")
 
     def goes_on(show):
-        while True:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
             show(1, "")
+        outlived.append(1)
 
+    outlived = []
+    others = {f"other {k}": Job(1, goes_on) for k in range(8)}
     with pytest.raises(ZeroDivisionError, match="so it goes"):
-        side_by_side({"fails": Job(1, fails), **{f"other {k}": Job(1, goes_on) for k in range(8)}})
+        side_by_side({"first": Job(1, goes_on), "fails": Job(1, fails), **others})
+    assert not outlived
+
+
+def test_the_speed_is_that_since_the_first_call(monkeypatch):
+    class Bar:
+        def update(self, task, **told):
+            speeds.append((told["completed"], told["speed"]))
+
+    speeds, clock = [], iter([10.0, 12.0, 14.0])
+    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
+    show = _progress._teller(Bar(), 0, threading.Event())
+    for done in (1000, 1010, 1060):
+        show(done, "")
+    assert speeds == [(1000, 0), (1010, 5), (1060, 15)]
 
 
 def test_the_calls_of_a_run_meet_its_evaluations():

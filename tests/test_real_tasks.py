@@ -12,7 +12,7 @@ from experiments._language import language_model
 from experiments.datasets import poems as quatrains
 from experiments.datasets.airline import Series
 from experiments.datasets.vowels import Utterances
-from tests.test_experiments import optax_promotes
+from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 SCRIPTS = {
     "char_lm": char_lm,
@@ -23,6 +23,11 @@ SCRIPTS = {
     "polyphonic_music": polyphonic_music,
 }
 KEY = jax.random.key(0)
+
+
+def called(model, params):
+    """A model of these parameters, compiled."""
+    return jax.jit(lambda *given: model.bind(params)(*given))
 
 
 def count(params):
@@ -40,14 +45,14 @@ def of_one(params):
 def test_the_model_of_mnist_1d_is_the_published_one():
     """Of 5,134 parameters; PyTorch's second bias of r and z, in both directions, is 24 of them."""
     model = mnist_1d.model_of(mnist_1d.Config(), 40)
-    params = model.init(KEY)
+    params = filled(model)
     assert count(params) == 5134 - 2 * 2 * 6
-    xs = jax.random.normal(KEY, (3, 40, 1))
+    xs = jnp.asarray(np.random.default_rng(0).standard_normal((3, 40, 1), np.float32))
     bound = model.bind(params)
-    ys, _ = bound.layer(xs)
+    ys, _ = jax.jit(bound.layer)(xs)
     assert ys.shape == (3, 40, 12)
     wanted = np.asarray(ys).reshape(3, -1) @ np.asarray(bound.readout.kernel[...]) + np.asarray(bound.readout.bias[...])
-    np.testing.assert_allclose(bound(xs), wanted, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(called(model, params)(xs), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_mnist_1d_is_read_in_the_order_of_the_file():
@@ -70,11 +75,14 @@ def test_a_class_is_read_from_both_ends_of_each_sequence(cell):
     config = japanese_vowels.Config(cell=cell, hidden_size=4)
     part = Utterances(xs, lengths, np.array([0, 1, 2], np.int32))
     model = japanese_vowels.model_of(config, japanese_vowels.Vowels(part, part))
-    bound = model.bind(model.init(KEY))
-    found = bound(jnp.asarray(xs), jnp.asarray(lengths))
+    params = filled(model)
+    bound, found = model.bind(params), called(model, params)(jnp.asarray(xs), jnp.asarray(lengths))
+    layer = jax.jit(lambda xs: bound.layer(xs)[0])
     for k, length in enumerate(lengths):
-        ys, _ = bound.layer(jnp.asarray(xs[k, :length, None]))
-        ends = np.concatenate([ys[-1, 0, :4], ys[0, 0, 4:]])
+        alone = np.zeros((2, 6, 2), np.float32)  # zeros after its end, and before its start
+        alone[0, :length], alone[1, -length:] = xs[k, :length], xs[k, :length]
+        ys = layer(jnp.asarray(alone.swapaxes(0, 1)))
+        ends = np.concatenate([ys[length - 1, 0, :4], ys[-length, 1, 4:]])
         wanted = ends @ np.asarray(bound.readout.kernel[...]) + np.asarray(bound.readout.bias[...])
         np.testing.assert_allclose(found[k], wanted, rtol=1e-4, atol=1e-6)
 
@@ -101,11 +109,13 @@ def test_nats_of_pieces_by_hand():
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 2, (length, 88)).astype(np.uint8) for length in (5, 2, 9, 3)]
     model = polyphonic_music.functional(lambda rngs: polyphonic_music.Composer("gru", 4, 0.5, rngs))
-    params = model.init(KEY)
-    total = steps = 0
+    params = filled(model)
+    call, total, steps = called(model, params), 0, 0
     for piece in pieces:
-        logits = np.asarray(model.bind(params)(jnp.asarray(piece[:-1, None], jnp.float32), jnp.array([len(piece) - 1])))
-        odds = 1 / (1 + np.exp(-logits[:, 0].astype(np.float64)))
+        padded = np.float32(np.pad(piece[:-1], ((0, 9 - len(piece)), (0, 0))))[
+            :, None
+        ]  # what comes after changes nothing
+        odds = 1 / (1 + np.exp(-np.float64(call(padded, jnp.array([8])))[: len(piece) - 1, 0]))
         total -= np.sum(np.where(piece[1:] == 1, np.log(odds), np.log(1 - odds)))
         steps += len(piece) - 1
     np.testing.assert_allclose(polyphonic_music.evaluation(model, pieces)(of_one(params)), [total / steps], rtol=1e-5)
@@ -193,10 +203,10 @@ def test_nats_of_poems_by_hand():
     own = quatrains.vocabulary([poem])
     encoded, lengths = quatrains.encode_all(own, [poem, other, poem])
     model = language_model(len(own.symbols), cell="gru", embedding=3, hidden_size=4, layers=1, dropout=0.5)
-    params = model.init(KEY)
-    total = symbols = 0
+    params = filled(model)
+    call, total, symbols = called(model, params), 0, 0
     for row, length in zip(encoded, lengths, strict=True):
-        logits = np.asarray(model.bind(params)(jnp.asarray(row[: length - 1, None]))[0][:, 0], np.float64)
+        logits = np.asarray(call(jnp.asarray(row[:, None]))[0][: length - 1, 0], np.float64)
         total += np.sum(np.log(np.exp(logits).sum(-1)) - logits[np.arange(length - 1), row[1:length]])
         symbols += length - 1
     assert symbols == 2 * 25 + 33
@@ -210,7 +220,7 @@ def test_nats_of_poems_by_hand():
 def test_a_first_line_and_an_acrostic_are_kept():
     own = quatrains.vocabulary([quatrains.Poem(LINES, "，。，。")])
     model = language_model(len(own.symbols), cell="rnn", embedding=3, hidden_size=4, layers=1, dropout=0.0)
-    saved = poems.Saved(model, model.init(KEY), own.symbols)
+    saved = poems.Saved(model, filled(model), own.symbols)
     options = {"samples": 4, "temperature": 1.0, "seed": 0}
     for text in poems.written(saved, 5, first="白日依", acrostic="白黃欲更", **options):
         assert text[:3] == "白日依"
@@ -232,7 +242,7 @@ def small_text(tmp_path_factory):
         "text": folder / "song.txt",
         "hidden-size": 32,
         "embedding": 8,
-        "epochs": 12,
+        "epochs": 6,
         "batch-size": 8,
         "window": 20,
         "learning-rate": 0.02,
@@ -285,6 +295,11 @@ def test_models_of_another_script_and_damaged_ones_are_refused(small_text, tmp_p
 
 def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
     again = [f"--text={small_text / 'song.txt'}", f"--out={small_text / 'out'}"]
+    options = json.loads((small_text / "out" / "results.json").read_text(encoding="utf-8"))["config"]
+    own = {**options, "text": small_text / "song.txt", "out": small_text / "out", "data_dir": None, "resume": True}
+    char_lm.check(char_lm.Config(**own))
+    with pytest.raises(ValueError, match="has dropout 0.1, this one 0.2; give the same settings"):
+        char_lm.check(char_lm.Config(**{**own, "dropout": 0.2}))
     before = {path: path.read_bytes() for path in (small_text / "out").rglob("*") if path.is_file()}
     assert char_lm.main([*again, "--window=20", "--batch-size=8"]) == 2
     assert "holds checkpoints of an earlier run" in capsys.readouterr().err

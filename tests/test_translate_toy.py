@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from experiments import _translation as translation
 from experiments import translate_toy
-from tests.test_experiments import optax_promotes
+from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 
 @pytest.mark.parametrize(("name", "size"), [("addition", 3), ("reversal", 7)])
@@ -32,61 +33,75 @@ def test_pairs_are_right_and_of_one_part(name, size, test):
 
 
 def made(cell="gru"):
-    config = translate_toy.Config(task="addition", size=2, cell=cell, hidden_size=5, embedding=3)
-    model = translate_toy.model_of(config)
-    return config, model, model.init(jax.random.key(0))
+    model = translate_toy.model_of(translate_toy.Config(size=2, cell=cell, hidden_size=5, embedding=3))
+    return model, filled(model)
 
 
 def test_the_decoder_is_given_the_last_states_of_each_source():
-    _, model, params = made("lstm")
+    model, params = made("lstm")
     pairs = translation.draw_pairs(translation.LANGUAGES["addition"], 2, 6, (0,))
     bound = model.bind(params)
     states = bound.read(jnp.asarray(pairs.sources.T), jnp.asarray(pairs.lengths))
+    step = jax.jit(lambda states, symbol: bound.encoder(bound.embedding(symbol), states)[1])
+    alone, seen = jax.tree.map(jnp.zeros_like, states), []
+    for symbols in pairs.sources.T[:, None]:
+        alone = step(alone, jnp.asarray(symbols))
+        seen.append(alone)
     for k, length in enumerate(pairs.lengths):
-        alone = bound.encoder(bound.embedding(jnp.asarray(pairs.sources[k, :length, None])))[1]
-        jax.tree.map(
-            lambda a, b, k=k: np.testing.assert_allclose(a[:, k], b[:, 0], rtol=1e-5, atol=1e-6), states, alone
-        )
+        pick = lambda a, b, k=k: np.testing.assert_allclose(a[:, k], b[:, k], rtol=1e-5, atol=1e-6)  # noqa: E731
+        jax.tree.map(pick, states, seen[length - 1])
 
 
 def test_loss_and_accuracy_by_hand():
-    config, model, params = made()
+    model, params = made()
+    bound = model.bind(params)
+    bound.readout.bias[...] = jnp.zeros(14).at[translation.PAD].set(-99)  # it is not written
+    params = nnx.state(bound, nnx.Param)
     pairs = translation.draw_pairs(translation.LANGUAGES["addition"], 2, 8, (0,))
-    bound, total, count, right = model.bind(params), 0.0, 0, 0
-    for source, length, target in zip(*pairs, strict=True):
-        states = bound.read(jnp.asarray(source[:, None]), jnp.asarray([length]))
-        written, greedy, previous, own = [], states, translation.BEGIN, translation.BEGIN
-        for symbol in target[: int((target != translation.PAD).sum())]:
-            logits, states = bound.write(states, jnp.asarray([[previous]]))
-            odds = np.asarray(logits[0, 0], np.float64)
-            total += np.log(np.exp(odds).sum()) - odds[symbol]
-            previous, count = int(symbol), count + 1
-            logits, greedy = bound.write(greedy, jnp.asarray([[own]]))
-            own = int(np.argmax(logits[0, 0]))
-            written.append(own == symbol)
-        right += all(written)
-    np.testing.assert_allclose(translate_toy.loss_of(bound, jax.tree.map(jnp.asarray, pairs)), total / count, rtol=1e-5)
+    read, write = jax.jit(bound.read), jax.jit(bound.write)
+    begun = read(jnp.asarray(pairs.sources.T), jnp.asarray(pairs.lengths))
+    states, symbol, own = begun, np.full((1, 8), translation.BEGIN), []
+    for _ in range(4):
+        logits, states = write(states, jnp.asarray(symbol, jnp.int32))
+        symbol = np.argmax(logits, -1)
+        own.append(symbol[0])
+    targets, own = np.stack(own, 1), np.stack(own, 1)
+    targets[1, 3] = 3 + (targets[1, 3] == 3)  # the last symbol is not what it writes
+    targets[2, 0] = 3 + (targets[2, 0] == 3)  # nor is the first
+    targets[3, 2:] = translation.PAD  # what comes after is not asked
+    targets[4] = [3 + (own[4, 0] == 3), translation.PAD, translation.PAD, translation.PAD]
+    targets[5:] = pairs.targets[5:]
+    pairs = pairs._replace(targets=targets.astype(np.int32))
+    states, symbol, nats = begun, np.full((1, 8), translation.BEGIN), []
+    for wanted in targets.T:
+        logits, states = write(states, jnp.asarray(symbol, jnp.int32))
+        odds = np.exp(np.asarray(logits[0], np.float64))
+        nats += [-np.log(odds[k, s] / odds[k].sum()) for k, s in enumerate(wanted) if s != translation.PAD]
+        symbol = wanted[None]
     found = translate_toy.accuracy_of(model, pairs)(jax.tree.map(lambda leaf: leaf[None], params))
-    np.testing.assert_allclose(found["right"], [right / 8])
-    np.testing.assert_allclose(found["test loss"], [total / count], rtol=1e-5)
-    del config
+    right = ((own == targets) | (targets == translation.PAD)).all(1)
+    assert right.tolist()[:5] == [True, False, False, True, False]
+    np.testing.assert_allclose(found["right"], [right.mean()])
+    np.testing.assert_allclose(found["test loss"], [np.mean(nats)], rtol=1e-5)
 
 
-def test_a_small_run_learns_to_reverse(tmp_path):
+def test_a_small_run_learns_to_reverse(tmp_path, monkeypatch):
+    monkeypatch.setattr(translate_toy, "TEST_PAIRS", 200)
     options = {
         "task": "reversal",
         "size": 2,
-        "steps": 200,
-        "evaluate-every": 100,
+        "steps": 150,
+        "evaluate-every": 75,
         "hidden-size": 32,
         "batch-size": 32,
+        "learning-rate": 0.02,
         "cell": "gru",
     }
     with optax_promotes():
         assert translate_toy.main([*(f"--{name}={value}" for name, value in options.items()), f"--out={tmp_path}"]) == 0
     record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert record["right"][0] > 0.9
-    assert record["steps"] == [100, 200]
+    assert record["steps"] == [75, 150]
     for example in record["examples"]:
         assert example["target"] == example["source"][::-1]
     shares = [json.loads(line)["right"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -105,6 +120,8 @@ def test_a_small_run_learns_to_reverse(tmp_path):
         ("--task sorting", "--task expected reversal, addition; got sorting"),
         ("--cell mamba", "--cell expected rnn, lstm, gru; got mamba"),
         ("--size 0", "--size expected a positive number, got 0"),
+        ("--task reversal --size 1", "--size of reversal expected 2 to 1000, got 1"),  # none would be held out
+        ("--size 19", "--size of addition expected 1 to 18, got 19"),  # of 64 bits
         ("--evaluate-every -5", "--evaluate-every expected a positive number, got -5"),
         ("--seeds 0", "--seeds"),
         ("--seed -1", "--seed expected a number that is not negative, got -1"),
