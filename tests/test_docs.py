@@ -46,7 +46,7 @@ def test_public_functions_have_examples():
 @pytest.mark.usefixtures("as_users_have_it", "unhooked")
 def test_readme_blocks():
     """The blocks of the README, in order, in one namespace."""
-    assert len(README) == 12
+    assert len(README) == 13
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
@@ -57,6 +57,8 @@ def test_readme_blocks():
     assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros knows nothing
     assert namespace["ys"].shape == (20, 4, 32)
     assert not namespace["ys"][:, 2].any()
+    assert np.isfinite(namespace["flow"].log_state_norms.c[:-1]).all()  # the loss reads h of the last step, not c
+    assert namespace["kept"].shape == (16,)
 
 
 def torch_answers(theirs, xs, lengths):
