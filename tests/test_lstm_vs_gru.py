@@ -1,0 +1,210 @@
+"""LSTM against GRU: sizes by budget, the adding problem, what is counted and timed, and a small run."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import _lstm_vs_gru_plan, lstm_vs_gru
+from experiments._lstm_vs_gru_plan import adding, parameters_of, planned, sized
+from tests.training import compiled_quickly, optax_promotes  # noqa: F401
+
+# Sizes
+
+
+GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+
+
+def count(cell, inputs, hidden, outputs):
+    return GATES[cell] * hidden * (inputs + hidden + 1) + hidden * (cell == "gru") + (hidden + 1) * outputs
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_a_model_is_as_near_to_its_budget_as_it_can_be(cell):
+    problem = adding(10, 4)
+    assert parameters_of(problem, cell, 7) == count(cell, 2, 7, 1)
+    for budget in (1, 100, 1234, 5000):
+        found = sized(problem, "adding", cell, budget)
+        counts = {hidden: count(cell, 2, hidden, 1) for hidden in range(1, 80)}
+        assert abs(found.parameters - budget) == min(abs(n - budget) for n in counts.values())
+        assert found.parameters == counts[found.hidden_size]
+
+
+def test_a_budget_that_no_size_meets_is_refused():
+    problems = {"adding": adding(10, 4)}
+    models = planned(problems, ("rnn", "lstm"), (300, 2000), 0.05)
+    assert [(model.budget, model.cell) for model in models] == [
+        (2000, "rnn"),
+        (2000, "lstm"),
+        (300, "rnn"),
+        (300, "lstm"),
+    ]
+    with pytest.raises(
+        ValueError, match=r"--budgets 100 is not met within 5 % by lstm on adding: 117 parameters with 4 "
+    ):
+        planned(problems, ("rnn", "lstm"), (100,), 0.05)
+
+
+# Adding
+
+
+def test_the_sum_is_that_of_the_marked_numbers():
+    problem = adding(20, 50)
+    for examples in (problem.batch(0, 0), problem.test):
+        numbers, marks = examples.xs[..., 0], examples.xs[..., 1]
+        np.testing.assert_array_equal(marks.sum(0), 2)
+        sums = [sum(numbers[t, k] for t in range(20) if marks[t, k] == 1) for k in range(marks.shape[1])]
+        np.testing.assert_allclose(examples.targets, sums, rtol=1e-6)
+    assert (problem.batch(0, 0).xs != problem.batch(0, 1).xs).any()
+    assert (problem.batch(0, 0).xs != problem.batch(1, 0).xs).any()
+    assert (problem.validation.xs != problem.test.xs).any()
+    assert problem.test.xs.shape == (20, 1000, 2)
+
+
+def test_scores_of_sums():
+    found = adding(10, 4).scores(jnp.array([[1.0], [0.5], [0.7]]), jnp.array([1.03, 0.55, 0.7]))
+    np.testing.assert_allclose(found["loss"], (0.03**2 + 0.05**2) / 3, rtol=1e-4)
+    np.testing.assert_allclose(found["error"], 1 / 3, rtol=1e-6)
+    assert _lstm_vs_gru_plan.TOLERATED == 0.04
+
+
+# What is counted and timed
+
+
+def test_the_first_evaluation_that_is_good_enough():
+    values = np.array([[3.0, 3.0, 1.0], [1.0, 4.0, 5.0], [0.5, 2.5, 9.0]])
+    assert lstm_vs_gru.first_below(values, [10, 20, 30], 1.0) == [20, None, 10]
+
+
+def test_the_best_rate_is_that_of_the_least_finite_loss():
+    assert lstm_vs_gru.best_rate({0.1: float("nan"), 0.03: 2.0, 0.01: 1.0, 0.003: float("inf")}) == 0.01
+    assert lstm_vs_gru.best_rate({0.1: 0.5, 0.03: float("nan")}) == 0.1
+
+
+def test_rates_are_chosen_by_the_last_validation_loss_of_another_seed(monkeypatch):
+    models = [lstm_vs_gru.Model("adding", cell, 100, 4, 117) for cell in ("lstm", "gru")]
+    asked = []
+
+    def trained(config, tasks, plans, seeds):
+        asked.append((plans, list(seeds)))
+        losses = {
+            ("lstm", 0.1): [0.1, 3.0],
+            ("lstm", 0.01): [5.0, 2.0],
+            ("gru", 0.1): [9.0, 1.0],
+            ("gru", 0.01): [0.0, 4.0],
+        }
+        return {
+            (model, rate): lstm_vs_gru.Trained(
+                {"validation": {"loss": [[loss] for loss in losses[model.cell, rate]]}}, lambda: None
+            )
+            for model, rate in plans
+        }
+
+    monkeypatch.setattr(lstm_vs_gru, "trained", trained)
+    config = lstm_vs_gru.Config(learning_rates=(0.1, 0.01, 0.1), seed=7, seeds=3)
+    found = lstm_vs_gru.tuned(config, {}, models)
+    assert found == {models[0]: {0.1: 3.0, 0.01: 2.0}, models[1]: {0.1: 1.0, 0.01: 4.0}}
+    assert [lstm_vs_gru.best_rate(found[model]) for model in models] == [0.01, 0.1]
+    assert asked == [([(model, rate) for model in models for rate in (0.1, 0.01)], [10])]
+    assert lstm_vs_gru.tuned(lstm_vs_gru.Config(learning_rates=(0.1,)), {}, models) == {}
+
+
+def test_calls_take_turns(monkeypatch):
+    now, order = [0.0], []
+    monkeypatch.setattr(lstm_vs_gru.time, "perf_counter", lambda: now[0])
+
+    def call(name, seconds):
+        def run():
+            order.append(name)
+            now[0] += seconds
+
+        return run
+
+    found = lstm_vs_gru.timed({"a": call("a", 1.0), "b": call("b", 2.0), "c": call("c", 4.0)}, 6)
+    assert found == {"a": [1.0] * 6, "b": [2.0] * 6, "c": [4.0] * 6}
+    rounds = ["".join(order[k : k + 3]) for k in range(0, 21, 3)]
+    assert {"".join(sorted(turn)) for turn in rounds} == {"abc"}
+    assert len(set(rounds[1:])) > 1  # the order changes
+
+
+def test_lstm_and_gru_are_compared_at_equal_budgets():
+    def record(cell, budget, losses, seconds):
+        speed = {"min": seconds, "median": 9.0}
+        return {"task": "text", "cell": cell, "budget": budget, "test": {"loss": losses}, "seconds_per_update": speed}
+
+    records = [
+        record("rnn", 10, [5.0, 5.0], 1.0),
+        record("lstm", 10, [1.0, 4.0], 3.0),
+        record("gru", 10, [2.0, 3.0], 2.0),
+        record("lstm", 20, [1.0, 1.0], 3.0),
+    ]
+    (found,) = lstm_vs_gru.compared(records)
+    assert found == {
+        "task": "text", "budget": 10, "loss_difference": [-1.0, 1.0], "seeds_gru_better": 1, "seconds_ratio": 1.5,
+    }  # fmt: skip
+
+
+# The script
+
+
+def test_a_small_run_writes_what_it_found(tmp_path, capsys):
+    out = tmp_path / "out"
+    options = {
+        "budgets": 100, "updates": 100, "batch-size": 16, "adding-steps": 4, "seeds": 2, "seed": 5,
+        "rounds": 2, "out": out,
+    }  # fmt: skip
+    with optax_promotes(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lstm_vs_gru, "TOLERANCE", 0.3)
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        arguments += ["--tasks", "adding", "--cells", "lstm", "gru", "--learning-rates", "0.05"]
+        assert lstm_vs_gru.main(arguments) == 0
+    record = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert [(run["cell"], run["hidden_size"]) for run in record["runs"]] == [("lstm", 4), ("gru", 4)]
+    for run in record["runs"]:
+        assert run["parameters"] == count(run["cell"], 2, run["hidden_size"], 1)
+        assert (run["learning_rate"], run["tuning"]) == (0.05, {})
+        assert run["updates"] == list(range(10, 101, 10))
+        losses = np.array(run["validation"]["loss"])
+        assert losses.shape == (10, 2)
+        assert np.all(losses[-1] < 0.5 * losses[0])
+        np.testing.assert_allclose(run["test"]["loss"], losses[-1], rtol=0.25)  # other sequences of the same kind
+        assert run["test"]["loss"] != losses[-1].tolist()
+        assert 0 < run["seconds_per_update"]["min"] <= run["seconds_per_update"]["median"] < 1
+    (found,) = record["lstm_against_gru"]
+    lstm, gru = record["runs"]
+    np.testing.assert_allclose(found["loss_difference"], np.subtract(lstm["test"]["loss"], gru["test"]["loss"]))
+    assert sorted(file.name for file in out.iterdir()) == ["lstm_vs_gru.png", "lstm_vs_gru.svg", "results.json"]
+    assert "an LSTM update takes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--seeds 0", "--seeds expected a positive number, got 0"),
+        ("--seed -1", "--seed expected a number that is not negative, got -1"),
+        ("--updates 0", "--updates"),
+        ("--budgets -5", "--budgets expected a positive number, got -5"),
+        ("--budgets", "--budgets expected one or more numbers, got nothing"),
+        ("--learning-rates", "--learning-rates expected one or more numbers, got nothing"),
+        ("--tasks adding --budgets 20", "--budgets 20 is not met within 2 %"),
+        ("--learning-rates 0.1 inf", "--learning-rates expected a positive number, got inf"),
+        ("--rounds 0", "--rounds"),
+        ("--adding-steps 1", "--adding-steps expected at least 2, got 1"),
+        ("--tasks copy", "--tasks expected digits, text, adding; got copy"),
+        ("--cells mgu", "--cells expected rnn, lstm, gru; got mgu"),
+        ("--tasks text --text nowhere.txt", "cannot read the text nowhere.txt"),
+        ("--tasks text --data-dir nowhere", "experiments.datasets get tiny-shakespeare --data-dir nowhere"),
+        ("--tasks digits --batch-size 2000", "--batch-size 2000 is more than the 1154 training images"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(lstm_vs_gru, "side_by_side", lambda *_: pytest.fail("trained"))
+    assert lstm_vs_gru.main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("lstm_vs_gru: ")
+    assert complaint in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
