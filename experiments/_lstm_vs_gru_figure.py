@@ -21,8 +21,8 @@ def draw(
     stem: Path, records: Sequence[Mapping[str, Any]], labels: Mapping[str, tuple[str, str]], updates: int
 ) -> list[Path]:
     """Writes the figure: a column for each task, the test loss over parameters above and over seconds below."""
-    with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 11}):
-        figure = Figure(figsize=(3.5 * len(labels) + 0.4, 6.2), layout="constrained")
+    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10}):
+        figure = Figure(figsize=(3.1 * len(labels) + 0.3, 5.2), layout="constrained")
         rows = figure.subplots(2, len(labels), sharey="col", squeeze=False)
         for column, (task, (label, unit)) in enumerate(labels.items()):
             own = [record for record in records if record["task"] == task]
@@ -32,7 +32,7 @@ def draw(
                     _line(axis, cell, [r for r in own if r["cell"] == cell], across, updates)
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
-                axis.set_xlabel(("parameters", f"seconds for {updates:,} updates of one seed")[row])
+                axis.set_xlabel(("parameters", f"seconds for {updates:,} updates")[row])
                 axis.set_ylabel(f"test loss, {unit}")
             ticks = sorted({record["budget"] for record in own})
             rows[0, column].set_xticks(ticks, [f"{tick:,}" for tick in ticks])

@@ -50,11 +50,11 @@ class Config:
     """What is compared: any of rnn, lstm, gru."""
     budgets: tuple[int, ...] = (5_000, 20_000)
     """Parameters of the whole model, each a comparison of its own."""
-    updates: int = 1000
+    updates: int = 600
     """Updates of every model."""
     batch_size: int = 32
     """Sequences an update."""
-    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     """Adam's first learning rates, of which each model takes its best; it falls to 0 along a cosine."""
     rounds: int = 8
     """How often each model takes its turn in the timing."""
@@ -123,13 +123,15 @@ def check(config: Config) -> None:
     planned(problems(config), config.cells, config.budgets, TOLERANCE)
 
 
-def train(config: Config, problem: Problem, model: Model, rate: float, seeds: Sequence[int], show: Show) -> Trained:
-    """One model with several seeds, which it is tested with after the last update."""
+def train(
+    config: Config, problem: Problem, model: Model, rate: float, seeds: Sequence[int], looks: int, show: Show
+) -> Trained:
+    """One model with several seeds, validated so many times on the way, and tested after the last update."""
     cell = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps)
     task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell)
     optimiser = make_optimiser(rate, cosine_steps=config.updates)
     run = training(task, optimiser)
-    settings = Settings(config.updates, max(CALL, config.updates // 20), steps_per_call=CALL)
+    settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
     done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show, run=run)
     scores = {name: np.asarray(value, float) for name, value in test(done.state.params, problem.test).items()}
     metric, aim = AIMS[model.task]
@@ -179,10 +181,18 @@ def timed(calls: Mapping[Any, Callable[[], None]], rounds: int) -> dict[Any, lis
     return seconds
 
 
-def trained(config: Config, tasks: Mapping[str, Problem], plans: Sequence[tuple[Model, float]], seeds: Sequence[int]):
+def trained(
+    config: Config,
+    tasks: Mapping[str, Problem],
+    plans: Sequence[tuple[Model, float]],
+    seeds: Sequence[int],
+    looks: int = 20,
+) -> dict[tuple[Model, float], Trained]:
     """Trains all models side by side."""
     jobs = {
-        (model, rate): Job(config.updates, functools.partial(train, config, tasks[model.task], model, rate, seeds))
+        (model, rate): Job(
+            config.updates, functools.partial(train, config, tasks[model.task], model, rate, seeds, looks)
+        )
         for model, rate in plans
     }
     names = {
@@ -198,7 +208,7 @@ def tuned(config: Config, tasks: Mapping[str, Problem], models: Sequence[Model])
     if len(rates) == 1:
         return {}
     plans = [(model, rate) for model in models for rate in rates]
-    done = trained(config, tasks, plans, [config.seed + config.seeds])
+    done = trained(config, tasks, plans, [config.seed + config.seeds], looks=1)
     losses = {plan: one.record["validation"]["loss"][-1][0] for plan, one in done.items()}
     return {model: {rate: losses[model, rate] for rate in rates} for model in models}
 

@@ -86,7 +86,7 @@ def test_rates_are_chosen_by_the_last_validation_loss_of_another_seed(monkeypatc
     models = [lstm_vs_gru.Model("adding", cell, 100, 4, 117) for cell in ("lstm", "gru")]
     asked = []
 
-    def trained(config, tasks, plans, seeds):
+    def trained(config, tasks, plans, seeds, looks):
         asked.append((plans, list(seeds)))
         losses = {
             ("lstm", 0.1): [0.1, 3.0],
