@@ -77,6 +77,7 @@ class Config:
 
 
 QUICK = {
+    "cells": ("lstm", "gru"),
     "budgets": (5_000,),
     "learning_rates": (0.01,),
     "updates": 40,
