@@ -4,13 +4,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-Result = TypeVar("Result")
 MOST_BARS = 12  # of more jobs than this, those that run are shown, and how many have ended
 Show = Callable[[int, str], None]  # told how many of the total are done, and a note
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import jaxrnn
 
@@ -83,13 +81,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def throughput_bar(unit: str) -> Progress:
-    """A progress bar on stderr whose tasks have the fields `speed`, in `unit` a second, and `test`, an accuracy."""
-    text = TextColumn(
-        "{task.percentage:>3.0f} %  {task.fields[speed]:>7,.0f} " + unit + "/s  test {task.fields[test]:5.1%}"
-    )
-    return Progress(
-        TextColumn("{task.description:<24}"), BarColumn(20), text, TimeElapsedColumn(), console=Console(stderr=True)
-    )
