@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from experiments import _summary
+from experiments.command import summary
 
 
 class Script(NamedTuple):
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 if it is called with anything else."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given == ["summary"]:
-        _summary.write()
+        summary.write()
         return 0
     if given:
         print(f"experiments: expected nothing, got {given[0]}; run one as python -m experiments.NAME", file=sys.stderr)

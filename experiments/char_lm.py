@@ -22,14 +22,14 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments import _language as language
-from experiments._figures import loss_curves
-from experiments._loop import Course, Settings, fit, make_optimiser
-from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
-from experiments._saved import Saved, load_model, model_of, save_model
-from experiments._script import among, positive, run_script, share
+from experiments.command.figures import loss_curves
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.script import among, positive, run_script, share
 from experiments.datasets.text import Text, decode, encode, load_text
+from experiments.models import language
+from experiments.models.saved import Saved, load_model, model_of, save_model
+from experiments.training.loop import Course, Settings, fit, make_optimiser
+from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments._cells import CONTESTANTS
-from experiments._figures import GREY, STYLE, save_figure
-from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
-from experiments._models import Readout, init_readout, many_to_many
-from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
-from experiments._script import among, positive, run_script
+from experiments.command.figures import GREY, STYLE, save_figure
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.script import among, positive, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
+from experiments.models.cells import CONTESTANTS
+from experiments.models.readout import Readout, init_readout, many_to_many
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,15 +21,15 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments._figures import loss_curves
-from experiments._language import LAYERS
-from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
-from experiments._modules import Functional, functional
-from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
-from experiments._script import among, positive, run_script
+from experiments.command.figures import loss_curves
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.script import among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.datasets.vowels import Utterances, Vowels, load_vowels
+from experiments.models.functional import Functional, functional
+from experiments.models.language import LAYERS
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments._report import environment, writable_folder, write_json
+from experiments.command.report import environment, writable_folder, write_json
 
 
 @dataclasses.dataclass(frozen=True)

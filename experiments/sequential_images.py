@@ -24,15 +24,15 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
-from experiments._cells import CONTESTANTS
-from experiments._figures import Curve, Panel, learning_curves
-from experiments._loop import Course, Settings, Task, fit, make_optimiser, population
-from experiments._models import Readout, init_readout, many_to_one
-from experiments._progress import Job, Show, side_by_side
-from experiments._runs import RunOptions, check_runs, keeper_of, seeds_of
-from experiments._script import among, positive, run_script
+from experiments.command.figures import Curve, Panel, learning_curves
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.script import among, positive, run_script
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
+from experiments.models.cells import CONTESTANTS
+from experiments.models.readout import Readout, init_readout, many_to_one
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,10 +15,11 @@ import pytest
 
 import jaxrnn
 from experiments import __main__ as listing
-from experiments import _figures, _report, _script, _summary, sequential_images
-from experiments._models import init_readout
+from experiments import sequential_images
+from experiments.command import figures, report, script, summary
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
+from experiments.models.readout import init_readout
 from tests.training import compiled_quickly, optax_promotes  # noqa: F401
 
 # Sequential images
@@ -192,12 +193,12 @@ class Options:
 
 def test_options_given_beside_quick_count(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(_script, "use_all_cores", lambda: None)
+    monkeypatch.setattr(script, "use_all_cores", lambda: None)
     own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
     for arguments in ("", "--quick", "--quick --steps 100 --cells gru lstm", "--quick --rate 0.1 --steps 7"):
         run = lambda config: seen.append((config.steps, config.rate, config.cells)) or {"loss": np.nan * 1}  # noqa: E731
         quick = {"steps": 2, "cells": ("gru",)}
-        assert _script.run_script("own", own, run, quick=quick, arguments=arguments.split()) == 0
+        assert script.run_script("own", own, run, quick=quick, arguments=arguments.split()) == 0
     both = ("gru", "lstm")
     assert seen == [(100, 0.5, both), (2, 0.5, ("gru",)), (100, 0.5, both), (7, 0.1, ("gru",))]
     record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
@@ -213,35 +214,35 @@ def test_options_given_beside_quick_count(tmp_path, monkeypatch):
 
 
 def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(_script, "use_all_cores", lambda: None)
+    monkeypatch.setattr(script, "use_all_cores", lambda: None)
 
     def ends_with(error, *arguments):
         def run(config):
             raise error
 
-        code = _script.run_script("own", Options, run, arguments=[f"--out={tmp_path}", *arguments])
+        code = script.run_script("own", Options, run, arguments=[f"--out={tmp_path}", *arguments])
         return code, *capsys.readouterr()
 
     assert ends_with(KeyboardInterrupt()) == (130, "", "own: stopped\n")
     resume = "own: stopped; go on from the last checkpoint by --resume\n"
     assert ends_with(KeyboardInterrupt(), "--save-every=2") == (130, "", resume)
-    assert ends_with(_report.CannotRun("the disk is full")) == (2, "", "own: the disk is full\n")
+    assert ends_with(report.CannotRun("the disk is full")) == (2, "", "own: the disk is full\n")
     assert not list(tmp_path.iterdir())
 
 
 def test_shares_and_positive_numbers():
     config = types.SimpleNamespace(a=0.0, b=1.0, c=float("nan"), d=None, e=(1, float("inf")), word="z")
-    _script.share(config, "a")
-    _script.positive(config, "b", "d")
+    script.share(config, "a")
+    script.positive(config, "b", "d")
     for name in ("b", "c"):
         with pytest.raises(ValueError, match=f"--{name} expected a share in \\[0, 1\\), got"):
-            _script.share(config, name)
+            script.share(config, name)
     for name in ("a", "c", "e"):
         with pytest.raises(ValueError, match=f"--{name} expected a positive number, got"):
-            _script.positive(config, "b", name)
-    _script.among(config, "word", ["y", "z"])
+            script.positive(config, "b", name)
+    script.among(config, "word", ["y", "z"])
     with pytest.raises(ValueError, match="--word expected x, y; got z"):
-        _script.among(config, "word", ["x", "y"])
+        script.among(config, "word", ["x", "y"])
 
 
 # The list
@@ -251,27 +252,27 @@ def test_every_script_is_listed_once(capsys):
     assert listing.main([]) == 0
     shown = capsys.readouterr().out
     folder = Path(sequential_images.__file__).parent
-    scripts = {path.stem for path in folder.glob("[!_]*.py")} | {
-        f"benchmarks.{p.stem}" for p in folder.glob("benchmarks/[!_]*.py")
-    }
-    names = [script.name for script in listing.SCRIPTS]
-    assert sorted(names) == sorted(scripts | {"datasets"})
-    for script in listing.SCRIPTS:
-        assert script.name in shown
+    scripts = {path.stem for path in folder.glob("[!_]*.py")}
+    packages = {path.parent.name for path in folder.glob("*/__main__.py")}
+    benchmarks = {f"benchmarks.{path.stem}" for path in folder.glob("benchmarks/[!_]*.py")}
+    names = [row.name for row in listing.SCRIPTS]
+    assert sorted(names) == sorted(scripts | packages | benchmarks)
+    for row in listing.SCRIPTS:
+        assert row.name in shown
     assert listing.main(["gates"]) == 2
     assert "got gates; run one as python -m experiments.NAME" in capsys.readouterr().err
 
 
 def test_the_table_in_the_readme_is_that_of_the_records():
     """Mended by: python -m experiments summary."""
-    text = (_summary.FOLDER / "README.md").read_text(encoding="utf-8")
-    assert _summary.with_table(text, _summary.table()) == text
+    text = (summary.FOLDER / "README.md").read_text(encoding="utf-8")
+    assert summary.with_table(text, summary.table()) == text
 
 
 def test_every_record_has_a_row(tmp_path):
     record = {"experiment": "mnist_1d", "test_accuracy": [0.5, 0.7], "parameters": 5110, "seconds": 90}
     (tmp_path / "mnist_1d.json").write_text(json.dumps(record))
-    *_, row = _summary.table(tmp_path).splitlines()
+    *_, row = summary.table(tmp_path).splitlines()
     assert row.startswith("| `mnist_1d` | test accuracy, % | 5,110 | 1.5 | 60.0 ± 14.1, 2 seeds | 89.1 to 91.0")
 
 
@@ -279,7 +280,7 @@ def test_every_record_has_a_row(tmp_path):
 
 
 def test_labels_are_spread_out_in_their_order():
-    placed = _figures.spread_out([0.5, 0.9, 0.51, 0.52], 0.06)
+    placed = figures.spread_out([0.5, 0.9, 0.51, 0.52], 0.06)
     assert placed[0] < placed[2] < placed[3] < placed[1]
     np.testing.assert_allclose(np.diff([placed[0], placed[2], placed[3]]), 0.06, atol=1e-3)
     np.testing.assert_allclose(np.mean([placed[0], placed[2], placed[3]]), 0.51, atol=1e-9)
@@ -288,12 +289,12 @@ def test_labels_are_spread_out_in_their_order():
 
 def test_a_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "record.json"
-    _report.write_json(path, {"loss": [1.0, float("nan")], "of": {"x": float("inf")}})
+    report.write_json(path, {"loss": [1.0, float("nan")], "of": {"x": float("inf")}})
     assert json.loads(path.read_text(encoding="utf-8")) == {"loss": [1.0, None], "of": {"x": None}}
     with pytest.raises(TypeError):
-        _report.write_json(path, {"loss": object()})
+        report.write_json(path, {"loss": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["loss"] == [1.0, None]
-    with contextlib.suppress(RuntimeError), _report.whole_file(path) as partial:
+    with contextlib.suppress(RuntimeError), report.whole_file(path) as partial:
         partial.write_text("half")
         raise RuntimeError
     assert json.loads(path.read_text(encoding="utf-8"))["loss"] == [1.0, None]

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments import _gates_measures, _real_tasks, gates
-from experiments._models import many_to_one
 from experiments.datasets.images import split_of_digits
 from experiments.datasets.text import as_numbers
+from experiments.gates import __main__ as gates
+from experiments.gates import measures
+from experiments.models import real_tasks
+from experiments.models.readout import many_to_one
 from jaxrnn.analysis import GateStatistics
 from tests.training import compiled_quickly, optax_promotes  # noqa: F401
 
@@ -29,7 +31,7 @@ def columns(examples):
 
 
 def test_digits_are_parted_without_a_rest():
-    images, problem = split_of_digits(), _real_tasks.digits(32)
+    images, problem = split_of_digits(), real_tasks.digits(32)
     epoch = [problem.batch(3, step) for step in range(36)]
     seen = [column for batch in epoch for column in columns(batch)]
     assert len(set(seen)) == len(seen) == 36 * 32  # 1,154 training images, each at most once in an epoch
@@ -48,7 +50,7 @@ def test_digits_are_parted_without_a_rest():
 
 def test_batches_are_a_function_of_seed_and_step():
     text = as_numbers("rhyme", RHYME, 10)
-    for problem in (_real_tasks.digits(8), _real_tasks.next_character(text, 10, 8)):
+    for problem in (real_tasks.digits(8), real_tasks.next_character(text, 10, 8)):
         first, again, later, other = (problem.batch(*place) for place in ((1, 200), (1, 200), (1, 201), (2, 200)))
         np.testing.assert_array_equal(first.xs, again.xs)
         np.testing.assert_array_equal(first.targets, again.targets)
@@ -58,7 +60,7 @@ def test_batches_are_a_function_of_seed_and_step():
 
 def test_characters_are_said_from_those_before():
     text = as_numbers("rhyme", RHYME, 10)
-    problem = _real_tasks.next_character(text, 10, 16)
+    problem = real_tasks.next_character(text, 10, 16)
     xs, targets = problem.batch(0, 0)
     training = "".join(text.alphabet[n] for n in text.training)
     for x, target in zip(xs.T, targets.T, strict=True):
@@ -74,7 +76,7 @@ def test_characters_are_said_from_those_before():
 
 def test_scores_of_a_classifier():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
-    found = _real_tasks.classified(logits, jnp.array([0, 1]))
+    found = real_tasks.classified(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(found["loss"], -(np.log(0.5) + np.log(0.2)) / 2, rtol=1e-6)
     assert found["error"] == 0.5
 
@@ -92,7 +94,7 @@ def test_a_summary_is_over_all_units():
             "o": of_a_gate(np.array([0.2, 0.6]) + shift, below, above, histogram, None),
         }
 
-    found = _gates_measures.summary([statistics(0), statistics(0.1)], 10)
+    found = measures.summary([statistics(0), statistics(0.1)], 10)
     np.testing.assert_allclose(found["o"]["mean"], [0.4, 0.5])
     np.testing.assert_allclose(found["o"]["saturated"], [0.125 + 0.625, 0.125 + 0.525])
     np.testing.assert_allclose(found["f"]["histogram"][1], np.array([2, 5, 5, 8]) / 20)
@@ -109,14 +111,14 @@ def small_population():
 
     def examples(count, key):
         xs = np.random.default_rng(key).normal(size=(5, count, 2)).astype(np.float32)
-        return _real_tasks.Examples(xs, (xs[0, :, 0] > 0).astype(np.int32))
+        return real_tasks.Examples(xs, (xs[0, :, 0] > 0).astype(np.int32))
 
-    problem = _real_tasks.Problem(
-        "sign", "nats", 5, 2, 2, many_to_one, lambda xs: xs, _real_tasks.classified,
+    problem = real_tasks.Problem(
+        "sign", "nats", 5, 2, 2, many_to_one, lambda xs: xs, real_tasks.classified,
         lambda seed, step: examples(4, (seed, step)), examples(6, 7), examples(6, 8),
     )  # fmt: skip
     cell = jaxrnn.gru(3)
-    models = [_real_tasks.initial(problem, cell, 3, jax.random.key(k)) for k in range(2)]
+    models = [real_tasks.initial(problem, cell, 3, jax.random.key(k)) for k in range(2)]
     models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     noise = [jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(models)]
     return problem, cell, jax.tree.unflatten(jax.tree.structure(models), noise)
@@ -139,10 +141,10 @@ def gru_in_numpy(model, xs, fixed):
 
 def test_ablations_are_those_of_numpy():
     problem, cell, models = small_population()
-    found = _gates_measures.ablations(problem, cell, models, [10, 11])
+    found = measures.ablations(problem, cell, models, [10, 11])
     assert list(found) == ["r", "z"]
     for k, seed in enumerate([10, 11]):
-        model = _gates_measures.of_seed(models, k)
+        model = measures.of_seed(models, k)
         xs = np.concatenate([problem.batch(seed, 0).xs, problem.batch(seed, 1).xs], 1)[:, :6]  # as many as the test has
         means = {name: values.mean((0, 1)) for name, values in gru_in_numpy(model, xs, {})[0].items()}
         for gate in ("r", "z"):
@@ -158,10 +160,10 @@ def test_ablations_are_those_of_numpy():
 def test_gates_are_looked_at_on_sequences_held_out():
     problem, cell, models = small_population()
     trained = jax.tree.map(lambda leaf: 2 * leaf, models)
-    found = _gates_measures.before_and_after(problem, cell, models, trained)
+    found = measures.before_and_after(problem, cell, models, trained)
     for when, population in (("before", models), ("after", trained)):
         for k in range(2):
-            seen, _ = gru_in_numpy(_gates_measures.of_seed(population, k), problem.test.xs, {})
+            seen, _ = gru_in_numpy(measures.of_seed(population, k), problem.test.xs, {})
             for gate in ("r", "z"):
                 summary = found[when][gate]
                 np.testing.assert_allclose(summary["below"][k], np.mean(seen[gate] < 0.1), atol=1e-6)
@@ -181,18 +183,18 @@ def test_gates_are_looked_at_on_sequences_held_out():
 
 def test_orders_and_verdicts():
     losses = {"i": [2.0, 3.0], "f": [5.0, 2.0], "o": [1.0, 1.0]}
-    assert _gates_measures.orders(losses) == ["f > i > o", "i > f > o"]
-    assert _gates_measures.orders({"i": [2.0, 2.0], "f": [5.0, 1.0], "o": [2.0, 2.0]}) == ["f > i = o", "i = o > f"]
-    assert _gates_measures.orders({"i": [4.0], "f": [4.0 + 1e-6], "o": [2.0]}) == ["f = i > o"]
-    tied = _gates_measures.order_verdicts({"closed": {"i": [4.0], "f": [4.0 + 1e-6], "o": [2.0]}})["closed"]
+    assert measures.orders(losses) == ["f > i > o", "i > f > o"]
+    assert measures.orders({"i": [2.0, 2.0], "f": [5.0, 1.0], "o": [2.0, 2.0]}) == ["f > i = o", "i = o > f"]
+    assert measures.orders({"i": [4.0], "f": [4.0 + 1e-6], "o": [2.0]}) == ["f = i > o"]
+    tied = measures.order_verdicts({"closed": {"i": [4.0], "f": [4.0 + 1e-6], "o": [2.0]}})["closed"]
     assert (tied["forget > input > output"], tied["forget first"]) == ("against (0 of 1 seeds)",) * 2
-    found = _gates_measures.order_verdicts({"open": losses, "closed": {"i": [2.0], "f": [9.0], "o": [3.0]}})
+    found = measures.order_verdicts({"open": losses, "closed": {"i": [2.0], "f": [9.0], "o": [3.0]}})
     assert found["open"]["forget > input > output"] == "undecided (1 of 2 seeds)"
     assert found["open"]["forget first"] == "undecided (1 of 2 seeds)"
     assert found["closed"]["forget > input > output"] == "against (0 of 1 seeds)"
     assert found["closed"]["forget first"] == "for (1 of 1 seeds)"
     shares = {"f": {"saturated": [0.6, 0.7]}, "o": {"saturated": [0.5, 0.6]}, "i": {"saturated": [0.1, 0.2]}}
-    assert _gates_measures.saturation_verdicts(shares) == {
+    assert measures.saturation_verdicts(shares) == {
         "f": "for (2 of 2 seeds)",
         "o": "undecided (1 of 2 seeds)",
         "i": "against (0 of 2 seeds)",

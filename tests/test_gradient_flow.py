@@ -11,14 +11,9 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments import _gradient_flow_claims as claims
-from experiments import _gradient_flow_clipping as clipping
-from experiments import _gradient_flow_gain as gain
-from experiments import _gradient_flow_measure as measure
-from experiments import _gradient_flow_tables as tables
-from experiments import _gradient_flow_task as task
-from experiments import gradient_flow
-from experiments._models import Readout
+from experiments.gradient_flow import __main__ as gradient_flow
+from experiments.gradient_flow import claims, clipping, gain, measure, tables, task
+from experiments.models.readout import Readout
 
 EXACT = 1e-9  # float64, products of some tens of steps
 

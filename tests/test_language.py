@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _language
-from experiments._loop import begin, make_optimiser, training
+from experiments.models import language
+from experiments.training.loop import begin, make_optimiser, training
 from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 V, B, WINDOW = 5, 3, 4
@@ -18,7 +18,7 @@ TEXT = np.random.default_rng(0).integers(0, V, 50)
 @functools.cache
 def made(cell="gru", layers=2, dropout=0.0):
     """A model, its parameters, and its call, compiled."""
-    model = _language.language_model(V, cell=cell, embedding=3, hidden_size=6, layers=layers, dropout=dropout)
+    model = language.language_model(V, cell=cell, embedding=3, hidden_size=6, layers=layers, dropout=dropout)
     call = jax.jit(lambda params, *given: model.bind(params)(*given))
     return model, filled(model), call
 
@@ -33,7 +33,7 @@ def nats_of(logits, tokens):
 @pytest.mark.parametrize("streams", [1, 3])
 def test_the_loss_of_a_text_is_that_of_its_streams(streams):
     model, params, call = made()
-    found = _language.text_loss(model, TEXT, streams, WINDOW)(jax.tree.map(lambda leaf: leaf[None], params))
+    found = language.text_loss(model, TEXT, streams, WINDOW)(jax.tree.map(lambda leaf: leaf[None], params))
     length = len(TEXT) // streams
     parts = np.stack([TEXT[k * length : (k + 1) * length] for k in range(streams)], 1)
     logits, _ = call(params, jnp.asarray(parts[:-1], jnp.int32))
@@ -42,10 +42,10 @@ def test_the_loss_of_a_text_is_that_of_its_streams(streams):
 
 def test_windows_follow_one_another_and_hand_on_their_states():
     model, params, call = made("lstm")
-    task = _language.text_task(model, TEXT, B, WINDOW)
+    task = language.text_task(model, TEXT, B, WINDOW)
     streams = TEXT[:48].reshape(B, 16).T
     inputs, targets, fresh = zip(*(task.batch(7, step) for step in range(3)), strict=True)
-    assert _language.steps_an_epoch(TEXT, B, WINDOW) == 3
+    assert language.steps_an_epoch(TEXT, B, WINDOW) == 3
     assert [list(f) for f in fresh] == [[True] * B, [False] * B, [False] * B]
     whole = np.concatenate(inputs)
     first = next(k for k in range(4) if (streams[k : k + 12] == whole).all())
@@ -66,7 +66,7 @@ def test_windows_follow_one_another_and_hand_on_their_states():
 def test_it_learns_a_text_that_repeats_itself():
     text = np.tile([0, 1, 2, 1, 3, 4], 40)
     model = made(layers=1)[0]
-    task = _language.text_task(model, text, B, 8)._replace(init=lambda key: filled(model))
+    task = language.text_task(model, text, B, 8)._replace(init=lambda key: filled(model))
     optimiser = make_optimiser(0.03)
     with optax_promotes():
         state, run = begin(task, optimiser, [0]), training(task, optimiser)
@@ -78,7 +78,7 @@ def test_it_learns_a_text_that_repeats_itself():
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
     free = jnp.full((7, 2), -1).at[2, 1].set(3)  # the second text has one given
     prompt = jnp.asarray([[0, 0], [1, 1], [2, 2]])
-    written = _language.write(model, params, prompt, free, jnp.float32(0.01), jax.random.key(0))
+    written = language.write(model, params, prompt, free, jnp.float32(0.01), jax.random.key(0))
     assert written[:, 0].tolist() == [1, 3, 4, 0, 1, 2, 1]
     assert written[:4, 1].tolist() == [1, 3, 3, 4]
 
@@ -89,7 +89,7 @@ def test_what_is_written_has_the_model_s_odds():
     first = np.asarray(call(params, prompt[:, :1])[0][0, 0], np.float64)
     second = np.asarray(call(params, jnp.asarray([[0], [2]]))[0][1, 0], np.float64)  # after a 2
     for temperature in (1.0, 0.5):
-        drawn = _language.write(model, params, prompt, free, jnp.float32(temperature), jax.random.key(1), banned=(1, 3))
+        drawn = language.write(model, params, prompt, free, jnp.float32(temperature), jax.random.key(1), banned=(1, 3))
         drawn = np.asarray(drawn)
         for logits, tokens in ((first, drawn[0]), (second, drawn[1][drawn[0] == 2])):
             odds = np.exp(logits / temperature) * [1, 0, 1, 0, 1]

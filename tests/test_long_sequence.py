@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import long_sequence
-from experiments._devices import sharing
+from experiments.command.devices import sharing
 
 SMALL = ["--steps", "40", "--batch-size", "2", "--features", "3", "--hidden-size", "4", "--updates", "3"]
 

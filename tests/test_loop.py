@@ -13,13 +13,14 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import _checkpoints, _logs, _loop, _progress
-from experiments._checkpoints import Checkpoints, check_folder
-from experiments._logs import Keepers, Log, TensorBoard
-from experiments._loop import Settings, Task, fit, make_optimiser, population, training
-from experiments._progress import Job, side_by_side
-from experiments._report import CannotRun
-from experiments._runs import RunOptions, check_learned, check_runs, keeper_of
+from experiments.command import progress
+from experiments.command.progress import Job, side_by_side
+from experiments.command.report import CannotRun
+from experiments.training import checkpoints, logs, loop
+from experiments.training.checkpoints import Checkpoints, check_folder
+from experiments.training.logs import Keepers, Log, TensorBoard
+from experiments.training.loop import Settings, Task, fit, make_optimiser, population, training
+from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
 from tests.training import compiled_quickly  # noqa: F401
 
 
@@ -108,7 +109,7 @@ def test_what_was_never_a_number_is_not_the_best(tmp_path):
     assert again.best.values.tolist() == course.best.values.tolist()
     np.testing.assert_array_equal(course.best_of("value"), [np.inf, 5])
     assert course.best.values.tolist() == [np.inf, 5]
-    assert (course.params["w"][0] == _loop.begin(TASK, OPTIMISER, (0,)).params["w"][0]).all()
+    assert (course.params["w"][0] == loop.begin(TASK, OPTIMISER, (0,)).params["w"][0]).all()
     with pytest.raises(CannotRun, match="the value loss was never a finite number; give a smaller --learning-rate"):
         check_learned(course, "value")
     check_learned(course._replace(history=[f._replace(metrics={"value": np.ones(2)}) for f in course.history]), "value")
@@ -177,7 +178,7 @@ def run(settings=LONG, keeper=None):
 
 def assert_same(a, b):
     parts = [
-        (_checkpoints._arrays(course), course.best.waited, [f._replace(seconds=0) for f in course.history])
+        (checkpoints._arrays(course), course.best.waited, [f._replace(seconds=0) for f in course.history])
         for course in (a, b)
     ]
     jax.tree.map(np.testing.assert_array_equal, *parts)
@@ -347,15 +348,15 @@ def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     keeper = TensorBoard(tmp_path, range(3, 5))
     metrics = {"value": np.array([3.0, 4.0])}
-    found = _loop.Evaluation(7, 0.5, np.array([1.0, 2.0]), metrics)
-    keeper.evaluated(_loop.Course(None, None, [found]))
+    found = loop.Evaluation(7, 0.5, np.array([1.0, 2.0]), metrics)
+    keeper.evaluated(loop.Course(None, None, [found]))
     assert heard == [
         ("seed 3", "loss", 1, 7),
         ("seed 4", "loss", 2, 7),
         ("seed 3", "value", 3, 7),
         ("seed 4", "value", 4, 7),
     ]
-    monkeypatch.setattr(_logs.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(logs.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r'expected the package tensorboardX; pip install "jaxrnn\[tensorboard\]"'):
         check_runs(RunOptions(out=tmp_path, tensorboard=True), {"": {}})
 
@@ -399,15 +400,15 @@ def test_the_speed_is_that_since_the_first_call(monkeypatch):
             speeds.append((told["completed"], told["speed"]))
 
     speeds, clock = [], iter([10.0, 12.0, 14.0])
-    monkeypatch.setattr(_progress.time, "perf_counter", lambda: next(clock))
-    show = _progress._teller(Bar(), 0, threading.Event())
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    show = progress._teller(Bar(), 0, threading.Event())
     for done in (1000, 1010, 1060):
         show(done, "")
     assert speeds == [(1000, 0), (1010, 5), (1060, 15)]
 
 
 def test_the_calls_of_a_run_meet_its_evaluations():
-    assert list(_loop._calls(4, Settings(13, 5, steps_per_call=3))) == [
+    assert list(loop._calls(4, Settings(13, 5, steps_per_call=3))) == [
         range(4, 5),
         range(5, 8),
         range(8, 10),

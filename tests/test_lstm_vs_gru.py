@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _lstm_vs_gru_plan, lstm_vs_gru
-from experiments._lstm_vs_gru_plan import adding, parameters_of, planned, sized
+from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
+from experiments.lstm_vs_gru import plan
+from experiments.lstm_vs_gru.plan import adding, parameters_of, planned, sized
 from tests.training import compiled_quickly, optax_promotes  # noqa: F401
 
 # Sizes
@@ -66,7 +67,7 @@ def test_scores_of_sums():
     found = adding(10, 4).scores(jnp.array([[1.0], [0.5], [0.7]]), jnp.array([1.03, 0.55, 0.7]))
     np.testing.assert_allclose(found["loss"], (0.03**2 + 0.05**2) / 3, rtol=1e-4)
     np.testing.assert_allclose(found["error"], 1 / 3, rtol=1e-6)
-    assert _lstm_vs_gru_plan.TOLERATED == 0.04
+    assert plan.TOLERATED == 0.04
 
 
 # What is counted and timed

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import memory_tasks
-from experiments._cells import CONTESTANTS
-from experiments._memory_agreement import NOUNS, PAST, PREPOSITIONS, PRESENT, STEMS, WORDS, nearest_noun
-from experiments._memory_batch import Batch
-from experiments._memory_plan import Scale, grid, jobs, trained_with, variants
-from experiments._memory_problems import PROBLEMS, held_out_batch, inputs, training_batch
-from experiments._memory_reber import SYMBOLS
-from experiments._memory_runs import Outcome, answers, first_solved, grouped, late_groups, until_all_solved
-from experiments._models import init_readout
+from experiments.memory_tasks import __main__ as memory_tasks
+from experiments.memory_tasks.agreement import NOUNS, PAST, PREPOSITIONS, PRESENT, STEMS, WORDS, nearest_noun
+from experiments.memory_tasks.batch import Batch
+from experiments.memory_tasks.plan import Scale, grid, jobs, trained_with, variants
+from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, inputs, training_batch
+from experiments.memory_tasks.reber import SYMBOLS
+from experiments.memory_tasks.runs import Outcome, answers, first_solved, grouped, late_groups, until_all_solved
+from experiments.models.cells import CONTESTANTS
+from experiments.models.readout import init_readout
 
 SHORTEST = {"adding": 2, "copy": 1, "order": 10, "reber": 9, "agreement": 1}
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import char_lm, forecast, japanese_vowels, mnist_1d, poems, polyphonic_music
-from experiments._language import language_model
 from experiments.datasets import poems as quatrains
 from experiments.datasets.airline import Series
 from experiments.datasets.vowels import Utterances
+from experiments.models.language import language_model
 from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 SCRIPTS = {

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import _translation as translation
 from experiments import translate_toy
+from experiments.datasets import translation
 from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments._report import environment, writable_folder
 from experiments.benchmarks._peers import PEERS, installed_version
 from experiments.benchmarks._problem import FORMS
 from experiments.benchmarks._turns import cores
+from experiments.command.report import environment, writable_folder
 
 
 def known(option: str, given: Sequence[str], expected: Sequence[str]) -> None:

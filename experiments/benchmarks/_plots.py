@@ -9,11 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLocator
 
-from experiments._figures import GREY, LINE_OF_TEXT, STYLE, spread_out
-from experiments._report import whole_file
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._summary import BASE, ratios
 from experiments.benchmarks._turns import TASKS, Timing
+from experiments.command.figures import GREY, LINE_OF_TEXT, STYLE, spread_out
+from experiments.command.report import whole_file
 
 # Okabe and Ito's palette. jaxrnn's own have filled markers and solid lines, the others open ones and dashes.
 LOOKS: dict[str, tuple[str, str]] = {

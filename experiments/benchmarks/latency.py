@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import tyro
 
-from experiments._report import write_json
 from experiments.benchmarks import _options, _plots, _streams
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import Problem, Shape, difference, make_problem, parse_shape
 from experiments.benchmarks._streams import Stream
 from experiments.benchmarks._turns import start, take_turns
 from experiments.benchmarks.speed import TOLERANCE, contestants_of
+from experiments.command.report import write_json
 
 CELLS = ("lstm", "gru", "rnn")
 STEPS_COMPARED = 8

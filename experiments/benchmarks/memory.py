@@ -17,12 +17,12 @@ from typing import Any
 
 import tyro
 
-from experiments._report import write_json
 from experiments.benchmarks import _options, _plots
 from experiments.benchmarks._contestants import Contestant, unrolled
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import Problem, Shape, make_problem
 from experiments.benchmarks._turns import start
+from experiments.command.report import write_json
 
 OWN: dict[str, Callable[[Problem], Contestant]] = {
     "None": unrolled,

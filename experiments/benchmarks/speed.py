@@ -18,12 +18,12 @@ from typing import Any
 
 import tyro
 
-from experiments._report import write_json
 from experiments.benchmarks import _options, _plots, _summary
 from experiments.benchmarks._contestants import OWN, Contestant, Disagreement, differences, prepare
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import FORMS, Problem, make_problem, parse_shape
 from experiments.benchmarks._turns import TASKS, Timing, matrix_product_peak, start, take_turns
+from experiments.command.report import write_json
 
 TOLERANCE = 3e-5  # float32, of the largest entry of an array; seen: 8e-6, sums are taken in different orders
 SHAPES = (

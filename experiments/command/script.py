@@ -1,0 +1,93 @@
+"""The edges that scripts share: options, refusals in one line, and the record of a run."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from experiments.command.devices import use_all_cores
+from experiments.command.report import CannotRun, environment, writable_folder, write_json
+
+Config = TypeVar("Config")
+
+
+def run_script(
+    name: str,
+    config_type: type[Config],
+    run: Callable[[Config], Mapping[str, Any]],
+    *,
+    check: Callable[[Config], None] = lambda config: None,
+    quick: Mapping[str, Any] | None = None,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Reads the options, refuses what cannot be run, runs, and writes what came out into `results.json`.
+
+    Args:
+        name: of the script, as in `python -m experiments.<name>`.
+        config_type: a frozen dataclass with at least `out`, and `quick` if `quick` is given.
+        run: trains, prints and draws; returns what the record says beside settings, versions and machine.
+        check: a `ValueError` or `OSError` with one line of text if anything is wrong, before any work.
+        quick: the settings of `--quick`; options that are given beside it count.
+        arguments: by default those of the command line.
+
+    Returns:
+        The exit code: 2 with one line on stderr if the command cannot be run as it stands, 130 if the user stops it.
+    """
+    config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
+    if quick is not None and config.quick:
+        small: Any = dataclasses.replace(config_type(), **quick)  # pyright: ignore[reportArgumentType]
+        config = tyro.cli(config_type, args=arguments, default=small)
+    try:
+        check(config)
+        writable_folder(config.out)
+    except (ValueError, OSError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    use_all_cores()
+    try:
+        found = run(config)
+    except CannotRun as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        kept = getattr(config, "save_every", None) is not None
+        print(f"{name}: stopped{'; go on from the last checkpoint by --resume' if kept else ''}", file=sys.stderr)
+        return 130
+    write_json(config.out / "results.json", {"experiment": name, "config": settings(config), **environment(), **found})
+    print(f"written into {config.out}")
+    return 0
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """The options as JSON has them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
+
+
+def positive(config: Any, *names: str) -> None:
+    """A `ValueError` for an option that is not a positive, finite number; None is passed over."""
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not 0 < number < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {number}")
+
+
+def share(config: Any, *names: str) -> None:
+    """A `ValueError` for an option that is not a share below 1."""
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} expected a share in [0, 1), got {value}")
+
+
+def among(config: Any, name: str, known: Sequence[Any]) -> None:
+    """A `ValueError` for an option, or an entry of one, that is not among the known."""
+    given = getattr(config, name)
+    given = given if isinstance(given, tuple) else (given,)
+    unknown = [value for value in given if value not in known]
+    if unknown or not given:
+        got = unknown[0] if unknown else "nothing"
+        raise ValueError(f"--{name.replace('_', '-')} expected {', '.join(map(str, known))}; got {got}")

@@ -1,0 +1,304 @@
+"""Where gradients go: their size at every step beside what the spectrum of W_h says, before and after training.
+
+    python -m experiments.gradient_flow
+
+Every cell learns which of four symbols came first, many steps of noise ago. Before and after, the
+gradient of the last step's loss is followed back through all steps. Beside it: the gain of W_h
+scanned from vanishing to exploding, the four ways of an LSTM's memory to the next, and clipping.
+"""
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.report import write_json
+from experiments.command.script import among, positive, run_script
+from experiments.gradient_flow.claims import claims
+from experiments.gradient_flow.clipping import CASES, CLIPS, Descent, Wall, climb_wall, train_clipped
+from experiments.gradient_flow.figures import draw_clipping, draw_flow, draw_spectrum
+from experiments.gradient_flow.gain import ACTIVATIONS, MATRICES, POWER_GAINS, Gains, scan
+from experiments.gradient_flow.measure import Flow, candidate, measure
+from experiments.gradient_flow.tables import print_tables
+from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
+from experiments.models.cells import CONTESTANTS
+from experiments.training.loop import population
+
+STAGES = ("at initialisation", "trained")
+POINTS = 31  # of each curve that is kept
+GRID = 30  # points along each side of the surface
+DRAWN = 75  # updates of each way on it
+LN10 = float(np.log(10))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Gradients by step, before and after training, beside the spectral prediction."""
+
+    length: int = 500
+    """T, steps from the symbol to the loss."""
+    hidden_size: int = 64
+    """H, hidden units."""
+    cells: tuple[str, ...] = ("rnn", "rnn-uniform", "relu", "irnn", "lstm-b0", "lstm", "lstm-chrono", "gru")
+    """Which cells to compare: any of those, or gru-chrono."""
+    updates: int = 600
+    """Steps of Adam between the two measurements."""
+    batch_size: int = 16
+    """Sequences in an update, and in a measurement."""
+    learning_rate: float | None = None
+    """Of every cell; by default 0.003, but 0.0003 for the ReLU RNN and 0.00001 for the IRNN."""
+    gains: int = 13
+    """How many gains of W_h from 1/2 to 2 are scanned; at least 3, and odd, so that 1 is among them."""
+    clipping_updates: int = 300
+    """Steps of gradient descent with and without clipping."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 5
+    """How many runs, with seeds one after another."""
+    out: Path = Path("results/gradient_flow")
+    """The folder for results.json and the figures."""
+    quick: bool = False
+    """A small version of everything, in under half a minute."""
+
+
+QUICK = {
+    "length": 60,
+    "hidden_size": 16,
+    "cells": ("rnn", "lstm"),
+    "updates": 50,
+    "batch_size": 8,
+    "gains": 5,
+    "clipping_updates": 40,
+    "seeds": 2,
+}
+
+
+class Run(NamedTuple):
+    """One cell, all seeds."""
+
+    cell: str
+    errors: dict[str, np.ndarray]  # (seeds,), by stage: the share of wrong answers at T
+    flows: dict[str, list[Flow]]  # by stage, one a seed
+    learning_rate: float
+    seconds: float
+
+
+def checked(config: Config) -> None:
+    positive(config, "length", "hidden_size", "updates", "batch_size", "learning_rate", "gains", "clipping_updates")
+    positive(config, "seeds")
+    among(config, "cells", tuple(CONTESTANTS))
+    if config.seed < 0:
+        raise ValueError(f"--seed expected a number of at least 0, got {config.seed}")
+    if config.length < 20:
+        raise ValueError(
+            f"--length expected at least 20 steps, of which the last tenth is told apart; got {config.length}"
+        )
+    if config.gains < 3 or config.gains % 2 == 0:
+        raise ValueError(f"--gains expected an odd number of at least 3, got {config.gains}")
+
+
+def seeds_of(config: Config) -> range:
+    return range(config.seed, config.seed + config.seeds)
+
+
+def run_cell(config: Config, name: str, show: Show) -> Run:
+    """Measures, trains, and measures again."""
+    start = time.perf_counter()
+    cell = CONTESTANTS[name].make(config.hidden_size, config.length)
+    task = make_task(cell, config.hidden_size, config.length, config.batch_size)
+    errors = population(functools.partial(test_error, cell, config.length))
+    rate = LEARNING_RATES.get(name, LEARNING_RATE) if config.learning_rate is None else config.learning_rate
+    populations, wrong = train(task, errors, rate, seeds_of(config), config.updates, show)
+    flows = []
+    for models in populations:
+        show(config.updates, "measuring")
+        flows.append(
+            [
+                measure(cell, model, config.length, config.batch_size, seed)
+                for seed, model in zip(seeds_of(config), by_seed(models), strict=True)
+            ]
+        )
+    return Run(
+        name,
+        dict(zip(STAGES, wrong, strict=True)),
+        dict(zip(STAGES, flows, strict=True)),
+        rate,
+        time.perf_counter() - start,
+    )
+
+
+def rounded(values: Any, digits: int = 4) -> Any:
+    """Numbers as lists, with so many significant digits."""
+    if isinstance(values, (list, tuple, np.ndarray)):
+        return [rounded(value, digits) for value in values]
+    return float(f"{float(values):.{digits}g}")
+
+
+def relative(flow: Flow) -> np.ndarray:
+    """log10 of ‖∂L/∂h_t‖ over ‖∂L/∂h_T‖, `(T,)`: the median over the sequences whose ∂L/∂h_T is not zero."""
+    alive = np.isfinite(flow.log_h[-1])
+    if not alive.any():
+        return np.full(len(flow.log_h), np.nan)
+    return np.median(flow.log_h[:, alive] - flow.log_h[-1, alive], 1) / LN10
+
+
+def steps_back(length: int) -> np.ndarray:
+    """The T - t at which curves are kept, from 0 to T - 1."""
+    return np.unique(np.linspace(0, length - 1, min(POINTS, length)).round().astype(int))
+
+
+def curve_of(flows: Sequence[Flow]) -> dict[str, list[float]]:
+    """The relative norms at `steps_back`: the median over seeds, and their range; empty if there are none."""
+    of_seeds = np.array([curve for curve in map(relative, flows) if not np.isnan(curve).any()])
+    if not len(of_seeds):
+        return {"median": [], "lowest": [], "highest": []}
+    back = of_seeds[:, ::-1][:, steps_back(of_seeds.shape[1])]
+    return {
+        "median": rounded(np.median(back, 0), 3),
+        "lowest": rounded(back.min(0), 3),
+        "highest": rounded(back.max(0), 3),
+    }
+
+
+def flow_record(run: Run, stage: str) -> dict[str, Any]:
+    """One cell at one stage; lists are over seeds."""
+    flows = run.flows[stage]
+    gates = flows[0].spectrum
+
+    def each(quantity: Callable[[Flow], Any]) -> Any:
+        values = [quantity(flow) for flow in flows]
+        return None if values[0] is None else rounded(values)
+
+    return {
+        "cell": run.cell,
+        "label": CONTESTANTS[run.cell].label,
+        "stage": stage,
+        "learning_rate": run.learning_rate,
+        "error": rounded(run.errors[stage]),
+        "predicted": {
+            "log_largest_singular_value": each(lambda flow: candidate(flow.spectrum)[0]),
+            "log_spectral_radius": each(lambda flow: candidate(flow.spectrum)[1]),
+            "log_keep_mean": each(lambda flow: flow.keep and flow.keep[0]),
+            "log_keep_best_unit": each(lambda flow: flow.keep and flow.keep[1]),
+            "by_gate": {gate: rounded(np.mean([flow.spectrum[gate] for flow in flows], 0)) for gate in gates},
+        },
+        "measured": {
+            "slope_h": each(lambda flow: flow.slope),
+            "slope_c": each(lambda flow: flow.slope_c),
+            "lyapunov": each(lambda flow: flow.lyapunov),
+            "largest_growth_in_a_step": each(lambda flow: flow.largest_growth),
+            "log10_first_over_last": each(lambda flow: relative(flow)[0]),
+            "dead_at_the_first_step": each(lambda flow: np.mean(np.isneginf(flow.log_h[0]))),
+        },
+        "weight_gradient": {
+            "log10_norm": each(lambda flow: flow.log_weight_gradient / LN10),
+            "share_of_last_tenth": each(lambda flow: flow.last_tenth),
+            "norm_without_last_tenth": each(lambda flow: flow.without_last_tenth),
+            "last_steps_with_nine_tenths": each(lambda flow: flow.nine_tenths_in),
+        },
+        "cell_state_terms": flows[0].terms
+        and {term: rounded(np.mean([(flow.terms or {})[term] for flow in flows], 0)) for term in flows[0].terms},
+        "curve": curve_of(flows),
+    }
+
+
+def gain_record(found: Gains) -> dict[str, Any]:
+    return {
+        "gains": rounded(found.gains),
+        "log_radius_at_gain_1": {kind: rounded(values) for kind, values in found.log_radius.items()},
+        "slopes": [
+            {"activation": scan.activation, "matrix": scan.matrix, "by_gain_and_seed": rounded(scan.slopes, 3)}
+            for scan in found.scans
+        ],
+        "powers": {
+            kind: [
+                {"gain": gain, "log10_norms": rounded(logs / LN10, 3)}
+                for gain, logs in zip(POWER_GAINS[kind], of_kind, strict=True)
+            ]
+            for kind, of_kind in found.log_powers.items()
+        },
+    }
+
+
+def clipping_record(wall: Wall, descents: Sequence[Descent]) -> dict[str, Any]:
+    return {
+        "wall": {
+            "weights": rounded(wall.weights),
+            "biases": rounded(wall.biases),
+            "losses": rounded(wall.losses, 2),
+            "flung_off": wall.flung,
+            "ways": {name: rounded(way[:DRAWN, :2], 3) for name, way in wall.ways.items()},
+        },
+        "training": [
+            {
+                "case": descent.case,
+                "clip": descent.clip,
+                "updates": descent.updates.tolist(),
+                "losses": rounded(descent.losses, 2),
+                "gradient_norms": rounded(descent.norms, 2),
+                "error": rounded(descent.errors),
+            }
+            for descent in descents
+        ],
+    }
+
+
+def run_wall(show: Show) -> Wall:
+    found = climb_wall(GRID)
+    show(1, "")
+    return found
+
+
+def jobs_of(config: Config) -> dict[str, Job]:
+    """The slowest first."""
+    seeds = seeds_of(config)
+    clipping = functools.partial(
+        train_clipped, config.hidden_size, config.length, config.batch_size, config.clipping_updates, seeds
+    )
+    cells = {
+        CONTESTANTS[name].label: Job(config.updates, functools.partial(run_cell, config, name))
+        for name in reversed(dict.fromkeys(config.cells))
+    }
+    gains = functools.partial(scan, config.hidden_size, config.length, config.gains, seeds)
+    return {
+        "clipping": Job(len(CASES) * len(CLIPS) * config.clipping_updates, clipping),
+        **cells,
+        "gain of W_h": Job(len(ACTIVATIONS) * len(MATRICES), gains),
+        "wall": Job(1, run_wall),
+    }
+
+
+def run(config: Config) -> Mapping[str, Any]:
+    """Everything, the tables, the figures, and the record that both are made from."""
+    found = side_by_side(jobs_of(config), "updates")
+    runs = [found[CONTESTANTS[name].label] for name in dict.fromkeys(config.cells)]
+    record = {
+        "steps_back": steps_back(config.length).tolist(),
+        "flows": [flow_record(one, stage) for stage in STAGES for one in runs],
+        "gain": gain_record(found["gain of W_h"]),
+        "clipping": clipping_record(found["wall"], found["clipping"]),
+    }
+    record["claims"] = claims(record)
+    write_json(
+        config.out / "results.json", record
+    )  # before anything is drawn; versions and settings join it at the end
+    print_tables(config.length, record)
+    draw_flow(config.out / "gradient_flow", config.length, record)
+    draw_spectrum(config.out / "spectrum", record)
+    draw_clipping(config.out / "clipping", record)
+    return record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
+    return run_script("gradient_flow", Config, run, check=checked, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""The task of `gradient_flow`: which of four symbols came first is asked after many steps of noise.
+
+Sequences are trained at lengths from 2 to T, as many short ones as long ones on a logarithmic
+scale: what the gradient of the short ones teaches carries over to the long ones, so that
+networks learn it whose gradient over T steps is nothing.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxrnn
+from experiments.models.readout import Readout, init_readout, many_to_one
+from experiments.training.loop import Settings, Task, begin, fit, make_optimiser
+
+SYMBOLS = 4
+INPUTS = SYMBOLS + 1  # and one channel of noise
+TEST_SEQUENCES = 128
+LEARNING_RATES = {"relu": 3e-4, "irnn": 1e-5}  # larger ones end in states that overflow
+LEARNING_RATE = 3e-3  # of all others
+
+
+def sequences(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
+    """`(T, B, 5)`: the symbol as one-hot at the first step, and standard normal noise at every step."""
+    noise = jax.random.normal(key, (length, *labels.shape, 1))
+    symbols = jnp.zeros((length, *labels.shape, SYMBOLS), noise.dtype)
+    return jnp.concatenate([symbols.at[0].set(jax.nn.one_hot(labels, SYMBOLS, dtype=noise.dtype)), noise], -1)
+
+
+def balanced_labels(count: int) -> jax.Array:
+    """Every symbol as often as the others."""
+    return jnp.arange(count) % SYMBOLS
+
+
+def sequence_batch(
+    length: int, batch_size: int, fixed_length: bool, seed: int, step: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and lengths whose logarithms are spread evenly from that of 2 to that of T, or all T."""
+    rng = np.random.default_rng((seed, step))
+    labels = rng.integers(0, SYMBOLS, batch_size, dtype=np.int32)
+    drawn = np.exp(rng.uniform(np.log(2), np.log(length + 1), batch_size)).astype(np.int32)
+    return labels, np.full_like(drawn, length) if fixed_length else np.clip(drawn, 2, length)
+
+
+def cross_entropy(
+    cell: jaxrnn.Cell, length: int, model: Readout, labels: jax.Array, lengths: jax.Array, key: jax.Array
+) -> jax.Array:
+    """The mean over a batch; the noise is drawn from the key."""
+    logits = many_to_one(cell, model, sequences(key, labels, length), lengths)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def make_task(cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int, fixed_length: bool = False) -> Task:
+    def loss(model: Readout, carry: Any, drawn: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        labels, lengths = drawn
+        return cross_entropy(cell, length, model, labels, lengths, key), carry
+
+    return Task(
+        init=functools.partial(init_readout, cell, hidden_size, INPUTS, SYMBOLS),
+        loss=loss,
+        batch=functools.partial(sequence_batch, length, batch_size, fixed_length),
+    )
+
+
+def test_error(cell: jaxrnn.Cell, length: int, model: Readout) -> jax.Array:
+    """The share of sequences of T steps, the same at every call, whose symbol is not the one said."""
+    labels = balanced_labels(TEST_SEQUENCES)
+    said = many_to_one(cell, model, sequences(jax.random.key(10**6), labels, length)).argmax(-1)
+    return jnp.mean((said != labels).astype(jnp.float32))
+
+
+def by_seed(models: Any) -> list[Readout]:
+    """The models of a population, one after the other, in float64."""
+    arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), models)
+    return [jax.tree.map(lambda leaf, k=k: leaf[k], arrays) for k in range(len(jax.tree.leaves(arrays)[0]))]
+
+
+def train(
+    task: Task,
+    errors: Callable[[Any], jax.Array],
+    learning_rate: float,
+    seeds: Sequence[int],
+    updates: int,
+    show: Callable[[int, str], None],
+) -> tuple[list[Any], list[np.ndarray]]:
+    """The population before and after training, and its errors then: Adam behind a gradient clipped to norm 1."""
+    optimiser = make_optimiser(learning_rate)
+    before = jax.tree.map(np.asarray, begin(task, optimiser, seeds).params)
+    settings = Settings(updates, evaluate_every=100)
+    found = fit(task, optimiser, seeds, settings, lambda models: {"error": errors(models)}, show)
+    return [before, found.state.params], [np.asarray(errors(before)), found.history[-1].metrics["error"]]

@@ -1,0 +1,315 @@
+"""LSTM and GRU with equal numbers of parameters, a tanh network beside them: quality and speed.
+
+    python -m experiments.lstm_vs_gru
+
+Three tasks (digits pixel by pixel, the next character of a text, the adding problem), several budgets of
+parameters. Every cell gets as many hidden units as make the whole model as large as the budget, the same
+batches, and the same number of updates. Each model's learning rate is the one of a few, the same for all, that
+has the least loss on validation data with a seed that is not reported. Updates are timed afterwards, the
+models taking turns.
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.report import mean_and_std
+from experiments.command.script import among, positive, run_script
+from experiments.datasets.text import load_text
+from experiments.lstm_vs_gru.figure import draw
+from experiments.lstm_vs_gru.plan import Model, adding, planned
+from experiments.models.cells import CONTESTANTS
+from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
+from experiments.training.loop import Settings, begin, fit, make_optimiser, training
+
+TASKS = ("digits", "text", "adding")
+CELLS = ("rnn", "lstm", "gru")
+TOLERANCE = 0.02  # of a budget
+AIMS = {"digits": ("error", 0.1), "text": ("loss", 2.1), "adding": ("loss", 1 / 600)}  # whose first update is counted
+CALL = 10  # updates of every seed in one compiled call
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """LSTM and GRU at equal parameter budgets."""
+
+    tasks: tuple[str, ...] = TASKS
+    """What is learned: any of digits, text, adding."""
+    cells: tuple[str, ...] = CELLS
+    """What is compared: any of rnn, lstm, gru."""
+    budgets: tuple[int, ...] = (5_000, 20_000)
+    """Parameters of the whole model, each a comparison of its own."""
+    updates: int = 600
+    """Updates of every model."""
+    batch_size: int = 32
+    """Sequences an update."""
+    learning_rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    """Adam's first learning rates, of which each model takes its best; it falls to 0 along a cosine."""
+    rounds: int = 8
+    """How often each model takes its turn in the timing."""
+    window: int = 100
+    """Characters of the text that are read at a time."""
+    adding_steps: int = 100
+    """Length of the sequences in the adding problem."""
+    text: Path | None = None
+    """A text in UTF-8 to learn in the place of tiny-shakespeare."""
+    data_dir: Path | None = None
+    """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 3
+    """How many runs, with seeds one after another."""
+    out: Path = Path("results/lstm_vs_gru")
+    """The folder for results.json and lstm_vs_gru.png."""
+    quick: bool = False
+    """A small version of everything, in under half a minute."""
+
+
+QUICK = {
+    "cells": ("lstm", "gru"),
+    "budgets": (5_000,),
+    "learning_rates": (0.01,),
+    "updates": 40,
+    "window": 30,
+    "adding_steps": 30,
+    "seeds": 2,
+    "rounds": 3,
+}
+
+
+class Trained(NamedTuple):
+    """The record of a training, and a compiled call of ten updates that can be timed."""
+
+    record: dict[str, Any]
+    call: Callable[[], None]
+
+
+def problems(config: Config) -> dict[str, Problem]:
+    """The tasks asked for, by name."""
+    made = {}
+    for name in dict.fromkeys(config.tasks):
+        if name == "digits":
+            made[name] = digits(config.batch_size)
+        elif name == "adding":
+            made[name] = adding(config.adding_steps, config.batch_size)
+        else:
+            text = load_text(config.text, config.data_dir, config.window)
+            made[name] = next_character(text, config.window, config.batch_size)
+    return made
+
+
+def check(config: Config) -> None:
+    """A `ValueError` or `OSError` for what cannot be run."""
+    positive(config, "budgets", "updates", "batch_size", "learning_rates", "rounds", "window", "adding_steps", "seeds")
+    among(config, "tasks", TASKS)
+    among(config, "cells", CELLS)
+    for name in ("budgets", "learning_rates"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name.replace('_', '-')} expected one or more numbers, got nothing")
+    if config.adding_steps < 2:
+        raise ValueError(f"--adding-steps expected at least 2, got {config.adding_steps}")
+    if config.seed < 0:
+        raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
+    planned(problems(config), config.cells, config.budgets, TOLERANCE)
+
+
+def train(
+    config: Config, problem: Problem, model: Model, rate: float, seeds: Sequence[int], looks: int, show: Show
+) -> Trained:
+    """One model with several seeds, validated so many times on the way, and tested after the last update."""
+    cell = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps)
+    task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell)
+    optimiser = make_optimiser(rate, cosine_steps=config.updates)
+    run = training(task, optimiser)
+    settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
+    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show, run=run)
+    scores = {name: np.asarray(value, float) for name, value in test(done.state.params, problem.test).items()}
+    metric, aim = AIMS[model.task]
+    record = {
+        **model._asdict(),
+        "learning_rate": rate,
+        "updates": [evaluation.step for evaluation in done.history],
+        "validation": {name: done.metric(name).round(5).tolist() for name in scores},
+        "test": {name: value.tolist() for name, value in scores.items()},
+        "updates_to_aim": first_below(done.metric(metric), [e.step for e in done.history], aim),
+    }
+    return Trained(record, timed_call(problem, task, optimiser, seeds, run))
+
+
+def first_below(values: np.ndarray, steps: Sequence[int], aim: float) -> list[int | None]:
+    """For each seed the step of the first evaluation whose value is no larger than the aim: `(evaluations, seeds)`."""
+    reached = values <= aim
+    return [steps[int(np.argmax(own))] if own.any() else None for own in reached.T]
+
+
+def timed_call(problem: Problem, task: Any, optimiser: Any, seeds: Sequence[int], run: Any) -> Callable[[], None]:
+    """Ten updates of every seed on one batch each, on the device that this is made on."""
+    batches = jax.tree.map(lambda *own: np.stack([np.stack(own)] * CALL), *(problem.batch(seed, 0) for seed in seeds))
+    state = begin(task, optimiser, seeds)
+    (device,) = jax.tree.leaves(state.params)[0].devices()
+
+    def call() -> None:
+        nonlocal state
+        with jax.default_device(device):
+            state, losses = run(state, batches)
+            losses.block_until_ready()
+
+    return call
+
+
+def timed(calls: Mapping[Any, Callable[[], None]], rounds: int) -> dict[Any, list[float]]:
+    """Seconds of every call, which take turns in an order that changes; each has run once before."""
+    order, seconds = list(calls), {name: [] for name in calls}
+    shuffle = np.random.default_rng(0)
+    for name in order:
+        calls[name]()
+    for _ in range(rounds):
+        for k in shuffle.permutation(len(order)):
+            start = time.perf_counter()
+            calls[order[k]]()
+            seconds[order[k]].append(time.perf_counter() - start)
+    return seconds
+
+
+def trained(
+    config: Config,
+    tasks: Mapping[str, Problem],
+    plans: Sequence[tuple[Model, float]],
+    seeds: Sequence[int],
+    looks: int = 20,
+) -> dict[tuple[Model, float], Trained]:
+    """Trains all models side by side."""
+    jobs = {
+        (model, rate): Job(
+            config.updates, functools.partial(train, config, tasks[model.task], model, rate, seeds, looks)
+        )
+        for model, rate in plans
+    }
+    names = {
+        plan: f"{plan[0].task}, {CONTESTANTS[plan[0].cell].label}, {plan[0].budget:,}, {plan[1]:g}" for plan in jobs
+    }
+    done = side_by_side({names[plan]: job for plan, job in jobs.items()}, "updates")
+    return {plan: done[names[plan]] for plan in jobs}
+
+
+def tuned(config: Config, tasks: Mapping[str, Problem], models: Sequence[Model]) -> dict[Model, dict[float, float]]:
+    """The validation loss of every model with every rate, of a seed of its own; empty if there is no choice."""
+    rates = tuple(dict.fromkeys(config.learning_rates))
+    if len(rates) == 1:
+        return {}
+    plans = [(model, rate) for model in models for rate in rates]
+    done = trained(config, tasks, plans, [config.seed + config.seeds], looks=1)
+    losses = {plan: one.record["validation"]["loss"][-1][0] for plan, one in done.items()}
+    return {model: {rate: losses[model, rate] for rate in rates} for model in models}
+
+
+def best_rate(losses: Mapping[float, float]) -> float:
+    """That with the least loss; a loss that is not finite is the largest."""
+    return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Tunes, trains, times, prints and draws."""
+    tasks = problems(config)
+    models = planned(tasks, config.cells, config.budgets, TOLERANCE)
+    tuning = tuned(config, tasks, models)
+    seeds = range(config.seed, config.seed + config.seeds)
+    plans = [(model, best_rate(tuning[model]) if tuning else config.learning_rates[0]) for model in models]
+    done = trained(config, tasks, plans, seeds)
+    seconds = timed({plan: one.call for plan, one in done.items()}, config.rounds)
+    records = []
+    for plan, one in done.items():
+        each = np.array(seconds[plan]) / (CALL * config.seeds)
+        speed = {"min": float(each.min()), "median": float(np.median(each))}
+        tried = {f"{rate:g}": loss for rate, loss in tuning.get(plan[0], {}).items()}
+        records.append({**one.record, "tuning": tried, "seconds_per_update": speed})
+    records.sort(key=lambda r: (TASKS.index(r["task"]), r["budget"], CELLS.index(r["cell"])))
+    print_table(records)
+    verdicts = compared(records)
+    print_verdicts(verdicts)
+    labels = {name: (task.label, task.unit) for name, task in tasks.items()}
+    draw(config.out / "lstm_vs_gru", records, labels, config.updates)
+    return {"runs": records, "lstm_against_gru": verdicts, "aims": {task: AIMS[task] for task in tasks}}
+
+
+def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The LSTM's test loss less the GRU's, seed by seed, and the ratio of their seconds an update."""
+    by_place = {(r["task"], r["budget"], r["cell"]): r for r in records}
+    found = []
+    for (task, budget, cell), lstm in by_place.items():
+        gru = by_place.get((task, budget, "gru"))
+        if cell != "lstm" or gru is None:
+            continue
+        differences = np.subtract(lstm["test"]["loss"], gru["test"]["loss"])
+        seconds = [r["seconds_per_update"]["min"] for r in (lstm, gru)]
+        found.append(
+            {
+                "task": task,
+                "budget": budget,
+                "loss_difference": differences.tolist(),
+                "seeds_gru_better": int((differences > 0).sum()),
+                "seconds_ratio": seconds[0] / seconds[1],
+            }
+        )
+    return found
+
+
+def print_table(records: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title="After equal updates, on data held out")
+    for heading in (
+        "task",
+        "cell",
+        "units",
+        "parameters",
+        "rate",
+        "loss",
+        "error, %",
+        "ms an update, min (median)",
+        "updates to aim",
+    ):
+        table.add_column(heading)
+    for record in records:
+        speed = record["seconds_per_update"]
+        reached = ["-" if step is None else str(step) for step in record["updates_to_aim"]]
+        table.add_row(
+            record["task"],
+            CONTESTANTS[record["cell"]].label,
+            str(record["hidden_size"]),
+            f"{record['parameters']:,}",
+            f"{record['learning_rate']:g}",
+            mean_and_std(record["test"]["loss"], 1, 4),
+            mean_and_std(record["test"]["error"], 100, 1),
+            f"{1e3 * speed['min']:.2f} ({1e3 * speed['median']:.2f})",
+            " ".join(reached),
+        )
+    Console().print(table)
+
+
+def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
+    for found in verdicts:
+        differences = found["loss_difference"]
+        print(
+            f"{found['task']}, {found['budget']:,} parameters: "
+            f"LSTM's loss less GRU's {mean_and_std(differences, 1, 4)}, "
+            f"GRU better in {found['seeds_gru_better']} of {len(differences)} seeds; "
+            f"an LSTM update takes {found['seconds_ratio']:.2f} times a GRU's"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run_script("lstm_vs_gru", Config, run, check=check, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

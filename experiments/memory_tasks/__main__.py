@@ -1,0 +1,226 @@
+"""Five problems whose answer lies in the past, and which recurrent networks learn to solve them.
+
+    python -m experiments.memory_tasks
+
+Adding two marked numbers, copying ten symbols, the order of two symbols, the embedded Reber
+grammar, and a verb that agrees with a noun far before it. Every network trains on fresh sequences
+until all its seeds have solved the problem, or its steps are used up; how many seeds did, and after
+how many sequences, is shown against the length. At one length a problem, some networks also
+train without clipped gradients and with other forget biases.
+"""
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.command.progress import side_by_side
+from experiments.command.script import among, positive, run_script
+from experiments.memory_tasks.figure import draw_lengths, draw_variants
+from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trained_with, variants
+from experiments.memory_tasks.problems import PROBLEMS
+from experiments.memory_tasks.runs import Outcome, Run
+from experiments.models.cells import CONTESTANTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Recurrent networks that have to remember."""
+
+    tasks: tuple[str, ...] = tuple(PROBLEMS)
+    """Which problems: any of adding, copy, order, reber, agreement."""
+    cells: tuple[str, ...] = CELLS
+    """Which networks: any of rnn-uniform, rnn, irnn, lstm-b0, lstm, gru."""
+    lengths: tuple[int, ...] | None = None
+    """The lengths, in each problem's own unit (steps, blanks, symbols, modifiers); by default its own."""
+    comparisons: tuple[str, ...] = tuple(PROBLEMS)
+    """Problems on which to train without clipping and with other forget biases too, at their middle length."""
+    hidden_size: int | None = None
+    """Hidden units of every network; by default each problem's own."""
+    batch_size: int = 32
+    """Sequences a step."""
+    steps: int | None = None
+    """Steps after which a seed that has not solved the problem is given up; by default each problem's own."""
+    tests: int = 500
+    """Sequences that decide whether a problem is solved."""
+    seeds: int = 5
+    """How many runs of each network, with consecutive seeds."""
+    seed: int = 0
+    """The first seed."""
+    out: Path = Path("results/memory_tasks")
+    """The folder for results.json and the figures."""
+    quick: bool = False
+    """A small version: one network and two seeds, the shortest length of each problem, few steps, no comparisons."""
+
+
+QUICK = {
+    "cells": ("lstm",),
+    "comparisons": (),
+    "steps": 60,
+    "tests": 100,
+    "seeds": 2,
+}
+
+
+def check(config: Config) -> None:
+    positive(config, "lengths", "hidden_size", "batch_size", "steps", "tests", "seeds")
+    among(config, "tasks", tuple(PROBLEMS))
+    among(config, "cells", CELLS)
+    if config.comparisons:
+        among(config, "comparisons", tuple(PROBLEMS))
+    if config.seed < 0:
+        raise ValueError(f"--seed expected a number of at least 0, got {config.seed}")
+    for task in config.tasks:
+        shortest = PROBLEMS[task].shortest
+        for length in lengths_of(config, task):
+            if length < shortest:
+                unit = PROBLEMS[task].length
+                raise ValueError(f"--lengths expected at least {shortest} {unit} for {task}, got {length}")
+
+
+def lengths_of(config: Config, task: str) -> tuple[int, ...]:
+    if config.lengths is not None:
+        return tuple(dict.fromkeys(config.lengths))
+    return PROBLEMS[task].lengths[:1] if config.quick else PROBLEMS[task].lengths
+
+
+def middle(config: Config, task: str) -> int:
+    """The length at which contestants are also trained otherwise."""
+    lengths = sorted(lengths_of(config, task))
+    return lengths[(len(lengths) - 1) // 2]
+
+
+def scale_of(config: Config) -> Scale:
+    seeds = tuple(range(config.seed, config.seed + config.seeds))
+    return Scale(seeds, config.batch_size, config.tests, config.hidden_size, config.steps)
+
+
+class Plan(NamedTuple):
+    """The runs of a problem: every network at every length, and some of them otherwise at one length."""
+
+    grid: list[Run]
+    variants: list[Run]
+
+
+def planned(config: Config) -> dict[str, Plan]:
+    scale = scale_of(config)
+    cells = tuple(dict.fromkeys(config.cells))
+    return {
+        task: Plan(
+            grid(task, cells, lengths_of(config, task), scale),
+            variants(task, cells, middle(config, task), scale) if task in config.comparisons else [],
+        )
+        for task in dict.fromkeys(config.tasks)
+    }
+
+
+def run(config: Config) -> dict[str, Any]:
+    plans = planned(config)
+    every = dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants))
+    found = by_run(side_by_side(jobs(every)))
+    print_grid(plans, found)
+    draw_lengths(config.out / "memory_tasks", [found[one] for plan in plans.values() for one in plan.grid])
+    compared = {
+        task: [(trained_with(one), found[one]) for one in plan.variants]
+        for task, plan in plans.items()
+        if plan.variants
+    }
+    if compared:
+        print_variants(compared)
+        draw_variants(config.out / "variants", compared)
+    problems = {(one.problem, one.length): outcome for one, outcome in found.items()}
+    return {
+        "problems": [about(task, length, outcome) for (task, length), outcome in sorted(problems.items())],
+        "runs": [as_record(found[one]) for one in every],
+    }
+
+
+def as_record(outcome: Outcome) -> dict[str, Any]:
+    """What results.json holds of a run; null where a seed, or half of them, did not solve the problem."""
+    return {
+        **outcome.run._asdict(),
+        "parameters": outcome.parameters,
+        "solved": f"{outcome.successes}/{len(outcome.run.seeds)}",
+        "steps_to_solve": [int(step) or None for step in outcome.solved],
+        "median_sequences_to_solve": outcome.median_sequences,
+        "least_error": rounded(outcome.errors),
+        "least_loss": rounded(outcome.losses),
+        "seconds": round(outcome.seconds, 1),
+        **{f"right_by_{name}": rounded(groups.right) for name, groups in outcome.late.items()},
+    }
+
+
+def about(task: str, length: int, outcome: Outcome) -> dict[str, Any]:
+    """What results.json holds of a problem at a length, whatever is trained on it."""
+    problem = PROBLEMS[task]
+    return {
+        "problem": task,
+        "length": length,
+        "length_in": problem.length,
+        "steps_in_a_sequence": problem.steps(length),
+        "error": problem.error,
+        "solved_at": rounded(problem.solved_at),
+        "chance_loss": rounded(problem.chance(length)),
+        **{name: {"mean": rounded(groups.value), "test_sequences": groups.count.tolist()}
+           for name, groups in outcome.late.items()},
+        **{f"guess_by_{name}": {"mean": rounded(groups.value), "right": rounded(groups.right)}
+           for name, groups in outcome.guessed.items()},
+    }  # fmt: skip
+
+
+def rounded(values: Any) -> Any:
+    """To four digits."""
+    return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values).tolist()
+
+
+def print_grid(plans: Mapping[str, Plan], found: Mapping[Run, Outcome]) -> None:
+    for task, plan in plans.items():
+        problem = PROBLEMS[task]
+        table = Table(title=f"{problem.label}: solved at {problem.error} ≤ {problem.solved_at:.3g}")
+        table.add_column("network")
+        for heading in (problem.length, "solved", "sequences", problem.error, "loss", "of chance"):
+            table.add_column(heading, justify="right")
+        for one in plan.grid:
+            outcome = found[one]
+            table.add_row(CONTESTANTS[one.cell].label, str(one.length), *columns(outcome))
+        Console(width=130).print(table)
+
+
+def print_variants(compared: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
+    table = Table(title="Clipping and forget biases")
+    for heading in ("problem", "trained with"):
+        table.add_column(heading)
+    for heading in ("solved", "sequences", "error", "loss", "of chance"):
+        table.add_column(heading, justify="right")
+    for task, rows in compared.items():
+        for name, outcome in rows:
+            problem, length = PROBLEMS[task], outcome.run.length
+            table.add_row(f"{problem.label}, {length} {problem.length}", name, *columns(outcome))
+    Console(width=130).print(table)
+
+
+def columns(outcome: Outcome) -> tuple[str, ...]:
+    """How many seeds solved it, after how many sequences, and medians of error and loss beside the loss of chance."""
+    sequences, chance = outcome.median_sequences, PROBLEMS[outcome.run.problem].chance(outcome.run.length)
+    return (
+        f"{outcome.successes}/{len(outcome.run.seeds)}",
+        f"{sequences:,.0f}" if math.isfinite(sequences) else f"> {outcome.run.steps * outcome.run.batch_size:,}",
+        f"{np.median(outcome.errors):.3g}",
+        f"{np.median(outcome.losses):.3g}",
+        f"{chance:.3g}" if math.isfinite(chance) else "",
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
+    return run_script("memory_tasks", Config, run, check=check, quick=QUICK, arguments=arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Trains all seeds of one contestant on one memory problem, until every seed has solved it or the steps are used up."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxrnn
+from experiments.command.progress import Show
+from experiments.memory_tasks.batch import Batch
+from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
+from experiments.models.cells import CONTESTANTS
+from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
+from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser, population
+
+
+class Run(NamedTuple):
+    """What is trained, and for how long."""
+
+    problem: str
+    cell: str
+    length: int
+    clip_norm: float | None
+    learning_rate: float
+    hidden_size: int
+    steps: int
+    batch_size: int
+    tests: int  # sequences of each evaluation
+    evaluate_every: int
+    seeds: tuple[int, ...]
+
+
+class Groups(NamedTuple):
+    """How often answers are right in groups of sequences; an entry a group."""
+
+    value: np.ndarray  # the mean of what the groups differ in
+    right: np.ndarray  # the share of right answers, over sequences and seeds
+    count: np.ndarray  # sequences
+
+
+class Outcome(NamedTuple):
+    """What came of a run; `(seeds,)` each."""
+
+    run: Run
+    solved: np.ndarray  # the step of the first evaluation that met the criterion, 0 where none did
+    errors: np.ndarray  # the least of all evaluations
+    losses: np.ndarray  # on the test sequences, the least of all evaluations
+    parameters: int
+    seconds: float
+    late: Mapping[str, Groups] = {}  # by "distance" and "attractors", at the end of training, where they are known
+    guessed: Mapping[str, Groups] = {}  # the same of the guess without memory
+
+    @property
+    def sequences(self) -> np.ndarray:
+        """Trained on until solved; infinite where it was not."""
+        return np.where(self.solved > 0, self.solved * self.run.batch_size, np.inf)
+
+    @property
+    def successes(self) -> int:
+        return int(np.count_nonzero(self.solved))
+
+    @property
+    def median_sequences(self) -> float:
+        """Infinite unless more than half of the seeds solved it."""
+        return float(np.median(self.sequences))
+
+
+def answers(problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch) -> jax.Array:
+    reading = many_to_many if problem.every_step else many_to_one
+    return reading(cell, model, inputs(problem, batch), batch.lengths)
+
+
+def train(problem: Problem, run: Run, show: Show = lambda step, note: None) -> Outcome:
+    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
+
+    def loss(model: Readout, carry: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
+        return problem.loss(answers(problem, cell, model, batch), batch), carry
+
+    def score(model: Readout, batch: Batch) -> dict[str, jax.Array]:
+        found = answers(problem, cell, model, batch)
+        late = {} if problem.late is None else {"late": problem.late(found, batch)}
+        return {"loss": problem.loss(found, batch), "error": problem.errors(found, batch).mean(), **late}
+
+    scores, tests = population(score), held_out_batch(problem, run.length, run.tests)
+    course = fit(
+        Task(
+            functools.partial(init_readout, cell, run.hidden_size, problem.inputs, problem.outputs),
+            loss,
+            functools.partial(training_batch, problem, run.length, run.batch_size),
+        ),
+        make_optimiser(run.learning_rate, clip_norm=run.clip_norm),
+        run.seeds,
+        Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),
+        lambda params: {name: value for name, value in scores(params, tests).items() if name != "late"},
+        show,
+    )
+    steps = [evaluation.step for evaluation in course.history]
+    solved = first_solved(steps, course.metric("error"), problem.solved_at)
+    parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
+    found = solved, course.best_of("error"), course.best_of("loss"), parameters, course.seconds
+    if problem.late is None:
+        return Outcome(run, *found)
+    right = 1 - np.asarray(scores(course.params, tests)["late"])
+    return Outcome(run, *found, late_groups(right, tests), guesses(problem, run.length))
+
+
+def guesses(problem: Problem, length: int) -> dict[str, Groups]:
+    """How often the guess without memory is right."""
+    if problem.guess is None:
+        return {}
+    many = held_out_batch(problem, length, 20_000)
+    return late_groups(problem.guess(many)[None], many)
+
+
+def late_groups(right: np.ndarray, batch: Batch) -> dict[str, Groups]:
+    """Right answers `(seeds, B)` by what the batch says of its sequences."""
+    values = {"distance": (batch.distance, 4), "attractors": (batch.attractors, 1)}
+    return {name: grouped(right, *given) for name, given in values.items() if given[0] is not None}
+
+
+def grouped(right: np.ndarray, values: np.ndarray, width: int, least: int = 20) -> Groups:
+    """Groups of sequences with values of 0, of 1 to `width`, and so on, those of fewer than `least` left out.
+
+    Args:
+        right: `(seeds, B)`.
+        values: `(B,)`, at least 0.
+    """
+    groups = -(-values // width)
+    kept = [groups == group for group in np.unique(groups) if np.count_nonzero(groups == group) >= least]
+    return Groups(
+        np.array([values[members].mean() for members in kept]),
+        np.array([right[:, members].mean() for members in kept]),
+        np.array([np.count_nonzero(members) for members in kept]),
+    )
+
+
+def until_all_solved(solved_at: float) -> Callable[[Metrics], bool]:
+    """Whether every seed has met the criterion at this evaluation or at one before."""
+    least: Any = np.inf
+
+    def stop(metrics: Metrics) -> bool:
+        nonlocal least
+        least = np.fmin(least, metrics["error"])
+        return bool(np.all(least <= solved_at))
+
+    return stop
+
+
+def first_solved(steps: Sequence[int], errors: np.ndarray, solved_at: float) -> np.ndarray:
+    """The step of each seed's first evaluation at or below `solved_at`, 0 where there is none.
+
+    Args:
+        steps: of the evaluations.
+        errors: `(evaluations, seeds)`.
+    """
+    met = errors <= solved_at
+    return np.where(met.any(0), np.asarray(steps)[met.argmax(0)], 0)

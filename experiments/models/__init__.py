@@ -1,0 +1,1 @@
+"""Networks on top of jaxrnn that several scripts train, and the real tasks for them."""

@@ -1,0 +1,169 @@
+"""A recurrent language model: what it is, how it is trained on endless text, measured, and made to write."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxrnn
+from experiments.models.functional import Functional, functional
+from experiments.training.loop import Task, population
+
+LAYERS = {"rnn": jaxrnn.modules.RNN, "lstm": jaxrnn.modules.LSTM, "gru": jaxrnn.modules.GRU}
+
+
+class LanguageModel(nnx.Module):
+    """Tokens to logits of the token that follows: embedding, recurrent layers, linear layer, dropout between them."""
+
+    def __init__(
+        self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
+    ):
+        options = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
+        self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
+        self.layers = LAYERS[cell](
+            embedding,
+            hidden_size,
+            layers,
+            dropout=dropout if layers > 1 else 0.0,
+            recurrent_init=jaxrnn.initializers.orthogonal(),
+            rngs=rngs,
+            **options,
+        )
+        self.readout = nnx.Linear(hidden_size, vocabulary, rngs=rngs)
+        self.dropout = dropout
+
+    def __call__(self, tokens: jax.Array, states: Any = None, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
+        """`(T, B)` integers, first states, a key where dropout is on, to logits `(T, B, V)` and the last states."""
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        xs = self._dropped(self.embedding(tokens), keys[0])
+        ys, states = self.layers(xs, states, deterministic=key is None, rngs=keys[1])
+        return self.readout(self._dropped(ys, keys[2])), states
+
+    def _dropped(self, values: jax.Array, key: jax.Array | None) -> jax.Array:
+        if key is None or self.dropout == 0:
+            return values
+        kept = jax.random.bernoulli(key, 1 - self.dropout, values.shape)
+        return jnp.where(kept, values / (1 - self.dropout), jnp.zeros_like(values))
+
+    def start(self, batch_size: int) -> Any:
+        """The states of sequences that begin."""
+        one = jnp.zeros((1, batch_size), jnp.int32)
+        shapes = jax.eval_shape(lambda: self(one)[1])
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def language_model(
+    vocabulary: int, *, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float
+) -> Functional[LanguageModel]:
+    """The model as pure functions."""
+    return functional(lambda rngs: LanguageModel(vocabulary, cell, embedding, hidden_size, layers, dropout, rngs))
+
+
+def nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Of each target, whatever the axes."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+
+
+def as_streams(tokens: np.ndarray, count: int) -> np.ndarray:
+    """One long text `(N,)` as texts side by side, `(N // count, count)`."""
+    return tokens[: len(tokens) // count * count].reshape(count, -1).T
+
+
+def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: int, window: int) -> Task:
+    """Truncated back-propagation through time: windows of a text one after another, states handed on.
+
+    An epoch begins at another place every time, so that windows are cut elsewhere.
+    """
+    streams = as_streams(tokens, batch_size)
+    windows = (len(streams) - 1) // window
+
+    def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        epoch, place = divmod(step, windows)
+        spare = len(streams) - 1 - windows * window
+        first = place * window + int(np.random.default_rng((seed, epoch)).integers(spare + 1))
+        part = streams[first : first + window + 1].astype(np.int32)
+        return part[:-1], part[1:], np.full(batch_size, place == 0)
+
+    def loss(params: Any, states: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+        inputs, targets, fresh = batch
+        states = jax.tree.map(lambda leaf: jnp.where(fresh[:, None], jnp.zeros_like(leaf), leaf), states)
+        logits, states = model.bind(params)(inputs, states, key)
+        return nats(logits, targets).mean(), states
+
+    start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
+    return Task(model.init, loss, batch, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start))
+
+
+def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:
+    return (len(tokens) // batch_size - 1) // window
+
+
+def text_loss(
+    model: Functional[LanguageModel], tokens: np.ndarray, streams: int, window: int
+) -> Callable[[Any], jax.Array]:
+    """Nats per token of a text, read as some streams side by side from zero states, each to its end."""
+    text = as_streams(tokens, streams).astype(np.int32)
+    count = len(text) - 1
+    padded = np.concatenate([text, np.zeros((-count % window, streams), np.int32)])
+    pieces = [padded[k : k + (len(padded) - 1) // window * window].reshape(-1, window, streams) for k in (0, 1)]
+    counted = (np.arange(pieces[0].shape[0] * window) < count).reshape(-1, window)
+
+    @population
+    def measured(params: Any, inputs: jax.Array, targets: jax.Array, counted: jax.Array) -> jax.Array:
+        bound = model.bind(params)
+
+        def piece(states: Any, operands: Any) -> tuple[Any, jax.Array]:
+            inputs, targets, counted = operands
+            logits, states = bound(inputs, states)
+            each = nats(logits, targets)
+            return states, jnp.sum(jnp.where(counted[:, None], each, jnp.zeros_like(each)))
+
+        _, sums = jax.lax.scan(piece, bound.start(streams), (inputs, targets, counted))
+        return jnp.sum(sums) / (count * streams)
+
+    operands = (*map(jnp.asarray, pieces), jnp.asarray(counted))
+    return lambda params: measured(params, *operands)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="banned")
+def write(
+    model: Functional[LanguageModel],
+    params: Any,
+    prompt: jax.Array,
+    forced: jax.Array,
+    temperature: jax.Array,
+    key: jax.Array,
+    banned: tuple[int, ...] = (),
+) -> jax.Array:
+    """Goes on after a prompt.
+
+    Args:
+        model, params: the model, of one seed.
+        prompt: `(P, B)` tokens, P at least 1.
+        forced: `(N, B)`, the token to write at each place, or -1 where the model chooses.
+        temperature: what logits are divided by; towards 0, the likeliest token is taken.
+        key: of the choices.
+        banned: tokens that are never chosen.
+
+    Returns:
+        `(N, B)` tokens.
+    """
+    bound = model.bind(params)
+    logits, states = bound(prompt, bound.start(prompt.shape[1]))
+
+    def step(carry: Any, place: Any) -> tuple[Any, jax.Array]:
+        logits, states = carry
+        forced, key = place
+        logits = logits.at[:, jnp.asarray(banned, int)].set(-jnp.inf)
+        chosen = jax.random.categorical(key, logits / temperature)
+        token = jnp.where(forced < 0, chosen.astype(forced.dtype), forced)
+        after, states = bound(token[None], states)
+        return (after[0], states), token
+
+    keys = jax.random.split(key, forced.shape[0])
+    return jax.lax.scan(step, (logits[-1], states), (forced, keys))[1]

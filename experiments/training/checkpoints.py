@@ -1,0 +1,182 @@
+"""Checkpoints of a training, by Orbax, from which it goes on exactly.
+
+A checkpoint is written under another name and renamed when it is whole, and holds a digest of its
+arrays. A kill at any moment, or a damaged newest checkpoint, costs the steps since the last good one.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.command.report import CannotRun
+from experiments.training.loop import Best, Course, Evaluation
+
+KEPT = 2  # the newest, and the one before in case it is damaged
+
+
+def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> None:
+    """Whether a run may begin, or go on, in a folder; without touching anything.
+
+    Raises:
+        ValueError: in one line, for checkpoints that a new run would replace, none to go on with, or
+            those of a run with other settings.
+    """
+    steps = _steps(folder)
+    if not resume and steps:
+        raise ValueError(
+            f"{folder} holds checkpoints of an earlier run, up to step {steps[-1]}; "
+            "go on with it by --resume, or give another --out"
+        )
+    if not resume:
+        return
+    if not steps:
+        raise ValueError(f"--resume expected a checkpoint in {folder / 'checkpoints'}, found none")
+    for step in reversed(steps):
+        then = _about(folder, step)
+        if then is not None:
+            now = as_json(about)
+            different = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+            if different:
+                name = different[0]
+                raise ValueError(
+                    f"--resume: the run in {folder} has {name} {_short(then.get(name))}, this one "
+                    f"{_short(now.get(name))}; give the same settings, or another --out"
+                )
+            return
+    raise ValueError(f"--resume: every checkpoint in {folder / 'checkpoints'} is damaged")
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether there is any, damaged or not."""
+    return bool(_steps(folder))
+
+
+class Checkpoints:
+    """A keeper for `fit`: saves after every so many evaluations."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], *, resume: bool, every: int = 1) -> None:
+        self._folder, self._about, self._resume, self._every = folder, as_json(about), resume, every
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(_place(folder), options=options)
+
+    def restored(self, start: Course) -> Course:
+        """The newest good checkpoint; a damaged one is reported and the one before is taken.
+
+        Raises:
+            CannotRun: where every checkpoint is damaged, or the disk has no room for more.
+        """
+        needed, free = (KEPT + 1) * sum(a.nbytes for a in _arrays(start).values()), shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise CannotRun(f"{self._folder}: checkpoints need {needed:,} bytes, {free:,} are free")
+        if not self._resume:
+            return start
+        damaged = []
+        for step in reversed(_steps(self._folder)):
+            try:
+                course = self._read(step, start)
+            except Exception as error:  # whatever a damaged file makes the reader say
+                line = (str(error).splitlines() or [""])[0]
+                print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
+                damaged.append(step)
+                continue
+            for step in damaged:  # only now, lest there be nothing left to look into
+                self._manager.delete(step)
+            return course
+        raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
+
+    def evaluated(self, course: Course) -> None:
+        if len(course.history) % self._every == 0:
+            self.save(course)
+
+    def save(self, course: Course) -> None:
+        arrays = _arrays(course)
+        record = {
+            "about": self._about,
+            "digest": _digest(arrays),
+            "waited": None if course.best is None else course.best.waited,
+            "history": [as_json(found._asdict()) for found in course.history],
+        }
+        items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
+        self._manager.save(int(course.state.step), args=items, force=True)
+
+    def _read(self, step: int, like: Course) -> Course:
+        expected = _arrays(like)
+        items = ocp.args.Composite(arrays=ocp.args.StandardRestore(expected), record=ocp.args.JsonRestore())
+        found = self._manager.restore(step, args=items)
+        arrays, record = {name: np.asarray(value) for name, value in found["arrays"].items()}, found["record"]
+        if _digest(arrays) != record["digest"]:
+            raise ValueError("its arrays are not those that were saved")
+        return _course(like, arrays, record)
+
+
+def _place(folder: Path) -> Path:
+    return (folder / "checkpoints").absolute()
+
+
+def _steps(folder: Path) -> list[int]:
+    """Of the checkpoints that were finished, in order."""
+    place = _place(folder)
+    return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal()) if place.is_dir() else []
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:59]}…"
+
+
+def _about(folder: Path, step: int) -> dict[str, Any] | None:
+    """The settings in a checkpoint, if its record can be read."""
+    try:
+        with ocp.CheckpointManager(_place(folder)) as manager:
+            found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+        return found["record"]["about"]
+    except Exception:  # whatever a damaged file makes the reader say
+        return None
+
+
+def _parts(course: Course) -> Any:
+    best = () if course.best is None else (course.best.values, course.best.params)
+    return course.state._replace(keys=jax.random.key_data(course.state.keys)), best
+
+
+def _arrays(course: Course) -> dict[str, np.ndarray]:
+    """All arrays of a course by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(_parts(course))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in leaves}
+
+
+def _course(like: Course, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Course:
+    state, best = jax.tree.unflatten(jax.tree.structure(_parts(like)), [arrays[name] for name in _arrays(like)])
+    state = jax.tree.map(jax.numpy.asarray, state)
+    state = state._replace(keys=jax.random.wrap_key_data(state.keys))
+    history = [
+        Evaluation(
+            found["step"],
+            found["seconds"],
+            np.asarray(found["loss"], np.float64),
+            {name: np.asarray(value, np.float64) for name, value in found["metrics"].items()},
+        )
+        for found in record["history"]
+    ]
+    return Course(state, Best(best[0], best[1], record["waited"]) if best else None, history)
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256()
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        found.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
+
+
+def as_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=lambda v: v.tolist() if hasattr(v, "tolist") else str(v)))

@@ -1,0 +1,82 @@
+"""What is written while a training goes on: a line of JSON, and curves for TensorBoard, at each evaluation."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.command.report import finite, whole_file
+from experiments.training.loop import Course, Evaluation, Keeper
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """A keeper for `fit`: `log.jsonl`, a line for each evaluation, each metric a list over seeds."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / LOG
+
+    def restored(self, start: Course) -> Course:
+        with whole_file(self._path) as partial:  # what is in the course, and nothing after it
+            partial.write_text("".join(map(_line, start.history)), encoding="utf-8")
+        return start
+
+    def evaluated(self, course: Course) -> None:
+        with self._path.open("a", encoding="utf-8") as log:
+            log.write(_line(course.history[-1]))
+
+
+def check_tensorboard() -> None:
+    """A `ValueError` in one line if what writes for TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError('--tensorboard expected the package tensorboardX; pip install "jaxrnn[tensorboard]"')
+
+
+class TensorBoard:
+    """A keeper for `fit`: curves for TensorBoard, one for each seed."""
+
+    def __init__(self, folder: Path, seeds: Sequence[int]) -> None:
+        # Only who asks for it needs it.
+        from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
+
+        self._writers = [SummaryWriter(str(folder / "tensorboard" / f"seed {seed}")) for seed in seeds]
+
+    def restored(self, start: Course) -> Course:
+        return start
+
+    def evaluated(self, course: Course) -> None:
+        found = course.history[-1]
+        for name, values in {"loss": found.loss, **found.metrics}.items():
+            for writer, value in zip(self._writers, values, strict=True):
+                writer.add_scalar(name, float(value), found.step)
+        for writer in self._writers:
+            writer.flush()
+
+
+class Keepers:
+    """Several, each given what the one before it restored."""
+
+    def __init__(self, *keepers: Keeper) -> None:
+        self._keepers = keepers
+
+    def restored(self, start: Course) -> Course:
+        for keeper in self._keepers:
+            start = keeper.restored(start)
+        return start
+
+    def evaluated(self, course: Course) -> None:
+        for keeper in self._keepers:
+            keeper.evaluated(course)
+
+
+def _line(found: Evaluation) -> str:
+    numbers: dict[str, Any] = {"loss": found.loss, **found.metrics}
+    record = {name: np.asarray(value).tolist() for name, value in numbers.items()}
+    return (
+        json.dumps(finite({"step": found.step, "seconds": round(found.seconds, 3), **record}), allow_nan=False) + "\n"
+    )

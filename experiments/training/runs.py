@@ -1,0 +1,78 @@
+"""The options that every training script has, and what keeps a run: checkpoints, log, TensorBoard."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.command.report import CannotRun
+from experiments.command.script import positive
+from experiments.training.checkpoints import Checkpoints, check_folder, has_checkpoints
+from experiments.training.logs import Keepers, Log, TensorBoard, check_tensorboard
+from experiments.training.loop import Course, Keeper
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """What every training script takes."""
+
+    seed: int = 0
+    """The first seed, of parameters, batches and noise."""
+    seeds: int = 1
+    """How many runs, with that seed and those after it."""
+    save_every: int | None = None
+    """Evaluations from one checkpoint to the next; by default none is saved."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out; the other settings must be those of that run."""
+    tensorboard: bool = False
+    """Write curves for TensorBoard too."""
+    out: Path = Path("results")
+    """The folder for everything that is written."""
+    quick: bool = False
+    """A small version of it all, under half a minute."""
+
+
+FREE = ("save_every", "resume", "tensorboard", "out", "quick", "data_dir")  # may differ when a run goes on
+
+
+def seeds_of(options: RunOptions) -> range:
+    return range(options.seed, options.seed + options.seeds)
+
+
+def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> None:
+    """A `ValueError` in one line if the runs of these names cannot begin or go on; what each is about, by name."""
+    positive(options, "seeds", "save_every")
+    if options.seed < 0:
+        raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
+    if options.tensorboard:
+        check_tensorboard()
+    begun = [name for name in names if has_checkpoints(options.out / name)]
+    if options.resume and not begun:
+        raise ValueError(f"--resume expected checkpoints in {options.out}, found none")
+    for name in begun:
+        check_folder(options.out / name, about(options, names[name]), resume=options.resume)
+
+
+def check_learned(course: Course, metric: str) -> None:
+    """A `CannotRun` if the first seed never had a metric that says which of its parameters are the best."""
+    if not np.isfinite(course.best_of(metric)[0]):
+        raise CannotRun(f"the {metric} loss was never a finite number; give a smaller --learning-rate")
+
+
+def about(options: RunOptions, more: Mapping[str, Any]) -> dict[str, Any]:
+    """What must be the same for a run to go on."""
+    return {**{name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}, **more}
+
+
+def keeper_of(options: RunOptions, name: str, more: Mapping[str, Any]) -> Keeper:
+    """What keeps the run of that name, in a folder of its own."""
+    folder = options.out / name
+    keepers: list[Keeper] = [Log(folder)]
+    if options.save_every is not None or options.resume:
+        resume, every = options.resume and has_checkpoints(folder), options.save_every or 1
+        keepers.insert(0, Checkpoints(folder, about(options, more), resume=resume, every=every))
+    if options.tensorboard:
+        keepers.append(TensorBoard(folder, seeds_of(options)))
+    return Keepers(*keepers)
