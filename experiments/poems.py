@@ -210,8 +210,8 @@ def run(config: Config) -> Mapping[str, Any]:
     encoded = {part: quatrains.encode_all(own, getattr(poems, part)) for part in ("train", "validation", "test")}
     nats = {part: np.asarray(nats_of(saved.model, *encoded[part])(course.params)) for part in ("validation", "test")}
     unigram = unigram_nats(encoded["train"], encoded["test"], len(own.symbols))
-    options = {"temperature": TEMPERATURE, "seed": config.seed}
-    samples = {form: written(saved, form, samples=SAMPLES, **options) for form in (5, 7)}
+    options = {"samples": SAMPLES, "temperature": TEMPERATURE}
+    samples = {form: written(saved, form, seed=config.seed + form, **options) for form in (5, 7)}
     in_form = {
         form: float(np.mean([quatrains.form(text) == form for text in texts])) for form, texts in samples.items()
     }

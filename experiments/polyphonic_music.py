@@ -54,10 +54,10 @@ class Config(RunOptions):
     """Pieces a step."""
     window: int = 80
     """Steps of a piece in a batch: another stretch of it every time."""
-    dropout: float = 0.2
-    """The share of inputs' and outputs' entries dropped in training."""
-    learning_rate: float = 3e-3
-    """Adam's first, which falls to 0 along a cosine."""
+    dropout: float | None = None
+    """The share of inputs' and outputs' entries dropped in training; by default 0 to 100,000 parameters, 0.2 beyond."""
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Adam's first, which falls to 0 along a cosine; of several, each network's is chosen on the validation pieces."""
     clip_norm: float = 1.0
     """Longest norm of the gradient of all parameters together."""
     patience: int | None = 20
@@ -66,12 +66,34 @@ class Config(RunOptions):
     """The folder for results.json, curves, logs and checkpoints."""
 
 
-QUICK = {"epochs": 2, "seeds": 1, "budgets": (20_000,), "cells": ("gru",)}
+QUICK = {
+    "epochs": 2,
+    "seeds": 1,
+    "budgets": (20_000,),
+    "learning_rates": (1e-2,),
+    "cells": ("gru",),
+}
 BATCH = 32  # pieces, of an evaluation
 PUBLISHED = {
     "jsb": "Bai 2018, about 300K: tanh 8.91, GRU 8.43, LSTM 8.45; Chung 2014, about 20K: tanh 9.1, GRU 8.54, LSTM 8.67",
     "nottingham": "Bai 2018, 1M: tanh 4.05, GRU 3.46, LSTM 3.29",
 }
+
+
+class Network(NamedTuple):
+    """A row of the table."""
+
+    cell: str
+    budget: int
+    dropout: float
+
+    @property
+    def units(self) -> int:
+        return hidden_size_of(self.cell, self.budget)
+
+    @property
+    def label(self) -> str:
+        return f"{CONTESTANTS[self.cell].label}, {self.budget:,}"
 
 
 class Composer(nnx.Module):
@@ -150,73 +172,140 @@ def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray]) -> Cal
     return measured
 
 
+def networks_of(config: Config) -> list[Network]:
+    def dropout(budget: int) -> float:
+        return (0.2 if budget > 100_000 else 0.0) if config.dropout is None else config.dropout
+
+    return [Network(cell, budget, dropout(budget)) for budget in config.budgets for cell in config.cells]
+
+
+def search_name(network: Network, rate: float) -> str:
+    """The folder of a run that helps to choose a rate."""
+    return f"{network.cell}-{network.budget}-{rate:g}"
+
+
 def check(config: Config) -> None:
-    positive(config, "budgets", "epochs", "batch_size", "window", "learning_rate", "clip_norm", "patience")
+    positive(config, "budgets", "epochs", "batch_size", "window", "learning_rates", "clip_norm", "patience")
     among(config, "dataset", list(MUSIC))
     among(config, "cells", list(LAYERS))
     if config.window < 2:
         raise ValueError(f"--window expected at least 2 steps, one to read and one to say; got {config.window}")
     share(config, "dropout")
+    for name in ("budgets", "learning_rates"):
+        if not getattr(config, name):
+            raise ValueError(f"--{name.replace('_', '-')} expected at least one, got none")
     for cell in config.cells:
-        if not hidden_size_of(cell, min(config.budgets, default=0)):
-            raise ValueError(f"--budgets {min(config.budgets, default=0)} is too little for one unit of {cell}")
+        if not hidden_size_of(cell, min(config.budgets)):
+            raise ValueError(f"--budgets {min(config.budgets)} is too little for one unit of {cell}")
     music = load_music(MUSIC[config.dataset], config.data_dir)
     steps_per_epoch(len(music.train), config.batch_size)
-    check_runs(config, {f"{cell}-{budget}": {} for cell in config.cells for budget in config.budgets})
+    networks = networks_of(config)
+    finals = {f"{network.cell}-{network.budget}": {} for network in networks}
+    searches = {search_name(network, rate): {} for network in networks for rate in rates_to_try(config)}
+    check_runs(config, {**finals, **searches})
 
 
-def train(config: Config, music: Music, cell: str, budget: int, show: Show) -> tuple[Course, np.ndarray]:
-    """The course, and the test loss of each seed at its best epoch on the validation pieces."""
-    size = hidden_size_of(cell, budget)
-    model = functional(lambda rngs: Composer(cell, size, config.dropout, rngs))
+def rates_to_try(config: Config) -> tuple[float, ...]:
+    """None where there is no choice."""
+    return config.learning_rates if len(config.learning_rates) > 1 else ()
+
+
+def train(config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, show: Show) -> Course:
+    model = functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
     epoch = steps_per_epoch(len(music.train), config.batch_size)
     steps, validation = config.epochs * epoch, evaluation(model, music.validation)
-    course = fit(
+    return fit(
         task_of(config, model, music.train),
-        make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
-        seeds_of(config),
+        make_optimiser(rate, clip_norm=config.clip_norm, cosine_steps=steps),
+        seeds,
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
         show,
-        keeper_of(config, f"{cell}-{budget}", {}),
+        keeper_of(config, folder, {}),
     )
-    return course, np.asarray(evaluation(model, music.test)(course.params))
+
+
+def search(config: Config, music: Music, total: int) -> dict[Network, dict[float, float]]:
+    """What the first seed reaches on the validation pieces, for every network and rate."""
+    pairs = {f"{n.label}, {rate:g}": (n, rate) for n in networks_of(config) for rate in rates_to_try(config)}
+    first = seeds_of(config)[:1]
+    found = side_by_side(
+        {
+            name: Job(total, functools.partial(train, config, music, *pair, first, search_name(*pair)))
+            for name, pair in pairs.items()
+        }
+    )
+    reached: dict[Network, dict[float, float]] = {}
+    for name, (network, rate) in pairs.items():
+        reached.setdefault(network, {})[rate] = float(found[name].best_of("validation")[0])
+    return reached
+
+
+def best_rate(config: Config, reached: Mapping[float, float]) -> float:
+    """The rate with the least loss; one that never gave a number is the worst."""
+    return min(config.learning_rates, key=lambda rate: np.nan_to_num(reached.get(rate, 0.0), nan=np.inf))
 
 
 def run(config: Config) -> Mapping[str, Any]:
     music = load_music(MUSIC[config.dataset], config.data_dir)
     total = config.epochs * steps_per_epoch(len(music.train), config.batch_size)
-    pairs = {f"{CONTESTANTS[cell].label}, {b:,}": (cell, b) for b in config.budgets for cell in config.cells}
-    jobs = {name: Job(total, functools.partial(train, config, music, *pair)) for name, pair in pairs.items()}
+    searched = search(config, music, total)
+    rates = {network: best_rate(config, searched.get(network, {})) for network in networks_of(config)}
+    jobs = {
+        n.label: Job(total, functools.partial(train, config, music, n, rate, seeds_of(config), f"{n.cell}-{n.budget}"))
+        for n, rate in rates.items()
+    }
     found = side_by_side(jobs)
-    table = Table(title=f"{config.dataset}: nats per step at the best epoch on the validation pieces")
-    for column in ("network", "units", "parameters", "validation", "test, by seed", "test, mean", "epochs", "seconds"):
-        table.add_column(column, justify="left" if column == "network" else "right")
     runs = []
-    for name, (course, test) in found.items():
-        cell, budget = pairs[name]
-        validation = course.best_of("validation")
-        record = {
-            "cell": cell,
-            "hidden_size": hidden_size_of(cell, budget),
-            "parameters": course.parameters,
-            "seeds": list(seeds_of(config)),
-            "validation_nats": validation.tolist(),
-            "test_nats": test.tolist(),
-            "test_nats_mean": float(test.mean()),
-            "epochs": len(course.history),
-            "seconds": course.seconds,
-            "validation_nats_by_epoch": course.metric("validation").round(4).tolist(),
-        }
-        runs.append(record)
-        by_seed, mean = " ".join(f"{value:.3f}" for value in test), f"{test.mean():.3f}"
-        cells = (f"{record['hidden_size']}", f"{course.parameters:,}", f"{validation.mean():.3f}", by_seed, mean)
-        table.add_row(CONTESTANTS[cell].label, *cells, str(len(course.history)), f"{course.seconds:.0f}")
-    Console(width=120).print(table)
-    print(f"Published: {PUBLISHED[config.dataset]}")
-    curves = {name: course.metric("validation") for name, (course, _) in found.items()}
+    for network, rate in rates.items():
+        course = found[network.label]
+        model = functional(lambda rngs, n=network: Composer(n.cell, n.units, n.dropout, rngs))
+        test = np.asarray(evaluation(model, music.test)(course.params))
+        runs.append(
+            {
+                "cell": network.cell,
+                "hidden_size": network.units,
+                "parameters": course.parameters,
+                "dropout": network.dropout,
+                "learning_rate": rate,
+                "validation_nats_by_learning_rate": {f"{r:g}": v for r, v in searched.get(network, {}).items()},
+                "seeds": list(seeds_of(config)),
+                "validation_nats": course.best_of("validation").tolist(),
+                "test_nats": test.tolist(),
+                "test_nats_mean": float(test.mean()),
+                "epochs": len(course.history),
+                "seconds": course.seconds,
+                "validation_nats_by_epoch": course.metric("validation").round(4).tolist(),
+            }
+        )
+    print_table(config.dataset, runs)
+    curves = {network.label: found[network.label].metric("validation") for network in rates}
     loss_curves(config.out / "learning_curves", f"{config.dataset}, validation", "nats per step", curves)
     return {"pieces": [len(part) for part in music], "runs": runs}
+
+
+def print_table(dataset: str, runs: Sequence[Mapping[str, Any]]) -> None:
+    table = Table(title=f"{dataset}: nats per step at the best epoch on the validation pieces")
+    columns = (
+        "network",
+        "units",
+        "parameters",
+        "rate",
+        "validation",
+        "test, by seed",
+        "test, mean",
+        "epochs",
+        "seconds",
+    )
+    for column in columns:
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for run in runs:
+        by_seed = " ".join(f"{value:.3f}" for value in run["test_nats"])
+        nats = (f"{np.mean(run['validation_nats']):.3f}", by_seed, f"{run['test_nats_mean']:.3f}")
+        size = (str(run["hidden_size"]), f"{run['parameters']:,}", f"{run['learning_rate']:g}")
+        table.add_row(CONTESTANTS[run["cell"]].label, *size, *nats, str(run["epochs"]), f"{run['seconds']:.0f}")
+    Console(width=120).print(table)
+    print(f"Published: {PUBLISHED[dataset]}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

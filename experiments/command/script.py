@@ -76,10 +76,10 @@ def positive(config: Any, *names: str) -> None:
 
 
 def share(config: Any, *names: str) -> None:
-    """A `ValueError` for an option that is not a share below 1."""
+    """A `ValueError` for an option that is not a share below 1; None is passed over."""
     for name in names:
         value = getattr(config, name)
-        if not 0 <= value < 1:
+        if value is not None and not 0 <= value < 1:
             raise ValueError(f"--{name.replace('_', '-')} expected a share in [0, 1), got {value}")
 
 
