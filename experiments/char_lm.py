@@ -11,7 +11,7 @@ windows; the gradient ends at the window, the state is handed on (truncated back
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script, share
+from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
 from experiments.models.saved import Saved, load_model, model_of, save_model
@@ -141,7 +141,7 @@ def written(saved: Saved, prompt: str, *, length: int, temperature: float, sampl
     return [decode(alphabet, column) for column in np.asarray(found).T]
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     text = load(config)
     total = config.epochs * language.steps_an_epoch(text.training, config.batch_size, config.window)
     course = side_by_side({config.cell: Job(total, functools.partial(train, config, text))})[config.cell]
@@ -154,8 +154,7 @@ def run(config: Config) -> Mapping[str, Any]:
     print(sample)
     title = f"{config.cell.upper()} of {config.hidden_size} units, layers: {config.layers}"
     curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
-    loss_curves(config.out / "learning_curves", title, "nats per character", curves)
-    return {
+    record = {
         "parameters": course.parameters,
         "characters": {"train": len(text.training), "validation": len(text.validation), "symbols": len(text.alphabet)},
         "seconds": course.seconds,
@@ -166,6 +165,7 @@ def run(config: Config) -> Mapping[str, Any]:
         "train_nats_by_epoch": curves["training"].round(5).tolist(),
         "sample": sample,
     }
+    return record, lambda: loss_curves(config.out / "learning_curves", title, "nats per character", curves)
 
 
 def print_table(config: Config, course: Course, best: np.ndarray) -> None:

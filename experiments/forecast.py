@@ -9,7 +9,7 @@ how much they change. The last third of the twelve years is never trained on. Th
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from rich.table import Table
 import jaxrnn
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many
@@ -187,7 +187,7 @@ def train(config: Config, prepared: Prepared, parts: Parts, show: Show) -> tuple
     return course, np.asarray(said(course.params, prepared.xs))
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     series, parts = split(config)
     prepared = prepare(series, len(parts.train.values))
     label = CONTESTANTS[config.cell].label
@@ -207,8 +207,7 @@ def run(config: Config) -> Mapping[str, Any]:
     table.add_row(f"{label}, mean of {len(by_seed)} seeds", f"{np.mean(by_seed):.2f}{spread}")
     table.add_row(f"{label}, all seeds' mean forecast", f"{mean:.2f}")
     Console().print(table)
-    draw(config, series, own)
-    return {
+    record = {
         "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
@@ -219,6 +218,7 @@ def run(config: Config) -> Mapping[str, Any]:
         "test_rmse_of_mean_forecast": mean,
         "forecast": own.mean(0)[test].round(2).tolist(),
     }
+    return record, functools.partial(draw, config, series, own)
 
 
 def draw(config: Config, series: Series, own: np.ndarray) -> None:

@@ -9,7 +9,7 @@ directions, each at its own end of the sequence. Batches are padded, and `length
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
-from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.datasets.vowels import Utterances, Vowels, load_vowels
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 
@@ -128,30 +126,15 @@ def train(config: Config, vowels: Vowels, show: Show) -> Course:
     )
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     vowels = load_vowels(config.data_dir)
     total = config.epochs * steps_per_epoch(len(vowels.train.xs), config.batch_size)
     name = f"{'bidirectional ' if config.bidirectional else ''}{config.cell}"
     course = side_by_side({name: Job(total, functools.partial(train, config, vowels))})[name]
-    accuracy = course.metric("test accuracy")
-    table = Table(title="Japanese vowels: test accuracy after the last epoch, %")
-    for column in ("by seed", "mean", "published", "parameters", "seconds"):
-        table.add_column(column, justify="right")
-    by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
-    mean = f"{100 * accuracy[-1].mean():.1f}"
-    table.add_row(by_seed, mean, f"{100 * PUBLISHED:.1f}", f"{course.parameters:,}", f"{course.seconds:.0f}")
-    Console().print(table)
+    print_accuracy("Japanese vowels: test accuracy after the last epoch, %", course, f"{100 * PUBLISHED:.1f}")
     title = f"Japanese vowels, {name}, {config.hidden_size} units"
-    loss_curves(config.out / "learning_curves", title, "share of test utterances", {"wrong": 1 - accuracy})
-    return {
-        "parameters": course.parameters,
-        "seconds": course.seconds,
-        "seeds": list(seeds_of(config)),
-        "test_accuracy": accuracy[-1].tolist(),
-        "test_accuracy_mean": float(accuracy[-1].mean()),
-        "test_accuracy_by_epoch": accuracy.round(4).tolist(),
-        "published": PUBLISHED,
-    }
+    record = {**accuracy_record(course, seeds_of(config)), "published": PUBLISHED}
+    return record, functools.partial(draw_accuracy, config.out / "learning_curves", title, course)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ The protocol is the published one: 4,000 sequences of 40 numbers in batches of 1
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from rich.console import Console
-from rich.table import Table
 
-from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.images import Images, load_mnist_1d
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 
@@ -131,31 +129,16 @@ def train(config: Config, images: Images, show: Show) -> Course:
     )
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     images = load(config)
     name = f"{config.cell}, {config.hidden_size} units"
     course = side_by_side({name: Job(config.steps, functools.partial(train, config, images))})[name]
-    accuracy = course.metric("test accuracy")
     low, high = PUBLISHED[config.shuffled]
-    table = Table(title=f"MNIST-1D{', shuffled' if config.shuffled else ''}: test accuracy after the last update, %")
-    for column in ("by seed", "mean", "published", "parameters", "seconds"):
-        table.add_column(column, justify="right")
-    by_seed = " ".join(f"{100 * value:.1f}" for value in accuracy[-1])
-    mean = f"{100 * accuracy[-1].mean():.1f}"
-    table.add_row(by_seed, mean, f"{low} to {high}", f"{course.parameters:,}", f"{course.seconds:.0f}")
-    Console().print(table)
+    title = f"MNIST-1D{', shuffled' if config.shuffled else ''}: test accuracy after the last update, %"
+    print_accuracy(title, course, f"{low} to {high}")
     title = f"MNIST-1D, bidirectional {config.cell.upper()}, {config.hidden_size} units"
-    loss_curves(config.out / "learning_curves", title, "share of test sequences", {"wrong": 1 - accuracy})
-    return {
-        "parameters": course.parameters,
-        "seconds": course.seconds,
-        "seeds": list(seeds_of(config)),
-        "test_accuracy": accuracy[-1].tolist(),
-        "test_accuracy_mean": float(accuracy[-1].mean()),
-        "test_accuracy_by_evaluation": accuracy.round(4).tolist(),
-        "steps": [found.step for found in course.history],
-        "published": [low / 100, high / 100],
-    }
+    record = {**accuracy_record(course, seeds_of(config)), "published": [low / 100, high / 100]}
+    return record, functools.partial(draw_accuracy, config.out / "learning_curves", title, course)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script, share
+from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets import poems as quatrains
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.models import language
@@ -200,7 +200,7 @@ def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, sho
     )
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     poems, own = load(config)
     total = config.epochs * steps_per_epoch(len(poems.train), config.batch_size)
     course = side_by_side({config.cell: Job(total, functools.partial(train, config, poems, own))})[config.cell]
@@ -220,8 +220,7 @@ def run(config: Config) -> Mapping[str, Any]:
     print(*(text for texts in shown.values() for text in texts), sep="\n")
     curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
     title = f"Tang quatrains, {config.cell.upper()} of {config.hidden_size} units"
-    loss_curves(config.out / "learning_curves", title, "nats per character", curves)
-    return {
+    record = {
         "parameters": course.parameters,
         "poems": {part: len(getattr(poems, part)) for part in encoded},
         "symbols": len(own.symbols),
@@ -235,6 +234,7 @@ def run(config: Config) -> Mapping[str, Any]:
         "validation_nats_by_epoch": course.metric("validation").round(5).tolist(),
         "train_nats_by_epoch": curves["training"].round(5).tolist(),
     }
+    return record, lambda: loss_curves(config.out / "learning_curves", title, "nats per character", curves)
 
 
 def print_table(course: Course, nats: np.ndarray, unigram: float, in_form: Mapping[int, float]) -> None:

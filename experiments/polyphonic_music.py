@@ -24,7 +24,7 @@ from rich.table import Table
 
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script, share
+from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
@@ -246,7 +246,7 @@ def best_rate(config: Config, reached: Mapping[float, float]) -> float:
     return min(config.learning_rates, key=lambda rate: np.nan_to_num(reached.get(rate, 0.0), nan=np.inf))
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     music = load_music(MUSIC[config.dataset], config.data_dir)
     total = config.epochs * steps_per_epoch(len(music.train), config.batch_size)
     searched = search(config, music, total)
@@ -280,8 +280,9 @@ def run(config: Config) -> Mapping[str, Any]:
         )
     print_table(config.dataset, runs)
     curves = {network.label: found[network.label].metric("validation") for network in rates}
-    loss_curves(config.out / "learning_curves", f"{config.dataset}, validation", "nats per step", curves)
-    return {"pieces": [len(part) for part in music], "runs": runs}
+    title, stem = f"{config.dataset}, validation", config.out / "learning_curves"
+    record = {"pieces": [len(part) for part in music], "runs": runs}
+    return record, lambda: loss_curves(stem, title, "nats per step", curves)
 
 
 def print_table(dataset: str, runs: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 import jaxrnn
 from experiments.command.figures import Curve, Panel, learning_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
 from experiments.models.cells import CONTESTANTS
@@ -242,7 +242,7 @@ def draw(config: Config, runs: Sequence[Run], baseline: dict[str, Any]) -> None:
     learning_curves(config.out / "learning_curves", title, panels, ("logistic regression", baseline["accuracy"]))
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     images = load(config)
     baseline = logistic_regression(images)
     total = config.epochs * (len(images.train_images) // config.batch_size)
@@ -255,8 +255,7 @@ def run(config: Config) -> Mapping[str, Any]:
     }
     runs = list(side_by_side(jobs).values())
     print_table(config, runs, baseline)
-    draw(config, runs, baseline)
-    return as_record(config, images, runs, baseline)
+    return as_record(config, images, runs, baseline), functools.partial(draw, config, runs, baseline)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

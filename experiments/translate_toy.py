@@ -10,7 +10,7 @@ given. Sources are of different lengths; one in ten, chosen by what it is, is ne
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from rich.table import Table
 
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
 from experiments.models.functional import Functional, functional
@@ -181,7 +181,7 @@ def examples(config: Config, pairs: Pairs, params: Any) -> list[dict[str, str]]:
     ]
 
 
-def run(config: Config) -> Mapping[str, Any]:
+def run(config: Config) -> Result:
     name, pairs = f"{config.task}, {config.cell}", test_pairs(config)
     course = side_by_side({name: Job(config.steps, functools.partial(train, config, pairs))})[name]
     right, shown = course.metric("right"), examples(config, pairs, course.params)
@@ -194,8 +194,7 @@ def run(config: Config) -> Mapping[str, Any]:
     shares = ", ".join(f"{100 * share:.1f} %" for share in right[-1])
     print(f"Right to the last symbol, of {TEST_PAIRS:,}, by seed: {shares}; {course.parameters:,} parameters")
     curves = {"wrong translations": 1 - right}
-    loss_curves(config.out / "learning_curves", name, "share of test sources", curves, x="evaluation")
-    return {
+    record = {
         "parameters": course.parameters,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
@@ -204,6 +203,8 @@ def run(config: Config) -> Mapping[str, Any]:
         "steps": [found.step for found in course.history],
         "examples": shown,
     }
+    stem = config.out / "learning_curves"
+    return record, lambda: loss_curves(stem, name, "share of test sources", curves, x="evaluation")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import json
 import subprocess
 import sys
@@ -195,8 +196,12 @@ def test_options_given_beside_quick_count(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(script, "use_all_cores", lambda: None)
     own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
+
+    def run(config):
+        seen.append((config.steps, config.rate, config.cells))
+        return {"loss": np.nan * 1}, lambda: None
+
     for arguments in ("", "--quick", "--quick --steps 100 --cells gru lstm", "--quick --rate 0.1 --steps 7"):
-        run = lambda config: seen.append((config.steps, config.rate, config.cells)) or {"loss": np.nan * 1}  # noqa: E731
         quick = {"steps": 2, "cells": ("gru",)}
         assert script.run_script("own", own, run, quick=quick, arguments=arguments.split()) == 0
     both = ("gru", "lstm")
@@ -226,8 +231,23 @@ def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, 
     assert ends_with(KeyboardInterrupt()) == (130, "", "own: stopped\n")
     resume = "own: stopped; go on from the last checkpoint by --resume\n"
     assert ends_with(KeyboardInterrupt(), "--save-every=2") == (130, "", resume)
-    assert ends_with(report.CannotRun("the disk is full")) == (2, "", "own: the disk is full\n")
+    assert ends_with(report.CannotRun("no rate will do")) == (2, "", "own: no rate will do\n")
+    full = f"own: {tmp_path}: No space left on device; what was written before is whole\n"
+    assert ends_with(OSError(errno.ENOSPC, "No space left on device", "log.jsonl")) == (2, "", full)
+    with pytest.raises(OSError, match="Broken"):
+        ends_with(OSError(errno.EPIPE, "Broken pipe"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_record_is_written_before_anything_is_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "use_all_cores", lambda: None)
+
+    def draw():
+        assert json.loads((tmp_path / "results.json").read_text())["loss"] == 1
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        script.run_script("own", Options, lambda config: ({"loss": 1}, draw), arguments=[f"--out={tmp_path}"])
 
 
 def test_shares_and_positive_numbers():

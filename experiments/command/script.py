@@ -1,6 +1,7 @@
 """The edges that scripts share: options, refusals in one line, and the record of a run."""
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,14 @@ from experiments.command.devices import use_all_cores
 from experiments.command.report import CannotRun, environment, writable_folder, write_json
 
 Config = TypeVar("Config")
+Result = tuple[Mapping[str, Any], Callable[[], Any]]  # a record, and what draws it once the record is safe
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_script(
     name: str,
     config_type: type[Config],
-    run: Callable[[Config], Mapping[str, Any]],
+    run: Callable[[Config], Result],
     *,
     check: Callable[[Config], None] = lambda config: None,
     quick: Mapping[str, Any] | None = None,
@@ -28,13 +31,14 @@ def run_script(
     Args:
         name: of the script, as in `python -m experiments.<name>`.
         config_type: a frozen dataclass with at least `out`, and `quick` if `quick` is given.
-        run: trains, prints and draws; returns what the record says beside settings, versions and machine.
+        run: trains and prints; returns what the record says beside settings, versions and machine, and what draws.
         check: a `ValueError` or `OSError` with one line of text if anything is wrong, before any work.
         quick: the settings of `--quick`; options that are given beside it count.
         arguments: by default those of the command line.
 
     Returns:
-        The exit code: 2 with one line on stderr if the command cannot be run as it stands, 130 if the user stops it.
+        The exit code: 2 with one line on stderr if the command cannot be run as it stands or the disk is full, 130 if
+        the user stops it.
     """
     config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
     if quick is not None and config.quick:
@@ -48,15 +52,22 @@ def run_script(
         return 2
     use_all_cores()
     try:
-        found = run(config)
+        found, draw = run(config)
+        about = {"experiment": name, "config": settings(config), **environment()}
+        write_json(config.out / "results.json", {**about, **found})
+        draw()
     except CannotRun as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"{name}: {config.out}: {error.strerror}; what was written before is whole", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         kept = getattr(config, "save_every", None) is not None
         print(f"{name}: stopped{'; go on from the last checkpoint by --resume' if kept else ''}", file=sys.stderr)
         return 130
-    write_json(config.out / "results.json", {"experiment": name, "config": settings(config), **environment(), **found})
     print(f"written into {config.out}")
     return 0
 

@@ -22,7 +22,7 @@ from rich.table import Table
 import jaxrnn
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.text import load_text
 from experiments.gates.figure import draw
 from experiments.gates.measures import (
@@ -178,8 +178,8 @@ def judged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Trains, looks, prints and draws."""
+def run(config: Config) -> Result:
+    """Trains, looks and prints."""
     if config.quick:  # compiling is nearly all of it
         jax.config.update("jax_disable_most_optimizations", True)
     tasks = problems(config)
@@ -191,8 +191,9 @@ def run(config: Config) -> dict[str, Any]:
     records = list(side_by_side(jobs, "updates").values())
     verdicts = judged(records)
     print_tables(records, verdicts)
-    draw(config.out / "gates", records, {name: (problem.label, problem.unit) for name, problem in tasks.items()})
-    return {"runs": records, "verdicts": verdicts}
+    labels = {name: (problem.label, problem.unit) for name, problem in tasks.items()}
+    record = {"runs": records, "verdicts": verdicts}
+    return record, functools.partial(draw, config.out / "gates", records, labels)
 
 
 def print_tables(records: Sequence[Mapping[str, Any]], verdicts: Mapping[str, Any]) -> None:

@@ -11,15 +11,14 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.report import write_json
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.gradient_flow.claims import claims
 from experiments.gradient_flow.clipping import CASES, CLIPS, Descent, Wall, climb_wall, train_clipped
 from experiments.gradient_flow.figures import draw_clipping, draw_flow, draw_spectrum
@@ -274,8 +273,8 @@ def jobs_of(config: Config) -> dict[str, Job]:
     }
 
 
-def run(config: Config) -> Mapping[str, Any]:
-    """Everything, the tables, the figures, and the record that both are made from."""
+def run(config: Config) -> Result:
+    """Everything, the tables, and the record that they and the figures are made from."""
     found = side_by_side(jobs_of(config), "updates")
     runs = [found[CONTESTANTS[name].label] for name in dict.fromkeys(config.cells)]
     record = {
@@ -285,14 +284,14 @@ def run(config: Config) -> Mapping[str, Any]:
         "clipping": clipping_record(found["wall"], found["clipping"]),
     }
     record["claims"] = claims(record)
-    write_json(
-        config.out / "results.json", record
-    )  # before anything is drawn; versions and settings join it at the end
     print_tables(config.length, record)
-    draw_flow(config.out / "gradient_flow", config.length, record)
-    draw_spectrum(config.out / "spectrum", record)
-    draw_clipping(config.out / "clipping", record)
-    return record
+
+    def draw() -> None:
+        draw_flow(config.out / "gradient_flow", config.length, record)
+        draw_spectrum(config.out / "spectrum", record)
+        draw_clipping(config.out / "clipping", record)
+
+    return record, draw
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

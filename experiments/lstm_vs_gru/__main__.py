@@ -25,7 +25,7 @@ from rich.table import Table
 
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.text import load_text
 from experiments.lstm_vs_gru.figure import draw
 from experiments.lstm_vs_gru.plan import Model, adding, planned
@@ -219,8 +219,8 @@ def best_rate(losses: Mapping[float, float]) -> float:
     return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
 
 
-def run(config: Config) -> dict[str, Any]:
-    """Tunes, trains, times, prints and draws."""
+def run(config: Config) -> Result:
+    """Tunes, trains, times and prints."""
     tasks = problems(config)
     models = planned(tasks, config.cells, config.budgets, TOLERANCE)
     tuning = tuned(config, tasks, models)
@@ -239,8 +239,8 @@ def run(config: Config) -> dict[str, Any]:
     verdicts = compared(records)
     print_verdicts(verdicts)
     labels = {name: (task.label, task.unit) for name, task in tasks.items()}
-    draw(config.out / "lstm_vs_gru", records, labels, config.updates)
-    return {"runs": records, "lstm_against_gru": verdicts, "aims": {task: AIMS[task] for task in tasks}}
+    record = {"runs": records, "lstm_against_gru": verdicts, "aims": {task: AIMS[task] for task in tasks}}
+    return record, functools.partial(draw, config.out / "lstm_vs_gru", records, labels, config.updates)
 
 
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

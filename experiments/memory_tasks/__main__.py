@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command.progress import side_by_side
-from experiments.command.script import among, positive, run_script
+from experiments.command.script import Result, among, positive, run_script
 from experiments.memory_tasks.figure import draw_lengths, draw_variants
 from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trained_with, variants
 from experiments.memory_tasks.problems import PROBLEMS
@@ -120,12 +120,11 @@ def planned(config: Config) -> dict[str, Plan]:
     }
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> Result:
     plans = planned(config)
     every = dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants))
     found = by_run(side_by_side(jobs(every)))
     print_grid(plans, found)
-    draw_lengths(config.out / "memory_tasks", [found[one] for plan in plans.values() for one in plan.grid])
     compared = {
         task: [(trained_with(one), found[one]) for one in plan.variants]
         for task, plan in plans.items()
@@ -133,12 +132,18 @@ def run(config: Config) -> dict[str, Any]:
     }
     if compared:
         print_variants(compared)
-        draw_variants(config.out / "variants", compared)
     problems = {(one.problem, one.length): outcome for one, outcome in found.items()}
-    return {
+    record = {
         "problems": [about(task, length, outcome) for (task, length), outcome in sorted(problems.items())],
         "runs": [as_record(found[one]) for one in every],
     }
+
+    def draw() -> None:
+        draw_lengths(config.out / "memory_tasks", [found[one] for plan in plans.values() for one in plan.grid])
+        if compared:
+            draw_variants(config.out / "variants", compared)
+
+    return record, draw
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:

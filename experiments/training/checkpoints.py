@@ -60,7 +60,7 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 class Checkpoints:
-    """A keeper for `fit`: saves after every so many evaluations."""
+    """A keeper for `fit`: saves after every so many evaluations, and after the last."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], *, resume: bool, every: int = 1) -> None:
         self._folder, self._about, self._resume, self._every = folder, as_json(about), resume, every
@@ -93,8 +93,8 @@ class Checkpoints:
             return course
         raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
 
-    def evaluated(self, course: Course) -> None:
-        if len(course.history) % self._every == 0:
+    def evaluated(self, course: Course, last: bool) -> None:
+        if last or len(course.history) % self._every == 0:
             self.save(course)
 
     def save(self, course: Course) -> None:

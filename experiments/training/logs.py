@@ -26,7 +26,7 @@ class Log:
             partial.write_text("".join(map(_line, start.history)), encoding="utf-8")
         return start
 
-    def evaluated(self, course: Course) -> None:
+    def evaluated(self, course: Course, last: bool) -> None:
         with self._path.open("a", encoding="utf-8") as log:
             log.write(_line(course.history[-1]))
 
@@ -49,7 +49,7 @@ class TensorBoard:
     def restored(self, start: Course) -> Course:
         return start
 
-    def evaluated(self, course: Course) -> None:
+    def evaluated(self, course: Course, last: bool) -> None:
         found = course.history[-1]
         for name, values in {"loss": found.loss, **found.metrics}.items():
             for writer, value in zip(self._writers, values, strict=True):
@@ -69,9 +69,9 @@ class Keepers:
             start = keeper.restored(start)
         return start
 
-    def evaluated(self, course: Course) -> None:
+    def evaluated(self, course: Course, last: bool) -> None:
         for keeper in self._keepers:
-            keeper.evaluated(course)
+            keeper.evaluated(course, last)
 
 
 def _line(found: Evaluation) -> str:

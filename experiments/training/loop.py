@@ -106,8 +106,8 @@ class Keeper(Protocol):
         """The course to go on with; `start` itself where there is none."""
         ...
 
-    def evaluated(self, course: Course) -> None:
-        """Called after every evaluation."""
+    def evaluated(self, course: Course, last: bool) -> None:
+        """Called after every evaluation, and told whether it is the last."""
         ...
 
 
@@ -255,9 +255,10 @@ def fit(
             loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
             found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
             course = _after(course, found, settings)
+            last = steps.stop == settings.steps or _ended(course, settings)
             if keeper is not None:
-                keeper.evaluated(course)
-            if _ended(course, settings):
+                keeper.evaluated(course, last)
+            if last:
                 break
     if course.history:
         show(settings.steps, _note(course.history[-1].loss, course.history))
