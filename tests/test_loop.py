@@ -340,15 +340,19 @@ def test_a_run_goes_on_only_as_itself_and_each_in_its_own_folder(tmp_path):
 
 def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
     class SummaryWriter:
-        def __init__(self, folder):
+        def __init__(self, folder, **options):
+            begun.append(options)
             self.name, self.flush = folder.rsplit("/", 1)[-1], lambda: None
 
         def add_scalar(self, *told):
             heard.append((self.name, *told))
 
-    heard = []
+    heard, begun = [], []
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=SummaryWriter))
     keeper = TensorBoard(tmp_path, range(3, 5))
+    keeper.restored(types.SimpleNamespace(state=types.SimpleNamespace(step=0)))
+    keeper.restored(types.SimpleNamespace(state=types.SimpleNamespace(step=6)))
+    assert begun == [{}, {}, {"purge_step": 7}, {"purge_step": 7}]
     metrics = {"value": np.array([3.0, 4.0])}
     found = loop.Evaluation(7, 0.5, np.array([1.0, 2.0]), metrics)
     keeper.evaluated(loop.Course(None, None, [found]), last=False)

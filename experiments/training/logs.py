@@ -44,9 +44,13 @@ class TensorBoard:
         # Only who asks for it needs it.
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
-        self._writers = [SummaryWriter(str(folder / "tensorboard" / f"seed {seed}")) for seed in seeds]
+        self._writer, self._folders = SummaryWriter, [str(folder / "tensorboard" / f"seed {seed}") for seed in seeds]
 
     def restored(self, start: Course) -> Course:
+        # Points that a killed run wrote after its last save are made again.
+        step = int(start.state.step)
+        options = {"purge_step": step + 1} if step else {}
+        self._writers = [self._writer(folder, **options) for folder in self._folders]
         return start
 
     def evaluated(self, course: Course, last: bool) -> None:
