@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -144,7 +145,8 @@ def written(saved: Saved, prompt: str, *, length: int, temperature: float, sampl
 def run(config: Config) -> Result:
     text = load(config)
     total = config.epochs * language.steps_an_epoch(text.training, config.batch_size, config.window)
-    course = side_by_side({config.cell: Job(total, functools.partial(train, config, text))})[config.cell]
+    job = Job(total, functools.partial(train, config, text))
+    course = side_by_side({config.cell: job}, devices=devices_of(config))[config.cell]
     check_learned(course, "validation")
     save_model(config.out, "char_lm", dataclasses.asdict(config), tuple(text.alphabet), course.params)
     saved, best = load_model(config.out, "char_lm"), course.best_of("validation")

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
+from experiments.command.devices import devices_of
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -124,14 +125,19 @@ def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -
         noise = config.noise / prepared.scale * rng.standard_normal(rows.shape, np.float32)
         xs = prepared.xs[rows]
         xs[..., 0] += noise
-        return xs, prepared.changes[rows]
+        return xs.swapaxes(0, 1), prepared.changes[rows].T
 
     def loss(model: Readout, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         xs, changes = batch
-        said = SCALE * many_to_many(cell, model, xs)[..., 0]
-        return jnp.mean(jnp.square(100 * (said - changes))), carry
+        said = SCALE * many_to_many(cell, model, jnp.swapaxes(xs, 0, 1))[..., 0]
+        return jnp.mean(jnp.square(100 * (said - changes.T))), carry
 
-    return Task(functools.partial(init_readout, cell, config.hidden_size, prepared.xs.shape[1], 1), loss, batch)
+    return Task(
+        functools.partial(init_readout, cell, config.hidden_size, prepared.xs.shape[1], 1),
+        loss,
+        batch,
+        examples=config.batch_size,
+    )
 
 
 def check(config: Config) -> None:
@@ -192,7 +198,7 @@ def run(config: Config) -> Result:
     prepared = prepare(series, len(parts.train.values))
     label = CONTESTANTS[config.cell].label
     jobs = {label: Job(config.steps, functools.partial(train, config, prepared, parts))}
-    course, changes = side_by_side(jobs)[label]
+    course, changes = side_by_side(jobs, devices=devices_of(config))[label]
     test = slice(-config.test_months, None)
     own = np.stack([forecasts(prepared, change) for change in changes])
     by_seed = [rmse(forecast[test], series.values[test]) for forecast in own]

@@ -19,6 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.command.devices import devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
@@ -97,7 +98,7 @@ def task_of(config: Config, model: Functional[Classifier], train: Utterances) ->
         logits = model.bind(params)(batch.xs, batch.lengths)
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), carry
 
-    return Task(model.init, loss, batch)
+    return Task(model.init, loss, batch, examples=config.batch_size)
 
 
 def check(config: Config) -> None:
@@ -130,7 +131,8 @@ def run(config: Config) -> Result:
     vowels = load_vowels(config.data_dir)
     total = config.epochs * steps_per_epoch(len(vowels.train.xs), config.batch_size)
     name = f"{'bidirectional ' if config.bidirectional else ''}{config.cell}"
-    course = side_by_side({name: Job(total, functools.partial(train, config, vowels))})[name]
+    job = Job(total, functools.partial(train, config, vowels))
+    course = side_by_side({name: job}, devices=devices_of(config))[name]
     print_accuracy("Japanese vowels: test accuracy after the last epoch, %", course, f"{100 * PUBLISHED:.1f}")
     title = f"Japanese vowels, {name}, {config.hidden_size} units"
     record = {**accuracy_record(course, seeds_of(config)), "published": PUBLISHED}

@@ -20,6 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from experiments.command.devices import devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.images import Images, load_mnist_1d
@@ -97,7 +98,7 @@ def task_of(model: Functional[Classifier], images: Images, batch_size: int) -> T
         logits = model.bind(params)(batch[0])
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean(), carry
 
-    return Task(model.init, loss, batch)
+    return Task(model.init, loss, batch, examples=batch_size)
 
 
 def check(config: Config) -> None:
@@ -132,7 +133,8 @@ def train(config: Config, images: Images, show: Show) -> Course:
 def run(config: Config) -> Result:
     images = load(config)
     name = f"{config.cell}, {config.hidden_size} units"
-    course = side_by_side({name: Job(config.steps, functools.partial(train, config, images))})[name]
+    job = Job(config.steps, functools.partial(train, config, images))
+    course = side_by_side({name: job}, devices=devices_of(config))[name]
     low, high = PUBLISHED[config.shuffled]
     title = f"MNIST-1D{', shuffled' if config.shuffled else ''}: test accuracy after the last update, %"
     print_accuracy(title, course, f"{low} to {high}")

@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -125,7 +126,7 @@ def task_of(config: Config, model: Functional[language.LanguageModel], poems: np
         total, count = loss_of(model.bind(params), poems, lengths, key)
         return total / count, carry
 
-    return Task(model.init, loss, batch)
+    return Task(model.init, loss, batch, examples=config.batch_size)
 
 
 def nats_of(
@@ -203,7 +204,8 @@ def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, sho
 def run(config: Config) -> Result:
     poems, own = load(config)
     total = config.epochs * steps_per_epoch(len(poems.train), config.batch_size)
-    course = side_by_side({config.cell: Job(total, functools.partial(train, config, poems, own))})[config.cell]
+    job = Job(total, functools.partial(train, config, poems, own))
+    course = side_by_side({config.cell: job}, devices=devices_of(config))[config.cell]
     check_learned(course, "validation")
     save_model(config.out, "poems", dataclasses.asdict(config), own.symbols, course.params)
     saved = load_model(config.out, "poems")

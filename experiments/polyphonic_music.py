@@ -22,6 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -153,7 +154,7 @@ def task_of(config: Config, model: Functional[Composer], pieces: Sequence[np.nda
         total, count = nats_of(model.bind(params), batch, key)
         return total / count, carry
 
-    return Task(model.init, loss, batch)
+    return Task(model.init, loss, batch, examples=config.batch_size)
 
 
 def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray]) -> Callable[[Any], Any]:
@@ -233,7 +234,8 @@ def search(config: Config, music: Music, total: int) -> dict[Network, dict[float
         {
             name: Job(total, functools.partial(train, config, music, *pair, first, search_name(*pair)))
             for name, pair in pairs.items()
-        }
+        },
+        devices=devices_of(config),
     )
     reached: dict[Network, dict[float, float]] = {}
     for name, (network, rate) in pairs.items():
@@ -255,7 +257,7 @@ def run(config: Config) -> Result:
         n.label: Job(total, functools.partial(train, config, music, n, rate, seeds_of(config), f"{n.cell}-{n.budget}"))
         for n, rate in rates.items()
     }
-    found = side_by_side(jobs)
+    found = side_by_side(jobs, devices=devices_of(config))
     runs = []
     for network, rate in rates.items():
         course = found[network.label]

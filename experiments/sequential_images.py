@@ -24,6 +24,7 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
+from experiments.command.devices import devices_of
 from experiments.command.figures import Curve, Panel, learning_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -106,7 +107,12 @@ def task_of(cell: jaxrnn.Cell, config: Config, images: Images, reading: str) -> 
         logits = many_to_one(cell, model, jnp.swapaxes(xs, 0, 1))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), carry
 
-    return Task(functools.partial(init_readout, cell, config.hidden_size, sequences.shape[-1], classes), loss, batch)
+    return Task(
+        functools.partial(init_readout, cell, config.hidden_size, sequences.shape[-1], classes),
+        loss,
+        batch,
+        examples=config.batch_size,
+    )
 
 
 def accuracy_of(cell: jaxrnn.Cell, sequences: np.ndarray, labels: np.ndarray) -> Callable[[Readout], dict[str, Any]]:
@@ -253,7 +259,7 @@ def run(config: Config) -> Result:
         for reading in config.readings
         for name in config.cells
     }
-    runs = list(side_by_side(jobs).values())
+    runs = list(side_by_side(jobs, devices=devices_of(config)).values())
     print_table(config, runs, baseline)
     return as_record(config, images, runs, baseline), functools.partial(draw, config, runs, baseline)
 

@@ -22,6 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -119,7 +120,7 @@ def task_of(config: Config, model: Functional[EncoderDecoder]) -> Task:
     def loss(params: Any, carry: Any, batch: Pairs, key: jax.Array) -> tuple[jax.Array, Any]:
         return loss_of(model.bind(params), batch), carry
 
-    return Task(model.init, loss, batch)
+    return Task(model.init, loss, batch, examples=config.batch_size)
 
 
 def test_pairs(config: Config) -> Pairs:
@@ -183,7 +184,8 @@ def examples(config: Config, pairs: Pairs, params: Any) -> list[dict[str, str]]:
 
 def run(config: Config) -> Result:
     name, pairs = f"{config.task}, {config.cell}", test_pairs(config)
-    course = side_by_side({name: Job(config.steps, functools.partial(train, config, pairs))})[name]
+    job = Job(config.steps, functools.partial(train, config, pairs))
+    course = side_by_side({name: job}, devices=devices_of(config))[name]
     right, shown = course.metric("right"), examples(config, pairs, course.params)
     table = Table(title=f"{name}: sources that were never trained on")
     for column in ("source", "target", "written"):

@@ -18,6 +18,7 @@ import jaxrnn
 from experiments import __main__ as listing
 from experiments import sequential_images
 from experiments.command import figures, report, script, summary
+from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
 from experiments.models.readout import init_readout
@@ -181,10 +182,10 @@ def test_the_exit_code_reaches_the_shell(tmp_path):
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class Options(DeviceOptions):
     """Of a script that is not there."""
 
-    out: Path
+    out: Path = Path("results")
     steps: int = 100
     rate: float = 0.5
     cells: tuple[str, ...] = ("gru", "lstm")
@@ -192,9 +193,8 @@ class Options:
     quick: bool = False
 
 
-def test_options_given_beside_quick_count(tmp_path, monkeypatch):
+def test_options_given_beside_quick_count(tmp_path):
     seen = []
-    monkeypatch.setattr(script, "use_all_cores", lambda: None)
     own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
 
     def run(config):
@@ -214,13 +214,12 @@ def test_options_given_beside_quick_count(tmp_path, monkeypatch):
         "cells": ["gru"],
         "save_every": None,
         "quick": True,
+        "devices": None,
         "out": str(tmp_path),
     }
 
 
-def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(script, "use_all_cores", lambda: None)
-
+def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, capsys):
     def ends_with(error, *arguments):
         def run(config):
             raise error
@@ -239,9 +238,7 @@ def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_is_written_before_anything_is_drawn(tmp_path, monkeypatch):
-    monkeypatch.setattr(script, "use_all_cores", lambda: None)
-
+def test_a_record_is_written_before_anything_is_drawn(tmp_path):
     def draw():
         assert json.loads((tmp_path / "results.json").read_text())["loss"] == 1
         raise ZeroDivisionError

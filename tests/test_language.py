@@ -47,11 +47,11 @@ def test_windows_follow_one_another_and_hand_on_their_states():
     inputs, targets, fresh = zip(*(task.batch(7, step) for step in range(3)), strict=True)
     assert language.steps_an_epoch(TEXT, B, WINDOW) == 3
     assert [list(f) for f in fresh] == [[True] * B, [False] * B, [False] * B]
-    whole = np.concatenate(inputs)
+    whole = np.concatenate(inputs, 1).T
     first = next(k for k in range(4) if (streams[k : k + 12] == whole).all())
-    np.testing.assert_array_equal(np.concatenate(targets), streams[first + 1 : first + 13])
+    np.testing.assert_array_equal(np.concatenate(targets, 1).T, streams[first + 1 : first + 13])
     assert task.batch(7, 3)[2].all()
-    starts = {tuple(task.batch(seed, 3 * epoch)[0][0]) for seed in range(3) for epoch in range(6)}
+    starts = {tuple(task.batch(seed, 3 * epoch)[0][:, 0]) for seed in range(3) for epoch in range(6)}
     assert len(starts) > 1  # epochs are cut elsewhere
     states = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 9.0), task.carry)  # of another epoch
     losses, loss = [], jax.jit(lambda *given: task.loss(*given, None))
@@ -59,7 +59,7 @@ def test_windows_follow_one_another_and_hand_on_their_states():
         value, states = loss(params, states, tuple(map(jnp.asarray, (inputs[k], targets[k], fresh[k]))))
         losses.append(value)
     logits, _ = call(params, jnp.asarray(whole))
-    each = nats_of(logits, np.concatenate(targets))
+    each = nats_of(logits, np.concatenate(targets, 1).T)
     np.testing.assert_allclose(losses, each.reshape(3, -1).mean(-1), rtol=1e-5)
 
 

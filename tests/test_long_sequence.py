@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from experiments import long_sequence
-from experiments.command.devices import sharing
 
 SMALL = ["--steps", "40", "--batch-size", "2", "--features", "3", "--hidden-size", "4", "--updates", "3"]
 
@@ -55,8 +54,3 @@ def test_bad_commands(arguments, message, capsys):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize(("batch", "devices"), [(8, 4), (6, 3), (2, 2), (7, 1), (1, 1)])
-def test_devices_that_divide_a_batch(batch, devices):
-    assert len(sharing(batch)) == devices

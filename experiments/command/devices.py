@@ -1,21 +1,140 @@
-"""All cores of a CPU, each as a device of its own that runs its own loop over time."""
+"""The devices that a script uses: cores of a CPU or accelerators, of one process or of several."""
 
+import contextlib
+import dataclasses
+import hashlib
 import os
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from experiments.command.report import CannotRun
+
+HEARTBEAT = 20  # seconds without a sign of life of another process after which this one ends
+PATIENCE = 120  # seconds to wait for all processes to be there
 
 
-def use_all_cores() -> None:
-    """One CPU device a core. It must come before anything asks JAX for its devices; after that it changes nothing."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        jax.config.update("jax_num_cpu_devices", cores)
-    except RuntimeError:  # a test or a notebook has begun to compute already
+@dataclasses.dataclass(frozen=True)
+class DeviceOptions:
+    """What every script takes."""
+
+    devices: int | None = None
+    """How many devices to use; by default all: of a CPU, a device a core."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessOptions(DeviceOptions):
+    """What scripts take that run in several processes. The environment's JAX_COORDINATOR_ADDRESS,
+    JAX_NUM_PROCESSES and JAX_PROCESS_ID say the same."""
+
+    coordinator: str | None = None
+    """host:port of the first of several processes; --devices is then the number of each."""
+    processes: int | None = None
+    """How many processes there are, each started with the same options but for --process."""
+    process: int | None = None
+    """Which of them this is, from 0."""
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def with_environment(options: ProcessOptions) -> ProcessOptions:
+    """The options, with the environment's where none are given."""
+
+    def number(name: str) -> int | None:
+        text = os.environ.get(name)
+        if text is not None and not text.isdecimal():
+            raise ValueError(f"{name} expected a number, got {text!r}")
+        return None if text is None else int(text)
+
+    given = {
+        "coordinator": os.environ.get("JAX_COORDINATOR_ADDRESS"),
+        "processes": number("JAX_NUM_PROCESSES"),
+        "process": number("JAX_PROCESS_ID"),
+    }
+    return dataclasses.replace(
+        options, **{name: value for name, value in given.items() if getattr(options, name) is None}
+    )
+
+
+def check_devices(options: DeviceOptions) -> None:
+    """A `ValueError` in one line for options that cannot be; without touching a device."""
+    if options.devices is not None and options.devices < 1:
+        raise ValueError(f"--devices expected a positive number, got {options.devices}")
+    if not isinstance(options, ProcessOptions):
         return
+    options = with_environment(options)
+    given = [name for name in ("coordinator", "processes", "process") if getattr(options, name) is not None]
+    if given and len(given) < 3:
+        missing = next(name for name in ("coordinator", "processes", "process") if name not in given)
+        raise ValueError(f"--{given[0]} expected --{missing} beside it; several processes need all three")
+    if options.processes is None or options.process is None:
+        return
+    if options.processes < 1:
+        raise ValueError(f"--processes expected a positive number, got {options.processes}")
+    if not 0 <= options.process < options.processes:
+        raise ValueError(f"--process expected 0 to {options.processes - 1}, got {options.process}")
+    host, colon, port = (options.coordinator or "").rpartition(":")
+    if not (host and colon and port.isdecimal()):
+        raise ValueError(f"--coordinator expected host:port, got {options.coordinator}")
 
 
-def sharing(batch_size: int) -> list[Any]:
-    """As many devices as divide a batch."""
-    devices = jax.devices()
-    return devices[: max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)]
+def start_devices(options: DeviceOptions) -> None:
+    """Makes the devices, and meets the other processes; before anything asks JAX for a device.
+
+    Raises:
+        CannotRun: if the other processes do not come, or there are fewer devices than asked for.
+    """
+    with contextlib.suppress(RuntimeError):  # a test or a notebook has begun to compute already
+        jax.config.update("jax_num_cpu_devices", cores() if options.devices is None else options.devices)
+    if isinstance(options, ProcessOptions):
+        _meet(with_environment(options))
+    found = len(jax.local_devices())
+    if options.devices is not None and options.devices > found:
+        raise CannotRun(f"--devices expected at most {found} here, got {options.devices}")
+
+
+def _meet(options: ProcessOptions) -> None:
+    if options.processes is None or options.processes == 1:
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=PATIENCE,
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except RuntimeError as error:
+        raise CannotRun(
+            f"--coordinator {options.coordinator}: {options.processes} processes did not meet within {PATIENCE} s; "
+            f"is each started, with the same --processes? ({str(error).splitlines()[0][:120]})"
+        ) from error
+
+
+def check_alike(options: DeviceOptions) -> None:
+    """A `CannotRun` if another process was started with other options."""
+    if jax.process_count() == 1:
+        return
+    alike = {**dataclasses.asdict(options), "process": None}
+    digest = np.frombuffer(hashlib.sha256(repr(alike).encode()).digest(), np.uint8)
+    every = multihost_utils.process_allgather(digest)
+    other = [k for k, own in enumerate(every) if (own != digest).any()]
+    if other:
+        raise CannotRun(f"process {other[0]} was started with other options than process {jax.process_index()}")
+
+
+def devices_of(options: DeviceOptions) -> list[Any]:
+    """The devices to run on, of all processes, those of a process next to each other."""
+    local = len(jax.local_devices()) if options.devices is None else options.devices
+    return [device for k in range(jax.process_count()) for device in jax.local_devices(process_index=k)[:local]]
+
+
+def is_first() -> bool:
+    """Whether this is the process that prints and writes."""
+    return jax.process_index() == 0

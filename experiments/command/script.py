@@ -1,15 +1,19 @@
 """The edges that scripts share: options, refusals in one line, and the record of a run."""
 
+import contextlib
 import dataclasses
 import errno
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import tyro
 
-from experiments.command.devices import use_all_cores
+from experiments.command.devices import check_alike, check_devices, is_first, start_devices
 from experiments.command.report import CannotRun, environment, writable_folder, write_json
 
 Config = TypeVar("Config")
@@ -30,7 +34,7 @@ def run_script(
 
     Args:
         name: of the script, as in `python -m experiments.<name>`.
-        config_type: a frozen dataclass with at least `out`, and `quick` if `quick` is given.
+        config_type: a frozen dataclass on top of `DeviceOptions`, with `out`, and `quick` if `quick` is given.
         run: trains and prints; returns what the record says beside settings, versions and machine, and what draws.
         check: a `ValueError` or `OSError` with one line of text if anything is wrong, before any work.
         quick: the settings of `--quick`; options that are given beside it count.
@@ -45,20 +49,31 @@ def run_script(
         small: Any = dataclasses.replace(config_type(), **quick)  # pyright: ignore[reportArgumentType]
         config = tyro.cli(config_type, args=arguments, default=small)
     try:
+        check_devices(config)
         check(config)
         writable_folder(config.out)
     except (ValueError, OSError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    use_all_cores()
     try:
-        found, draw = run(config)
-        about = {"experiment": name, "config": settings(config), **environment()}
-        write_json(config.out / "results.json", {**about, **found})
-        draw()
+        start_devices(config)
+        check_alike(config)
+        with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
+            found, draw = run(config)
+        if is_first():
+            about = {"experiment": name, "config": settings(config), **environment()}
+            write_json(config.out / "results.json", {**about, **found})
+            draw()
     except CannotRun as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        line = (str(error).splitlines() or [""])[0]
+        print(f"{name}: another process was lost; start all of them again with --resume ({line})", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)  # the others cannot be waited for
     except OSError as error:
         if error.errno not in FULL:
             raise
@@ -68,7 +83,8 @@ def run_script(
         kept = getattr(config, "save_every", None) is not None
         print(f"{name}: stopped{'; go on from the last checkpoint by --resume' if kept else ''}", file=sys.stderr)
         return 130
-    print(f"written into {config.out}")
+    if is_first():
+        print(f"written into {config.out}")
     return 0
 
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
+from experiments.command.devices import DeviceOptions, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -43,7 +44,7 @@ WITHOUT = {"lstm": {"i": 1.0, "f": 1.0, "o": 1.0}, "gru": {"r": 1.0, "z": 0.0}} 
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DeviceOptions):
     """Gates of trained LSTMs and GRUs: saturation, retention, and what is lost without one."""
 
     tasks: tuple[str, ...] = TASKS
@@ -188,7 +189,7 @@ def run(config: Config) -> Result:
         fixed = "" if plan.fixed is None else f", {plan.fixed[0]} = {plan.fixed[1]:g}"
         work = functools.partial(train, config, tasks[plan.task], plan)
         jobs[f"{plan.task}, {CONTESTANTS[plan.cell].label}{fixed}"] = Job(updates_of(config, plan.task), work)
-    records = list(side_by_side(jobs, "updates").values())
+    records = list(side_by_side(jobs, "updates", devices=devices_of(config)).values())
     verdicts = judged(records)
     print_tables(records, verdicts)
     labels = {name: (problem.label, problem.unit) for name, problem in tasks.items()}

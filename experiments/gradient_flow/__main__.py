@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.command.devices import DeviceOptions, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.gradient_flow.claims import claims
@@ -37,7 +38,7 @@ LN10 = float(np.log(10))
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DeviceOptions):
     """Gradients by step, before and after training, beside the spectral prediction."""
 
     length: int = 500
@@ -275,7 +276,7 @@ def jobs_of(config: Config) -> dict[str, Job]:
 
 def run(config: Config) -> Result:
     """Everything, the tables, and the record that they and the figures are made from."""
-    found = side_by_side(jobs_of(config), "updates")
+    found = side_by_side(jobs_of(config), "updates", devices=devices_of(config))
     runs = [found[CONTESTANTS[name].label] for name in dict.fromkeys(config.cells)]
     record = {
         "steps_back": steps_back(config.length).tolist(),

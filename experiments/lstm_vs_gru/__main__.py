@@ -23,6 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import DeviceOptions, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -41,7 +42,7 @@ CALL = 10  # updates of every seed in one compiled call
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DeviceOptions):
     """LSTM and GRU at equal parameter budgets."""
 
     tasks: tuple[str, ...] = TASKS
@@ -199,7 +200,7 @@ def trained(
     names = {
         plan: f"{plan[0].task}, {CONTESTANTS[plan[0].cell].label}, {plan[0].budget:,}, {plan[1]:g}" for plan in jobs
     }
-    done = side_by_side({names[plan]: job for plan, job in jobs.items()}, "updates")
+    done = side_by_side({names[plan]: job for plan, job in jobs.items()}, "updates", devices=devices_of(config))
     return {plan: done[names[plan]] for plan in jobs}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.devices import DeviceOptions, devices_of
 from experiments.command.progress import side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.memory_tasks.figure import draw_lengths, draw_variants
@@ -30,7 +31,7 @@ from experiments.models.cells import CONTESTANTS
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(DeviceOptions):
     """Recurrent networks that have to remember."""
 
     tasks: tuple[str, ...] = tuple(PROBLEMS)
@@ -123,7 +124,7 @@ def planned(config: Config) -> dict[str, Plan]:
 def run(config: Config) -> Result:
     plans = planned(config)
     every = dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants))
-    found = by_run(side_by_side(jobs(every)))
+    found = by_run(side_by_side(jobs(every), devices=devices_of(config)))
     print_grid(plans, found)
     compared = {
         task: [(trained_with(one), found[one]) for one in plan.variants]

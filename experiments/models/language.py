@@ -87,16 +87,17 @@ def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: 
         spare = len(streams) - 1 - windows * window
         first = place * window + int(np.random.default_rng((seed, epoch)).integers(spare + 1))
         part = streams[first : first + window + 1].astype(np.int32)
-        return part[:-1], part[1:], np.full(batch_size, place == 0)
+        return part[:-1].T, part[1:].T, np.full(batch_size, place == 0)
 
     def loss(params: Any, states: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         inputs, targets, fresh = batch
         states = jax.tree.map(lambda leaf: jnp.where(fresh[:, None], jnp.zeros_like(leaf), leaf), states)
-        logits, states = model.bind(params)(inputs, states, key)
-        return nats(logits, targets).mean(), states
+        logits, states = model.bind(params)(inputs.T, states, key)
+        return nats(logits, targets.T).mean(), states
 
     start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
-    return Task(model.init, loss, batch, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start)
+    return Task(model.init, loss, batch, zeros, examples=batch_size, carry_axis=1)
 
 
 def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:

@@ -15,6 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.command.progress import Seat, Show
+from experiments.training.placing import Placing, placing
+
 Params = Any
 Batch = Any
 Metrics = dict[str, np.ndarray]  # each (seeds,)
@@ -29,6 +32,8 @@ class Task(NamedTuple):
     ]  # (params, carry, batch, key) -> (loss, carry)
     batch: Callable[[int, int], Batch]  # of seed and step: NumPy arrays, of the same shapes at every step
     carry: Any = ()  # what the first batch begins with, such as a recurrent state handed from batch to batch
+    examples: int | None = None  # in a batch, along its first axis, to be shared out over devices; None: not shared
+    carry_axis: int = 0  # of the carry's examples
 
 
 class TrainState(NamedTuple):
@@ -183,7 +188,7 @@ def population(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def training(
-    task: Task, optimiser: optax.GradientTransformation
+    task: Task, optimiser: optax.GradientTransformation, placed: Placing | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
     """A compiled `(state, batches) -> (state, losses)`: a step for each entry of `(steps, seeds, ·)`."""
 
@@ -198,7 +203,18 @@ def training(
         params, memory, carry, losses = _over_seeds(of_a_seed)(state.keys, *state[2:], batch)
         return TrainState(state.step + 1, state.keys, params, memory, carry), losses
 
-    return jax.jit(lambda state, batches: jax.lax.scan(update, state, batches), donate_argnums=0)
+    out: Any = None if placed is None else (_shardings(task, placed), placed.whole)
+    return jax.jit(lambda state, batches: jax.lax.scan(update, state, batches), donate_argnums=0, out_shardings=out)
+
+
+def _shardings(task: Task, placed: Placing) -> Any:
+    whole: Any = placed.whole
+    return TrainState(step=whole, keys=whole, params=whole, optimiser=whole, carry=placed.shared(1 + task.carry_axis))
+
+
+def _put(task: Task, placed: Placing, state: TrainState) -> TrainState:
+    carry = placed.put_shared(state.carry, 1 + task.carry_axis)
+    return placed.put_whole(state._replace(carry=()))._replace(carry=carry)
 
 
 def _batches(task: Task, seeds: Sequence[int], steps: range) -> Batch:
@@ -222,7 +238,7 @@ def fit(
     seeds: Sequence[int],
     settings: Settings,
     evaluate: Callable[[Params], Any],
-    show: Callable[[int, str], None] = lambda step, note: None,
+    show: Show = Seat(),
     keeper: Keeper | None = None,
     run: Callable[[TrainState, Batch], tuple[TrainState, jax.Array]] | None = None,
 ) -> Course:
@@ -234,24 +250,29 @@ def fit(
         seeds: of parameters, batches and noise; each seed's run is its own.
         settings: how long, how often to evaluate, and when to stop before the end.
         evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
-        show: is told how many steps are done, and a note on how it goes.
+        show: is told how many steps are done, and a note on how it goes. The devices of a `Seat` share every batch,
+            as many of them as divide it; evaluations are made on the first.
         keeper: of checkpoints and logs.
         run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once.
     """
-    seeds, run = list(seeds), training(task, optimiser) if run is None else run
+    seeds, devices = list(seeds), show.devices if isinstance(show, Seat) else ()
+    placed = None if task.examples is None else placing(devices, task.examples)
+    run = training(task, optimiser, placed) if run is None or placed is not None else run
     state = begin(task, optimiser, seeds)
     worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
     course = Course(state, None if settings.minimise is None else worst, [])
     if keeper is not None:
         course = keeper.restored(course)
     start, losses = time.perf_counter() - course.seconds, []
+    state = course.state if placed is None else _put(task, placed, course.state)
     for steps in () if _ended(course, settings) else _calls(int(course.state.step), settings):
-        state, values = run(course.state, _batches(task, seeds, steps))
-        course = course._replace(state=state)
+        batches = _batches(task, seeds, steps)
+        state, values = run(state, batches if placed is None else placed.put_shared(batches, 2))
         losses.append(np.asarray(values))  # waits
         show(steps.stop, _note(losses[-1][-1], course.history))
         if steps.stop % settings.evaluate_every == 0 or steps.stop == settings.steps:
-            metrics = {name: np.asarray(value, np.float64) for name, value in evaluate(state.params).items()}
+            course = course._replace(state=state if placed is None else placed.fetched(state))
+            metrics = {name: np.asarray(value, np.float64) for name, value in evaluate(course.state.params).items()}
             loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
             found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
             course = _after(course, found, settings)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.command.devices import ProcessOptions, is_first, with_environment
 from experiments.command.report import CannotRun
 from experiments.command.script import positive
 from experiments.training.checkpoints import Checkpoints, check_folder, has_checkpoints
@@ -15,7 +16,7 @@ from experiments.training.loop import Course, Keeper
 
 
 @dataclasses.dataclass(frozen=True)
-class RunOptions:
+class RunOptions(ProcessOptions):
     """What every training script takes."""
 
     seed: int = 0
@@ -34,7 +35,8 @@ class RunOptions:
     """A small version of it all, under half a minute."""
 
 
-FREE = ("save_every", "resume", "tensorboard", "out", "quick", "data_dir")  # may differ when a run goes on
+WHERE = tuple(field.name for field in dataclasses.fields(ProcessOptions))
+FREE = (*WHERE, "save_every", "resume", "tensorboard", "out", "quick", "data_dir")  # may differ when a run goes on
 
 
 def seeds_of(options: RunOptions) -> range:
@@ -44,6 +46,7 @@ def seeds_of(options: RunOptions) -> range:
 def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> None:
     """A `ValueError` in one line if the runs of these names cannot begin or go on; what each is about, by name."""
     positive(options, "seeds", "save_every")
+    _check_shares(options, len(names))
     if options.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
     if options.tensorboard:
@@ -53,6 +56,17 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> N
         raise ValueError(f"--resume expected checkpoints in {options.out}, found none")
     for name in begun:
         check_folder(options.out / name, about(options, names[name]), resume=options.resume)
+
+
+def _check_shares(options: RunOptions, jobs: int) -> None:
+    """Whether the devices that were asked for divide a batch, where a run has several."""
+    size, own = getattr(options, "batch_size", None), with_environment(options)
+    several = (own.processes or 1) > 1
+    if options.devices is None or size is None:
+        return
+    share = options.devices * (own.processes or 1) if several else options.devices // jobs
+    if share > 1 and size % share:
+        raise ValueError(f"--batch-size expected a number that {share} devices divide, got {size}")
 
 
 def check_learned(course: Course, metric: str) -> None:
@@ -69,10 +83,10 @@ def about(options: RunOptions, more: Mapping[str, Any]) -> dict[str, Any]:
 def keeper_of(options: RunOptions, name: str, more: Mapping[str, Any]) -> Keeper:
     """What keeps the run of that name, in a folder of its own."""
     folder = options.out / name
-    keepers: list[Keeper] = [Log(folder)]
+    keepers: list[Keeper] = [Log(folder)] if is_first() else []
     if options.save_every is not None or options.resume:
         resume, every = options.resume and has_checkpoints(folder), options.save_every or 1
         keepers.insert(0, Checkpoints(folder, about(options, more), resume=resume, every=every))
-    if options.tensorboard:
+    if options.tensorboard and is_first():
         keepers.append(TensorBoard(folder, seeds_of(options)))
     return Keepers(*keepers)
