@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import sys
+import threading
 from typing import Any
 
 import jax
@@ -86,8 +88,10 @@ def check_devices(options: DeviceOptions) -> None:
 def start_devices(options: DeviceOptions) -> None:
     """Makes the devices, and meets the other processes; before anything asks JAX for a device.
 
+    If the other processes do not come, this one ends with one line on stderr and exit code 2.
+
     Raises:
-        CannotRun: if the other processes do not come, or there are fewer devices than asked for.
+        CannotRun: if there are fewer devices than asked for.
     """
     with contextlib.suppress(RuntimeError):  # a test or a notebook has begun to compute already
         jax.config.update("jax_num_cpu_devices", cores() if options.devices is None else options.devices)
@@ -102,19 +106,28 @@ def _meet(options: ProcessOptions) -> None:
     if options.processes is None or options.processes == 1:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    try:
-        jax.distributed.initialize(
-            options.coordinator,
-            options.processes,
-            options.process,
-            initialization_timeout=PATIENCE,
-            heartbeat_timeout_seconds=HEARTBEAT,
-        )
-    except RuntimeError as error:
-        raise CannotRun(
-            f"--coordinator {options.coordinator}: {options.processes} processes did not meet within {PATIENCE} s; "
-            f"is each started, with the same --processes? ({str(error).splitlines()[0][:120]})"
-        ) from error
+    alarm = threading.Timer(PATIENCE, _give_up, [options])
+    alarm.daemon = True
+    alarm.start()
+    jax.distributed.initialize(
+        options.coordinator,
+        options.processes,
+        options.process,
+        initialization_timeout=2 * PATIENCE,  # after which JAX aborts, with a stack trace
+        heartbeat_timeout_seconds=HEARTBEAT,
+    )
+    alarm.cancel()
+
+
+def _give_up(options: ProcessOptions) -> None:
+    """Ends this process from a thread of its own: the main one waits inside JAX."""
+    print(
+        f"--coordinator {options.coordinator}: {options.processes} processes did not meet within {PATIENCE} s; "
+        "was each of them started, with the same --processes?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def check_alike(options: DeviceOptions) -> None:

@@ -50,14 +50,14 @@ def run_script(
         config = tyro.cli(config_type, args=arguments, default=small)
     try:
         check_devices(config)
+        start_devices(config)  # before a checkpoint is looked at, which asks JAX for its devices
+        check_alike(config)
         check(config)
         writable_folder(config.out)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, CannotRun) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
     try:
-        start_devices(config)
-        check_alike(config)
         with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
             found, draw = run(config)
         if is_first():

@@ -1,0 +1,215 @@
+"""A training shared out over devices and processes: the same parameters, and an end to all if one is lost."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from experiments import translate_toy
+from experiments.command.devices import DeviceOptions, ProcessOptions, check_devices, devices_of
+from experiments.command.progress import shares
+from experiments.command.report import CannotRun
+from experiments.training import placing, runs
+from tests.distributed_worker import trained
+from tests.training import optax_promotes
+
+ROOT = Path(__file__).parents[1]
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # found: 2e-7 and 5e-16
+QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+
+
+def free_port():
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+def begun(arguments, folder, **environment):
+    """A process whose words go into a file."""
+    with folder.with_suffix(".txt").open("w") as said:
+        command = [sys.executable, "-m", *map(str, arguments)]
+        return subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, **QUICKLY, **environment}, stdout=said, stderr=subprocess.STDOUT
+        )
+
+
+def workers(folder, count=2, patience=60, **options):
+    own = {"coordinator": f"127.0.0.1:{free_port()}", "devices": 2, "processes": 2, **options}
+    told = [json.dumps({**own, "process": k}) for k in range(count)]
+    return [
+        begun(["tests.distributed_worker", folder, line, patience], folder / f"worker{k}")
+        for k, line in enumerate(told)
+    ]
+
+
+def test_devices_and_processes_learn_the_same(tmp_path):
+    several = workers(tmp_path)
+    with optax_promotes(), jax.enable_x64(True):
+        for dtype in (np.float32, np.float64):
+            name = str(np.dtype(dtype))
+            alone, four = (jax.tree.leaves(trained(jax.devices()[:count], dtype)) for count in (1, 4))
+            for process, end in enumerate(several):
+                assert end.wait(300) == 0, (tmp_path / f"worker{process}.txt").read_text()
+                with np.load(tmp_path / f"{name}-{process}.npz") as found:
+                    apart = [found[f"arr_{k}"] for k in range(len(alone))]
+                for ours, theirs in ((alone, four), (alone, apart)):
+                    for a, b in zip(ours, theirs, strict=True):
+                        np.testing.assert_allclose(b, a, rtol=0, atol=TOLERANCE[name])
+
+
+def test_a_process_that_is_alone_ends_in_one_line(tmp_path):
+    (lonely,) = workers(tmp_path, count=1, patience=2)
+    assert lonely.wait(60) == 2
+    said = (tmp_path / "worker0.txt").read_text()
+    assert "2 processes did not meet within 2 s; was each of them started, with the same --processes?" in said
+    assert said.count("\n") == 1
+
+
+def test_processes_with_other_options_end_in_one_line(tmp_path):
+    both = pair(tmp_path / "run", tmp_path / "said", own=(["--steps=5"], ["--steps=6"]))
+    assert [one.wait(120) for one in both] == [2, 2]
+    for k in range(2):
+        said = (tmp_path / f"said{k}.txt").read_text()
+        assert f"translate_toy: process {1 - k} was started with other options than process {k}\n" in said
+    assert not (tmp_path / "run").exists()
+
+
+# ---- one of two is killed
+
+STEPS = 300
+OPTIONS = {
+    "task": "reversal", "size": 2, "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 4,
+    "steps": STEPS, "evaluate-every": 50, "save-every": 1,
+}  # fmt: skip
+
+
+def options():
+    return [f"--{name}={value}" for name, value in OPTIONS.items()]
+
+
+def pair(folder, log, own=((), ())):
+    """Two processes, told by the environment where they meet."""
+    where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
+    return [
+        begun(
+            ["experiments.translate_toy", *options(), "--devices=2", f"--out={folder}", *more],
+            log.with_name(f"{log.name}{k}"),
+            **where,
+            JAX_PROCESS_ID=str(k),
+        )
+        for k, more in enumerate(own)
+    ]
+
+
+def saved(folder):
+    place = folder / "checkpoints"
+    return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal()) if place.is_dir() else []
+
+
+def arrays_of(folder):
+    with ocp.CheckpointManager((folder / "checkpoints").absolute()) as manager:
+        step = saved(folder)[-1]
+        found = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore()))["arrays"]
+    return {name: np.asarray(value) for name, value in found.items()}
+
+
+def test_the_loss_of_a_process_ends_the_other_and_the_checkpoint_is_gone_on_with(tmp_path):
+    folder = tmp_path / "run"
+    both = pair(folder, tmp_path / "said")
+    deadline = time.monotonic() + 300
+    while not saved(folder):
+        assert time.monotonic() < deadline
+        assert all(one.poll() is None for one in both), (tmp_path / "said0.txt").read_text()
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGKILL)
+    both[1].wait()
+    start = time.monotonic()
+    assert both[0].wait(90) != 0
+    assert time.monotonic() - start < 60
+    reached = saved(folder)[-1]
+    assert reached < STEPS
+    with optax_promotes():  # one device of one process goes on, and does it all
+        for where, more in ((folder, ["--resume"]), (tmp_path / "alone", [])):
+            assert translate_toy.main([*options(), f"--out={where}", "--devices=1", *more]) == 0
+    assert saved(folder)[-1] == saved(tmp_path / "alone")[-1] == STEPS
+    ended, alone = arrays_of(folder), arrays_of(tmp_path / "alone")
+    assert sorted(ended) == sorted(alone)
+    for name, array in alone.items():
+        np.testing.assert_allclose(ended[name], array, rtol=0, atol=1e-5)  # found: 3e-7
+
+
+# ---- shares, and what cannot be
+
+
+def test_every_run_has_its_share_of_the_devices(monkeypatch):
+    assert [len(own) for own in shares(range(8), 3)] == [2, 2, 2]
+    assert shares(range(4), 9) == [(0,), (1,), (2,), (3,)]
+    assert shares(range(4), 1) == [(0, 1, 2, 3)]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert shares(range(4), 3) == [(0, 1, 2, 3)]
+
+
+def test_as_many_devices_as_divide_a_batch(monkeypatch):
+    own = jax.devices()
+    for size, count in ((8, 4), (6, 3), (2, 2), (7, 1)):
+        placed = placing.placing(own, size)
+        assert (1 if placed is None else placed.mesh.size) == count
+    assert placing.placing((), 8) is None
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(CannotRun, match="--batch-size expected a number that 4 devices divide, got 6"):
+        placing.placing(own, 6)
+
+
+def test_devices_are_the_first_of_every_process():
+    assert devices_of(DeviceOptions()) == jax.devices()
+    assert devices_of(DeviceOptions(devices=2)) == jax.devices()[:2]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"devices": 0}, "--devices expected a positive number, got 0"),
+        ({"processes": 2}, "--processes expected --coordinator beside it; several processes need all three"),
+        ({"coordinator": "a:1", "processes": 2}, "--coordinator expected --process beside it"),
+        ({"coordinator": "a:1", "processes": 0, "process": 0}, "--processes expected a positive number, got 0"),
+        ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process expected 0 to 1, got 2"),
+        ({"coordinator": "a", "processes": 2, "process": 1}, "--coordinator expected host:port, got a"),
+        ({"coordinator": ":8", "processes": 2, "process": 1}, "--coordinator expected host:port, got :8"),
+    ],
+)
+def test_options_that_cannot_be(given, message):
+    with pytest.raises(ValueError, match=message):
+        check_devices(ProcessOptions(**given))
+
+
+def test_what_the_environment_says(monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES expected a number, got 'two'"):
+        check_devices(ProcessOptions())
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    monkeypatch.setenv("JAX_PROCESS_ID", "5")
+    with pytest.raises(ValueError, match="--process expected 0 to 1, got 5"):
+        check_devices(ProcessOptions(coordinator="a:1"))
+
+
+def test_more_devices_than_there_are(capsys, tmp_path):
+    assert translate_toy.main(["--quick", "--devices=5", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == "translate_toy: --devices expected at most 4 here, got 5\n"
+
+
+def test_a_batch_that_the_devices_asked_for_do_not_divide(capsys, tmp_path):
+    assert translate_toy.main(["--quick", "--devices=3", "--batch-size=64", f"--out={tmp_path}"]) == 2
+    said = "translate_toy: --batch-size expected a number that 3 devices divide, got 64\n"
+    assert capsys.readouterr().err == said
+    assert not list(tmp_path.iterdir())
+    one = runs.RunOptions(devices=2)
+    runs._check_shares(one, 2)  # one device a run
