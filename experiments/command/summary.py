@@ -84,7 +84,7 @@ def _polyphonic_music(record: Record) -> Iterator[Row]:
         what = f"JSB, {LABELS[run['cell']]}: test nats a step"
         published = MUSIC[run["cell"], run["parameters"] > 100_000]
         obtained = spread(run["test_nats"], "{:.3f}")
-        yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout")
+        yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout, search")
 
 
 def _char_lm(record: Record) -> Iterator[Row]:
@@ -118,6 +118,8 @@ def _forecast(record: Record) -> Iterator[Row]:
 ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {
     "sequential_images": _sequential_images,
     "sequential_images_mnist": _sequential_images,
+    "sequential_images_fashion": _sequential_images,
+    "sequential_images_permuted": _sequential_images,
     "mnist_1d": _mnist_1d,
     "japanese_vowels": _japanese_vowels,
     "polyphonic_music": _polyphonic_music,
