@@ -286,6 +286,13 @@ def test_the_table_in_the_readme_is_that_of_the_records():
     assert summary.with_table(text, summary.table()) == text
 
 
+def test_the_sample_in_the_readme_is_that_of_the_record():
+    record = json.loads((summary.FOLDER / "results" / "char_lm.json").read_text(encoding="utf-8"))
+    text = (summary.FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    assert text.partition("```text\n")[2].partition("```")[0] in record["sample"]
+    assert f"{record['validation_nats'][0]:.2f} nats a character" in text
+
+
 def test_every_record_has_a_row(tmp_path):
     record = {"experiment": "mnist_1d", "test_accuracy": [0.5, 0.7], "parameters": 5110, "seconds": 90}
     (tmp_path / "mnist_1d.json").write_text(json.dumps(record))
