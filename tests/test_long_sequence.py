@@ -57,6 +57,6 @@ def test_bad_commands(arguments, message, capsys):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(("batch", "devices"), [(8, 4), (6, 3), (2, 2), (7, 1), (1, 1)])
+@pytest.mark.parametrize(("batch", "devices"), [(8, 8), (12, 6), (2, 2), (11, 1), (1, 1)])
 def test_devices_that_divide_a_batch(batch, devices):
     assert len(sharing(batch)) == devices

@@ -15,7 +15,7 @@ from jaxrnn.sequence.loops import reference, scan
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Segmented, segment_length
-from jaxrnn.sequence.varying import may_be_sharded, vary_like
+from jaxrnn.sequence.varying import check_alike, may_be_sharded, vary_like
 
 RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
 
@@ -150,6 +150,7 @@ def _prepare(
         if given is not None:
             _checks.state_like(where, name, given, expected)
     mask = _steps_taking_part(where, lengths, mask, time, batch_shape)
+    check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
     reverse = _checks.boolean(where, "reverse", reverse)
     if resets is not None:
         resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)

@@ -32,6 +32,20 @@ def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
     return jax.tree.map(vary, tree) if together else tree
 
 
+def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:
+    """Lengths or masks that are another device's share of the batch than `xs` are refused.
+
+    What is the same on all devices passes, as what was made inside `shard_map` is.
+    """
+    for name, value in others.items():
+        axes, expected = (frozenset() if value is None else _axes(value)), _axes(xs)
+        if expected and axes - expected:
+            raise ValueError(
+                f"{where}: {name} expected the share of the batch that xs is, which varies over the mesh axes "
+                f"{tuple(sorted(expected))}, got one that varies over {tuple(sorted(axes))}; shard it as xs"
+            )
+
+
 def may_be_sharded(tree: PyTree) -> bool:
     """Whether the arrays of a computation may be spread over devices by the compiler.
 
