@@ -29,7 +29,7 @@ from jaxrnn.cells import (
 )
 from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
-from jaxrnn.parallel import data_parallel, model_parallel, param_shardings
+from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.saving import load, save
 from jaxrnn.sequence import unroll
 
@@ -73,6 +73,7 @@ __all__ = [
     "model_parallel",
     "modules",
     "param_shardings",
+    "pipeline",
     "regularize",
     "rnn",
     "rnn_step",

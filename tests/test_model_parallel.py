@@ -241,6 +241,17 @@ def test_a_batch_that_the_type_says_is_sharded(options, x64):
     assert all(c.depth == 0 for c in found) or "implementation" in options
 
 
+def test_noise_on_an_explicit_mesh(x64):
+    """Every sequence drops units of its own, and they go where the sequence is."""
+    cell = jaxrnn.regularize(CELLS["rnn"], recurrent_dropout=0.4, zoneout=0.2)
+    mesh = mesh_of(2, names=("data",), types=AxisType.Explicit)
+    params, xs, _ = operands(cell)
+    run = quick_jit(functools.partial(jaxrnn.unroll, cell, key=jax.random.key(5)))
+    expected = run(params, xs)
+    assert_close(run(params, jax.device_put(xs, NamedSharding(mesh, PartitionSpec(None, "data")))), expected)
+    assert abs(np.asarray(expected[1]) - np.asarray(jaxrnn.unroll(cell, params, xs)[1])).max() > 0.1
+
+
 def _explicit(cell, options):
     def value(params, xs, state, lengths):
         found = jaxrnn.unroll(cell, params, xs, state, return_states=True, lengths=lengths, **options)
@@ -283,10 +294,10 @@ def test_bad_input(call, error, message, unhooked):
 
 
 def _run(cell, shape):
-    return jaxrnn.unroll(cell, cell.init(jax.random.key(0), I), jnp.ones(shape))
+    return jaxrnn.unroll(cell, operands(cell, jnp.float32)[0], np.ones(shape, np.float32))
 
 
 def _shared_twice():
     cell = placed(CELLS["rnn"])
     f = lambda params, xs: jnp.mean(jaxrnn.unroll(cell, params, xs)[1])  # noqa: E731
-    jaxrnn.data_parallel(f, (None, 1))(cell.init(jax.random.key(0), I), jnp.ones((T, 8, I)))
+    jaxrnn.data_parallel(f, (None, 1))(operands(cell, jnp.float32)[0], np.ones((T, 8, I), np.float32))

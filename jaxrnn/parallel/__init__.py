@@ -2,5 +2,6 @@
 
 from jaxrnn.parallel.data import data_parallel
 from jaxrnn.parallel.model import model_parallel, param_shardings
+from jaxrnn.parallel.pipeline import pipeline
 
-__all__ = ["data_parallel", "model_parallel", "param_shardings"]
+__all__ = ["data_parallel", "model_parallel", "param_shardings", "pipeline"]

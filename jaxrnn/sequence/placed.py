@@ -8,14 +8,14 @@ is the one that is cut.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxrnn._types import Cell, Params, Placement, PyTree, Rule, State
-from jaxrnn.cells._algebra import Shared
+from jaxrnn.cells._algebra import Dropped, Shared
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Run, segment_length
 from jaxrnn.sequence.varying import is_manual, vary_like
@@ -55,7 +55,7 @@ class Placed(NamedTuple):
             segment=segment_length(time, math.prod(batch_shape) // devices),
             accumulate_once=False,
         )
-        specs = _specs(placement, len(batch_shape))
+        specs = _specs(placement, inputs)
         params = inputs.params
         if placement.units is not None:
             # By rows, so that gradients come back as parameters are stored, not whole on every device.
@@ -74,15 +74,23 @@ class Placed(NamedTuple):
         return run(inputs._replace(params=params))
 
 
-def _specs(placement: Placement, batch_rank: int) -> Inputs:
-    """Where the devices' parts of the inputs lie, parameters whole."""
+def _specs(placement: Placement, inputs: Inputs) -> Inputs:
+    """Where the devices' parts of the inputs lie, weights whole."""
+    batch_rank = jax.tree.leaves(inputs.xs)[0].ndim - 2
     batch = (*placement.batch, *[None] * batch_rank)[:batch_rank]
-    state, over_time, whole = PartitionSpec(*batch, placement.units), PartitionSpec(None, *batch), PartitionSpec()
-    return Inputs(whole, over_time, state, over_time, over_time, state, whole)
+    every = PartitionSpec(*batch, placement.units), PartitionSpec(None, *batch), PartitionSpec(*batch), PartitionSpec()
+    state, over_time, by_sequence, whole = cast(tuple[Any, ...], every)
+
+    def weight(w: Any) -> Any:  # each sequence drops units of its own
+        return Dropped(whole, by_sequence) if isinstance(w, Dropped) else whole
+
+    params = jax.tree.map(weight, inputs.params, is_leaf=lambda w: isinstance(w, Dropped))
+    return Inputs(params, over_time, state, over_time, over_time, state, whole)
 
 
-def seen_placement(xs: Array) -> Placement | None:
+def seen_placement(inputs: Inputs) -> Placement | None:
     """That of inputs whose type says that their batch is sharded: those on a mesh with axes of `AxisType.Explicit`."""
+    xs = jax.tree.leaves(inputs.xs)[0]
     sharding = jax.typeof(xs).sharding
     batch = tuple(sharding.spec)[1:-1]
     if not any(batch) or is_manual(xs):
@@ -93,11 +101,11 @@ def seen_placement(xs: Array) -> Placement | None:
 def resharded(inputs: Inputs, placement: Placement) -> Inputs:
     """All of them where `Placed` wants them, on a mesh whose axes are explicit."""
 
-    def put(spec: PartitionSpec, tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, NamedSharding(placement.mesh, spec)), tree)
+    def put(spec: Any, part: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, NamedSharding(placement.mesh, spec)), part)
 
-    specs = _specs(placement, jax.tree.leaves(inputs.xs)[0].ndim - 2)
-    return Inputs(*(put(spec, part) for spec, part in zip(specs, inputs, strict=True)))
+    specs = _specs(placement, inputs)
+    return Inputs(*(jax.tree.map(put, spec, part) for spec, part in zip(specs, inputs, strict=True)))
 
 
 def row_shardings(params: Params, placement: Placement) -> PyTree:

@@ -153,12 +153,12 @@ def _prepare(
         if given is not None:
             _checks.state_like(where, name, given, expected)
     mask = _steps_taking_part(where, lengths, mask, time, batch_shape)
-    check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
     reverse = _checks.boolean(where, "reverse", reverse)
     if resets is not None:
         resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)
     elif reset_state is not None:
         raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
+    check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
 
     runner = _choose(where, implementation, checkpoint, cell, expected)
     compute_dtype = _compute_dtype(where, compute_dtype, cell)
@@ -182,7 +182,7 @@ def _prepare(
     return_states = _checks.boolean(where, "return_states", return_states)
     if cell.placement is None:
         inputs = vary_like(inputs)
-        seen = seen_placement(inputs.xs)
+        seen = seen_placement(inputs)
         if seen is not None:
             cell, inputs = cell._replace(placement=seen), resharded(inputs, seen)
     if cell.placement is not None:
