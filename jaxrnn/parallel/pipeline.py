@@ -210,8 +210,9 @@ def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: 
         xs, mask, resets = jax.tree.map(lambda leaf: leaf[jnp.clip(chunk, 0, chunks - 1)], over_time)
         after, ys = layers(states, jnp.where(device == 0, xs, below), mask, resets)
         states = select((chunk >= 0) & (chunk < chunks), after, states)
-        passed = jax.lax.ppermute(ys, plan.axis, [(k, k + 1) for k in range(devices - 1)])
-        return (states, passed), ys
+        if devices > 1:
+            below = jax.lax.ppermute(ys, plan.axis, [(k, k + 1) for k in range(devices - 1)])
+        return (states, below), ys
 
     nothing = vary_like(jnp.zeros_like(inputs[0]), inputs)
     (states, _), ys = jax.lax.scan(tick, (states, nothing), jnp.arange(chunks + devices - 1, dtype=device.dtype))

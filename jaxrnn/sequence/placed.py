@@ -51,7 +51,7 @@ class Placed(NamedTuple):
         time, *batch_shape = jax.tree.leaves(inputs.xs)[0].shape[:-1]
         devices = math.prod(_size(placement, axis) for axis in placement.batch[: len(batch_shape)])
         here = plan._replace(
-            cell=_own_units(plan.cell, placement.units),
+            cell=_own_units(plan.cell, placement),
             segment=segment_length(time, math.prod(batch_shape) // devices),
             accumulate_once=False,
         )
@@ -140,10 +140,10 @@ def _gates_together(params: Params) -> Params:
     return jax.tree.map(lambda w: w.reshape(*w.shape[:-2], w.shape[-2] * w.shape[-1]), params)
 
 
-def _own_units(cell: Cell, axis: str | None) -> Cell:
+def _own_units(cell: Cell, placement: Placement) -> Cell:
     """The cell of one device's units, whose recurrent matrices read those of all."""
-    rule = cell.rule
-    if axis is None or rule is None:
+    rule, axis = cell.rule, placement.units
+    if axis is None or rule is None or _size(placement, axis) == 1:
         return cell._replace(placement=None)
 
     def shared(params: Params) -> Params:
