@@ -13,6 +13,7 @@ _CALLED = re.compile(
     r"\b(?:body|condition|to_apply|calls|\w+_computation)=%?([\w.\-]+)"
     r"|\b(?:branch_computations|called_computations)=\{([^}]*)\}"
 )
+_ALONE = re.compile(r"replica_groups=(\{\{\d+\}(,\{\d+\})*\}|\[\d+,1\]<=)")  # groups of one device exchange nothing
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
@@ -77,6 +78,8 @@ def _reached(computations: dict[str, list[str]], name: str, depth: int, times: i
     for line in computations[name]:
         operation = _OPERATION.search(line)
         if operation:
+            if _ALONE.search(line):
+                continue
             found.append(Collective(operation[2], _bytes(operation[1], "-start(" in line), depth, times))
             continue  # what it applies is a sum
         is_loop = re.search(r" while\(", line) is not None

@@ -25,7 +25,9 @@ def milliseconds(name: str, seconds: float) -> list[float]:
     def loss(params, xs, target):
         return mean_square(jaxrnn.unroll(problem.cell, params, xs)[1], target)
 
-    step = jaxrnn.data_parallel(jax.value_and_grad(loss), (None, 1, 1))
+    step = jax.value_and_grad(loss)
+    if jax.device_count() > 1:
+        step = jaxrnn.data_parallel(step, (None, 1, 1))
     call = compiled(step, problem.params, problem.xs, problem.target).call
     jax.block_until_ready(call())
     found: list[float] = []

@@ -2,13 +2,13 @@
 
     python -m experiments.benchmarks.scaling
 
-Counted: the collectives in the optimised program of a train step over 1, 2, 4, 8 CPU devices, how often each is executed
-and the bytes of their results on a device; nothing is run. Strong scaling shares the same work out; weak scaling gives more
-devices as much more: of the batch, of the units (model_parallel), of the layers (pipeline).
+Counted: the collectives in the optimised program of a train step over 1, 2, 4, 8 CPU devices, how often each is
+executed and the bytes of their results on a device; nothing is run. Strong scaling shares the same work out; weak
+scaling gives more devices as much more: of the batch, of the units (model_parallel), of the layers (pipeline).
 
-Timed: the throughput of `data_parallel` on two CPU devices against one, in processes of their own that take turns. A CPU
-device spreads large products over all cores by itself, so one device is timed twice: with both cores for its threads, which
-is what whoever does nothing gets, and confined to one core.
+Timed: the throughput of `data_parallel` on two CPU devices against one, in processes of their own that take turns. A
+CPU device spreads large products over all cores by itself, so one device is timed twice: with both cores for its
+threads, which is what whoever does nothing gets, and confined to one core.
 
 On paper: 1 to 1,024 accelerators from their data sheets, see `_scaling_paper`.
 """

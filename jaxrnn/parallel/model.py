@@ -123,8 +123,8 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
         >>> init = functools.partial(jaxrnn.lstm(8).init, input_size=4)
         >>> shardings = jaxrnn.param_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
         >>> params = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-        >>> params.w_h.sharding.spec
-        PartitionSpec('model',)
+        >>> tuple(params.w_h.sharding.spec)
+        ('model',)
 
     Differs from:
         1. NNX: modules of :mod:`jaxrnn.modules` carry the same as metadata of their parameters, by
