@@ -71,7 +71,8 @@ def expected(name, masks):
 
 @pytest.mark.parametrize(("name", "masks", "sizes", "options"), [
     ("lstm", "plain", (4,), {"chunk": 2}),
-    ("lstm", "lengths", (4,), {"chunk": 3}),  # which does not divide the steps
+    ("lstm", "plain", (2,), {"chunk": 5}),  # which does not divide the steps
+    ("lstm", "lengths", (4,), {"chunk": 3}),  # nor does this
     ("lstm", "lengths", (2,), {"chunk": 8}),  # two layers a device, one chunk
     ("gru", "lengths", (4, 2), {"chunk": 2, "batch_axis": "data"}),
 ])  # fmt: skip

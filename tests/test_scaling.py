@@ -99,19 +99,21 @@ def test_quick_run(tmp_path, capsys, monkeypatch):
     """Counts of small programs, and two processes on the clock."""
     jax.devices()  # JAX has started with the devices of these tests
     monkeypatch.setattr(scaling, "DEVICES", (8,))
+    monkeypatch.setattr(scaling, "WAYS", [way for way in scaling.WAYS if way != "data_parallel"])
     monkeypatch.setattr(scaling, "SETTINGS", {"1 device": scaling.Setting(1, 1), "2 devices": scaling.Setting(2, 2)})
     assert scaling.main(["--quick", "--cell", "rnn", "--json", str(tmp_path / "scaling.json")]) == 0
     record = json.loads((tmp_path / "scaling.json").read_text())
     rows = {(r["way"], r["scaling"], r["devices"]): r for r in record["counted"]}
     assert count("rnn", "data_parallel", Shape(16, 8, 4, 8), 1)["executed"] == {}
-    assert rows["jit", "strong", 8]["executed"] == rows["data_parallel", "weak", 8]["executed"] == {"all-reduce": 1}
+    assert rows["jit", "strong", 8]["executed"] == rows["jit", "weak", 8]["executed"] == {"all-reduce": 1}
     assert rows["jit of a plain scan", "strong", 8]["executed"]["all-reduce"] > 16
     assert rows["model_parallel", "strong", 8]["executed"]["reduce-scatter"] == 16
     assert rows["pipeline", "strong", 8]["executed"]["collective-permute"] >= 2 * (16 + 8 - 1)
     one, two = sorted(record["timed"], key=lambda row: row["setting"])
-    assert two["two_devices_min"] == 1
-    assert one["two_devices_min"] == pytest.approx(one["min_ms"] / two["min_ms"])
-    assert one["calls"] >= 3
+    assert two["two_devices"] == 1
+    assert one["two_devices"] == pytest.approx(one["median_ms"] / two["median_ms"])  # there is one round
+    assert one["calls"] >= 2
+    assert one["min_ms"] <= one["median_ms"]
     assert set(record["paper"]) == {"H100 SXM", "H200 SXM", "TPU v5p"}
     assert "| jit | strong | 8 | 16, 8, 4, 8 | 0 | 1 all-reduce |" in capsys.readouterr().out
 

@@ -13,6 +13,7 @@ threads, which is what whoever does nothing gets, and confined to one core.
 On paper: 1 to 1,024 accelerators from their data sheets, see `_scaling_paper`.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -62,10 +63,10 @@ class Config:
     """T,B,I,H of the train step that is counted, on one device."""
     timed: tuple[str, ...] = ("lstm:128,32,128,128", "lstm:128,32,128,256", "gru:128,32,128,256", "rnn:128,64,128,256")
     """Which train steps are timed, each as CELL:T,B,I,H; none to time nothing."""
-    rounds: int = 4
-    """Processes of each setting, which take turns."""
-    seconds: float = 2.0
-    """How long a process repeats each train step."""
+    rounds: int = 15
+    """Turns of every setting at every train step."""
+    seconds: float = 0.5
+    """How long a turn is."""
     quick: bool = False
     """Small sizes, to see that it works."""
     json: Path | None = None
@@ -99,34 +100,53 @@ def counts(form: str, shape: Shape) -> list[dict[str, Any]]:
 
 
 def timed(config: Config) -> list[dict[str, Any]]:
-    """Least and median milliseconds by train step and setting, over all rounds."""
-    found: dict[tuple[str, str], list[float]] = {}
-    settings = list(SETTINGS)
-    for turn in range(config.rounds):
-        for setting in settings[turn % len(settings) :] + settings[: turn % len(settings)]:
-            for name, milliseconds in _process(SETTINGS[setting], config).items():
-                found.setdefault((name, setting), []).extend(milliseconds)
-    rows = []
-    for (name, setting), milliseconds in found.items():
-        least, median = min(milliseconds), statistics.median(milliseconds)
-        rows.append(
-            {"step": name, "setting": setting, "min_ms": least, "median_ms": median, "calls": len(milliseconds)}
-        )
-    two = {row["step"]: row for row in rows if row["setting"] == "2 devices"}
-    for row in rows:
-        row |= {f"two_devices_{k}": row[f"{k}_ms"] / two[row["step"]][f"{k}_ms"] for k in ("min", "median")}
-    return rows
+    """Least and median milliseconds by train step and setting, and the throughput of two devices beside it.
+
+    The ratio is that of the medians within a round, and of these the median over rounds: what slows the machine down
+    for a while slows all settings of a round down.
+    """
+    found: dict[str, dict[str, list[list[float]]]] = {name: {key: [] for key in SETTINGS} for name in config.timed}
+    with contextlib.ExitStack() as running:
+        workers = {key: running.enter_context(_worker(setting, config)) for key, setting in SETTINGS.items()}
+        for worker in workers.values():
+            _answer(worker)  # it is ready
+        for turn in range(config.rounds):
+            order = list(SETTINGS)[turn % len(SETTINGS) :] + list(SETTINGS)[: turn % len(SETTINGS)]
+            for name in config.timed:
+                for setting in order:
+                    print(config.seconds, name, file=workers[setting].stdin, flush=True)
+                    found[name][setting].append(json.loads(_answer(workers[setting])))
+    return [_row(name, setting, turns) for name, turns in found.items() for setting in SETTINGS]
 
 
-def _process(setting: Setting, config: Config) -> dict[str, list[float]]:
-    arguments = [str(setting.devices), str(setting.cores), str(config.seconds), *config.timed]
+def _row(name: str, setting: str, turns: dict[str, list[list[float]]]) -> dict[str, Any]:
+    every = [ms for turn in turns[setting] for ms in turn]
+    pairs = zip(turns[setting], turns[list(SETTINGS)[-1]], strict=True)
+    return {
+        "step": name,
+        "setting": setting,
+        "min_ms": min(every),
+        "median_ms": statistics.median(every),
+        "calls": len(every),
+        "two_devices": statistics.median(statistics.median(one) / statistics.median(two) for one, two in pairs),
+    }
+
+
+def _worker(setting: Setting, config: Config) -> subprocess.Popen[str]:
+    arguments = [str(setting.devices), str(setting.cores), *config.timed]
     command = [sys.executable, "-m", "experiments.benchmarks._scaling_worker", *arguments]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     root = Path(__file__).parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
-    if done.returncode:
-        raise RuntimeError(f"a process of the comparison failed: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, text=True, cwd=root, env=environment, stdin=pipe, stdout=pipe)
+
+
+def _answer(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    line = worker.stdout.readline()
+    if not line:
+        raise RuntimeError("a process of the comparison ended; what it said is above")
+    return line
 
 
 def paper() -> dict[str, Any]:
@@ -157,12 +177,12 @@ def count_lines(records: Sequence[dict[str, Any]]) -> list[str]:
 
 def timed_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines = [
-        "| train step | setting | min ms | median ms | two devices, of the throughput (min, median) |",
+        "| train step | setting | min ms | median ms | throughput of two devices to this |",
         "|---|---|---|---|---|",
     ]
     for r in rows:
-        ratios = f"{r['two_devices_min']:.2f}, {r['two_devices_median']:.2f}"
-        lines.append(f"| {r['step']} | {r['setting']} | {r['min_ms']:.3g} | {r['median_ms']:.3g} | {ratios} |")
+        figures = f"{r['min_ms']:.3g} | {r['median_ms']:.3g} | {r['two_devices']:.2f}"
+        lines.append(f"| {r['step']} | {r['setting']} | {figures} |")
     return lines
 
 
