@@ -154,6 +154,24 @@ def test_no_collective_stands_in_a_loop(name, way):
     assert long.bytes == 4 * (size + 1)
 
 
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_second_of_two_batch_axes(kind, x64):
+    """Shared out under plain `jit`: the same values and gradients, and one sum outside the loops."""
+    mesh = jax.make_mesh((DEVICES,), ("d",), axis_types=(kind,))
+    cell = jaxrnn.gru(3)
+    params = random_like(0, jax.eval_shape(lambda: cell.init(jax.random.key(0), 2)), jnp.float64)
+    xs = random_like(1, jax.ShapeDtypeStruct((16, 2, BATCH, 2), jnp.float64), jnp.float64)
+    mask = random_like(2, jax.ShapeDtypeStruct(xs.shape[:3], jnp.float64), jnp.float64) > 0
+    f = quick_jit(
+        jax.value_and_grad(lambda params, xs, mask: jnp.mean(jaxrnn.unroll(cell, params, xs, mask=mask)[1] ** 2))
+    )
+    by_second = NamedSharding(mesh, PartitionSpec(None, None, "d"))
+    args = jax.device_put(params, NamedSharding(mesh, PartitionSpec())), *jax.device_put((xs, mask), by_second)
+    assert_close(f(*args), f(params, xs, mask))
+    counts = counted(compiled_text(f, *args))
+    assert (counts.inside, counts.outside) == (0, 1)
+
+
 def test_plain_differentiation_has_one_in_its_loop():
     """What the count would show if there were some."""
     counts, _ = counts_of(NETWORKS["rnn"], "jit", 16, implementation="scan")
