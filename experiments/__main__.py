@@ -26,9 +26,9 @@ SCRIPTS = (
     Script("sequential_images", "images read by rows, by pixels or in a random order", "2"),
     Script("mnist_1d", "MNIST-1D by the published protocol", "3"),
     Script("japanese_vowels", "speakers by their vowels: lengths, both directions", "2"),
-    Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "10"),
+    Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "15"),
     Script("char_lm", "learns any text by its characters, and goes on after a prompt", "25"),
-    Script("poems", "learns Tang quatrains and writes new ones", "20"),
+    Script("poems", "learns Tang quatrains and writes new ones", "9"),
     Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
     Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "5"),
@@ -39,6 +39,7 @@ SCRIPTS = (
     Script("benchmarks.speed", "forward, train step and compilation beside five other libraries", "10 to 30"),
     Script("benchmarks.memory", "memory of a train step over T, by what is kept and by library", "1"),
     Script("benchmarks.latency", "one streaming step, and long sequences without a gradient", "2"),
+    Script("benchmarks.scaling", "what many devices exchange, counted, timed and on paper", "3"),
     Script("datasets", "lists and gets the data", "0", quick=False),
 )
 

@@ -29,7 +29,7 @@ from jaxrnn.cells import (
 )
 from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
-from jaxrnn.parallel import data_parallel
+from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.saving import load, save
 from jaxrnn.sequence import unroll
 
@@ -70,7 +70,10 @@ __all__ = [
     "lstm_step",
     "mgu",
     "mgu_step",
+    "model_parallel",
     "modules",
+    "param_shardings",
+    "pipeline",
     "regularize",
     "rnn",
     "rnn_step",

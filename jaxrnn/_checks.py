@@ -185,7 +185,8 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
         raise TypeError(f"{where}: lengths expected integers, got {describe(value)}")
     if value.shape != batch_shape:
         raise ValueError(
-            f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; it is not broadcast"
+            f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; "
+            "it is not broadcast; where every device has a share of the batch, shard them as xs"
         )
     if known is not None and known.size and (known.min() < 0 or known.max() > time):
         wrong = known.min() if known.min() < 0 else known.max()

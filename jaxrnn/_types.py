@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 AnyArray = jax.Array | np.ndarray | np.generic  # what users may pass; inside the library all is jax.Array
@@ -102,6 +103,14 @@ class Config(NamedTuple):
     options: tuple[tuple[str, Any], ...]
 
 
+class Placement(NamedTuple):
+    """Over which axes of a mesh a cell's work is shared out, wherever it is unrolled."""
+
+    mesh: Mesh
+    units: str | None  # the axis of the hidden units
+    batch: tuple[Any, ...]  # for each batch axis that of the mesh, or `None`; those left out are whole
+
+
 class Cell(NamedTuple):
     """The equations of one step of a recurrent network, as a record of pure functions.
 
@@ -120,6 +129,7 @@ class Cell(NamedTuple):
             in them, or ``None`` for a cell without noise.
         name: how the cell calls itself in messages.
         config: how it was made, what :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
+        placement: the devices of a cell from :func:`jaxrnn.model_parallel`; ``None`` elsewhere.
 
     Example:
         >>> import jaxrnn
@@ -135,6 +145,7 @@ class Cell(NamedTuple):
     sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
     config: Config | None = None
+    placement: Placement | None = None
 
     def __repr__(self) -> str:
         return self.name

@@ -92,13 +92,13 @@ def test_a_peer_computes_the_same(form, name, reference):
 
 
 def test_the_batch_is_split_over_the_devices():
-    problem = _problem.make_problem("gru", TINY)
+    problem = _problem.make_problem("gru", TINY._replace(batch=8))
     contestants = {"default": _contestants.unrolled(problem), "sharded": _contestants.sharded(problem)}
     programs = _contestants.prepare(contestants)
     assert _contestants.differences(contestants, programs, "default")["sharded"] < 5e-6
     ys = programs["sharded"]["forward"].call()
     assert {shard.data.shape for shard in ys.addressable_shards} == {(5, 1, 6)}
-    assert len(ys.sharding.device_set) == 4
+    assert len(ys.sharding.device_set) == 8
     assert len(programs["default"]["forward"].call().sharding.device_set) == 1
     assert _contestants.sharded(_problem.make_problem("gru", TINY._replace(batch=6))) is None
 

@@ -56,12 +56,12 @@ def test_devices_and_processes_learn_the_same(tmp_path):
     with optax_promotes(), jax.enable_x64(True):
         for dtype in (np.float32, np.float64):
             name = str(np.dtype(dtype))
-            alone, four = (jax.tree.leaves(trained(jax.devices()[:count], dtype)) for count in (1, 4))
+            alone, eight = (jax.tree.leaves(trained(jax.devices()[:count], dtype)) for count in (1, 8))
             for process, end in enumerate(several):
                 assert end.wait(300) == 0, (tmp_path / f"worker{process}.txt").read_text()
                 with np.load(tmp_path / f"{name}-{process}.npz") as found:
                     apart = [found[f"arr_{k}"] for k in range(len(alone))]
-                for ours, theirs in ((alone, four), (alone, apart)):
+                for ours, theirs in ((alone, eight), (alone, apart)):
                     for a, b in zip(ours, theirs, strict=True):
                         np.testing.assert_allclose(b, a, rtol=0, atol=TOLERANCE[name])
 
@@ -159,7 +159,7 @@ def test_every_run_has_its_share_of_the_devices(monkeypatch):
 
 
 def test_as_many_devices_as_divide_a_batch(monkeypatch):
-    own = jax.devices()
+    own = jax.devices()[:4]
     for size, count in ((8, 4), (6, 3), (2, 2), (7, 1)):
         placed = placing.placing(own, size)
         assert (1 if placed is None else placed.mesh.size) == count
@@ -202,8 +202,8 @@ def test_what_the_environment_says(monkeypatch):
 
 
 def test_more_devices_than_there_are(capsys, tmp_path):
-    assert translate_toy.main(["--quick", "--devices=5", f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "translate_toy: --devices expected at most 4 here, got 5\n"
+    assert translate_toy.main(["--quick", "--devices=9", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == "translate_toy: --devices expected at most 8 here, got 9\n"
 
 
 def test_a_batch_that_the_devices_asked_for_do_not_divide(capsys, tmp_path):

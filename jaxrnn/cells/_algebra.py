@@ -1,8 +1,8 @@
 """The few array operations that every cell is written in.
 
 A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, a
-:class:`Dropped` matrix, or in the backward loop a :class:`Turned` one; `dot`,
-`dot_transposed` and `outer` are a product with it and the two cotangents of that product.
+:class:`Dropped` or :class:`Shared` matrix, or in the backward loop a :class:`Turned` one;
+`dot`, `dot_transposed` and `outer` are a product with it and the two cotangents of that product.
 Products take their operands in the dtype of the weight and accumulate in the dtype of the
 other operand: with weights in bfloat16 and states in float32 they are mixed-precision ones,
 with one dtype throughout plain ones.
@@ -22,6 +22,18 @@ class Dropped(NamedTuple):
     keep: Bool[Array, "*B N"]
 
 
+class Shared(NamedTuple):
+    """The columns of a matrix that one of several devices holds, inside `shard_map`.
+
+    The units that it reads are shared out over the same devices: x, its cotangent and what a
+    product gives are this device's units. They are gathered before a product, `(*B, N)` from
+    every `(*B, N/n)`; cotangents are summed over the devices, and scattered.
+    """
+
+    w: Float[Array, "N M"]
+    axis: str  # of the mesh
+
+
 class Turned(NamedTuple):
     """A weight that is only multiplied from the other side: its transpose stands in memory.
 
@@ -30,9 +42,10 @@ class Turned(NamedTuple):
 
     transposed: Float[Array, "M N"]
     keep: Bool[Array, "*B N"] | None
+    axis: str | None = None  # of a `Shared` matrix
 
 
-Weight = Array | Dropped | Turned
+Weight = Array | Dropped | Shared | Turned
 
 
 def _kept(x: Array, keep: Array | None) -> Array:
@@ -43,13 +56,37 @@ def _kept(x: Array, keep: Array | None) -> Array:
 def _matrix(w: Weight) -> tuple[Array, Array | None]:
     """The array of a weight, and the units it reads, `None` for all."""
     assert not isinstance(w, Turned)  # that is for dot_transposed alone
+    if isinstance(w, Shared):
+        return w.w, None
     return (w.w, w.keep) if isinstance(w, Dropped) else (w, None)
+
+
+def _axis(w: Weight) -> str | None:
+    """The mesh axis that a weight's columns, and what it reads, are shared out over."""
+    return w.axis if isinstance(w, (Shared, Turned)) else None
+
+
+def _gathered(x: Array, axis: str | None) -> Array:
+    """The last axis of x from all devices."""
+    return x if axis is None else lax.all_gather(x, axis, axis=x.ndim - 1, tiled=True)
+
+
+def _scattered(dx: Array, axis: str | None) -> Array:
+    """The transpose of `_gathered`: the sum over all devices, of which each has its part."""
+    return dx if axis is None else lax.psum_scatter(dx, axis, scatter_dimension=dx.ndim - 1, tiled=True)
+
+
+def shape(w: Weight) -> tuple[int, int]:
+    """The units that a matrix reads, of a `Shared` one this device's, and its columns."""
+    matrix, _ = _matrix(w)
+    axis = _axis(w)
+    return matrix.shape[0] // (1 if axis is None else lax.axis_size(axis)), matrix.shape[1]
 
 
 def dot(x: Float[Array, "*B N"], w: Weight) -> Float[Array, "*B M"]:
     """x w, over the last axis of x."""
     matrix, keep = _matrix(w)
-    operand = _kept(x, keep).astype(matrix.dtype)
+    operand = _gathered(_kept(x, keep).astype(matrix.dtype), _axis(w))
     if matrix.ndim == 1:
         return (operand * jnp.broadcast_to(matrix, x.shape)).astype(x.dtype)
     return lax.dot_general(operand, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
@@ -60,7 +97,7 @@ def turn(names: tuple[str, ...], params: Any) -> Any:
 
     def turned(w: Weight) -> Weight:
         matrix, keep = _matrix(w)
-        return w if matrix.ndim == 1 else Turned(matrix.T, keep)
+        return w if matrix.ndim == 1 else Turned(matrix.T, keep, _axis(w))
 
     present = [name for name in names if getattr(params, name) is not None]
     return params._replace(**{name: turned(getattr(params, name)) for name in present})
@@ -69,21 +106,22 @@ def turn(names: tuple[str, ...], params: Any) -> Any:
 def dot_transposed(d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*B N"]:
     """d wᵀ, over the last axis of d: the cotangent of x in x w."""
     if isinstance(w, Turned):
-        return _kept(dot(d, w.transposed), w.keep)
+        return _kept(_scattered(dot(d, w.transposed), w.axis), w.keep)
     matrix, keep = _matrix(w)
     operand = d.astype(matrix.dtype)
     if matrix.ndim == 1:
         dx = (operand * jnp.broadcast_to(matrix, d.shape)).astype(d.dtype)
     else:
         dx = lax.dot_general(operand, matrix, (((d.ndim - 1,), (1,)), ((), ())), preferred_element_type=d.dtype)
-    return _kept(dx, keep)
+    return _kept(_scattered(dx, _axis(w)), keep)
 
 
-def outer(x: Float[Array, "*B N"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "N *M"]:
-    """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d."""
+def outer(x: Float[Array, "*B K"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "N *M"]:
+    """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d. K is N, but N/n of a `Shared` w."""
     matrix, keep = _matrix(w)
     leading = tuple(range(x.ndim - 1))
-    x, d, accumulator = _kept(x, keep).astype(matrix.dtype), d.astype(matrix.dtype), d.dtype
+    accumulator = d.dtype
+    x, d = _gathered(_kept(x, keep).astype(matrix.dtype), _axis(w)), d.astype(matrix.dtype)
     if matrix.ndim == 1:
         return jnp.sum(x.astype(accumulator) * d.astype(accumulator), leading)
     return lax.dot_general(x, d, ((leading, leading), ((), ())), preferred_element_type=accumulator)
@@ -93,7 +131,7 @@ def columns(w: Weight, start: int, stop: int) -> Weight:
     """The columns `start` to `stop` of a weight."""
     if isinstance(w, Turned):
         return w._replace(transposed=w.transposed[start:stop])
-    return w._replace(w=w.w[:, start:stop]) if isinstance(w, Dropped) else w[:, start:stop]
+    return w._replace(w=w.w[:, start:stop]) if isinstance(w, (Dropped, Shared)) else w[:, start:stop]
 
 
 def total(d: Float[Array, "*B M"]) -> Float[Array, "M"]:

@@ -93,9 +93,8 @@ class _Delta(NamedTuple):
 
 
 def _gates_of(params: LSTMParams) -> int:
-    w_h = params.w_h.w if isinstance(params.w_h, alg.Dropped) else params.w_h
-    hidden = w_h.shape[0] if params.w_proj is None else params.w_proj.shape[0]
-    return w_h.shape[1] // hidden
+    hidden, _ = alg.shape(params.w_h if params.w_proj is None else params.w_proj)
+    return alg.shape(params.w_h)[1] // hidden
 
 
 def _peepholes(params: LSTMParams) -> tuple[Array | None, Array | None, Array | None]:

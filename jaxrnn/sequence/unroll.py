@@ -13,9 +13,10 @@ from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
+from jaxrnn.sequence.placed import Placed, check_placement, resharded, seen_placement
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Segmented, segment_length
-from jaxrnn.sequence.varying import may_be_sharded, vary_like
+from jaxrnn.sequence.varying import check_alike, may_be_sharded, vary_like
 
 RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
 
@@ -144,6 +145,8 @@ def _prepare(
         raise ValueError(f"{where}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
     if cell.check is not None:
         cell.check(where, params, xs.shape)
+    if cell.placement is not None:
+        check_placement(where, cell, xs)
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
     expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
     for name, given in (("state", state), ("reset_state", reset_state)):
@@ -155,6 +158,7 @@ def _prepare(
         resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)
     elif reset_state is not None:
         raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
+    check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
 
     runner = _choose(where, implementation, checkpoint, cell, expected)
     compute_dtype = _compute_dtype(where, compute_dtype, cell)
@@ -176,7 +180,13 @@ def _prepare(
         params, xs = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=xs)
     return_states = _checks.boolean(where, "return_states", return_states)
-    inputs = vary_like(inputs)
+    if cell.placement is None:
+        inputs = vary_like(inputs)
+        seen = seen_placement(inputs)
+        if seen is not None:
+            cell, inputs = cell._replace(placement=seen), resharded(inputs, seen)
+    if cell.placement is not None:
+        runner = Placed(runner)
     keep_gates = checkpoint != "gates"
     once = keep_gates and may_be_sharded(inputs)
     segment = segment_length(time, math.prod(batch_shape))

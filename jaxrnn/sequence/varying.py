@@ -17,6 +17,11 @@ def _axes(tree: PyTree) -> frozenset[Any]:
     return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in leaves))
 
 
+def is_manual(tree: PyTree) -> bool:
+    """Whether this is a device's own part of something, inside `shard_map`."""
+    return bool(_axes(tree))
+
+
 def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
     """`tree`, every leaf varying over the axes that any leaf of it or of the others varies over.
 
@@ -30,6 +35,20 @@ def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree) if together else tree
+
+
+def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:
+    """Lengths or masks that are another device's share of the batch than `xs` are refused.
+
+    What is the same on all devices passes, as what was made inside `shard_map` is.
+    """
+    for name, value in others.items():
+        axes, expected = (frozenset() if value is None else _axes(value)), _axes(xs)
+        if expected and axes - expected:
+            raise ValueError(
+                f"{where}: {name} expected the share of the batch that xs is, which varies over the mesh axes "
+                f"{tuple(sorted(expected))}, got one that varies over {tuple(sorted(axes))}; shard it as xs"
+            )
 
 
 def may_be_sharded(tree: PyTree) -> bool:

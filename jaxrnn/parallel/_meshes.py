@@ -1,0 +1,16 @@
+"""Checks of meshes and of the names of their axes."""
+
+from typing import Any
+
+from jax.sharding import Mesh
+
+from jaxrnn import _checks
+
+
+def axis_of(where: str, name: str, mesh: Any, axis: Any) -> int:
+    """The devices along an axis of a mesh."""
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"{where}: mesh expected a Mesh, as of jax.make_mesh, got {_checks.describe(mesh)}")
+    if axis not in mesh.axis_names:
+        raise ValueError(f"{where}: {name} expected an axis of the mesh, {', '.join(mesh.axis_names)}; got {axis!r}")
+    return mesh.shape[axis]

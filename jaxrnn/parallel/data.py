@@ -1,0 +1,157 @@
+"""A batch shared out over devices, CPU cores among them: each runs its own loop over time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxrnn import _checks
+from jaxrnn._types import PyTree
+
+AXIS = "batch"
+WHERE = "data_parallel"
+
+
+def data_parallel(
+    f: Callable[..., PyTree],
+    in_axes: Sequence[int | None],
+    out_axes: Any = None,
+    *,
+    devices: Sequence[Any] | None = None,
+) -> Callable[..., PyTree]:
+    """`f` on every device's share of a batch, its results averaged over the devices or put together.
+
+    Where `f` gives means over its batch, as the value and gradient of a mean loss are, so
+    does the function returned, over the whole batch. Devices exchange nothing but these
+    results, once a call: no collective stands in a loop over time. What belongs to the
+    sequences themselves, as the state that one chunk of a stream hands to the next, stays
+    where it is.
+
+    Args:
+        f: takes arrays or pytrees of them, and returns a pytree of arrays. Inside it
+            `jax.lax.axis_index("batch")` is the number of the device.
+        in_axes: for each argument of `f` the batch axis of all its leaves, or `None` for
+            what every device gets whole, such as parameters.
+        out_axes: `None` for what is averaged, which must be floating-point; the batch axis
+            of what is not, of all leaves. One for all results, or a tuple as `f` returns
+            them, nested or not: `((None, 0), None)` for `((loss, states), gradients)`.
+        devices: by default all of `jax.devices()`. For one device a core of a CPU, call
+            `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before JAX is used.
+
+    Returns:
+        A function of the same positional arguments, to be called under `jax.jit`.
+
+    Raises:
+        TypeError, ValueError: from this call for bad axes or no devices; from the
+            function returned for another number of arguments, a leaf without that axis,
+            an axis that the devices do not divide, or results that `out_axes` does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> cell = jaxrnn.gru(8)
+        >>> params = cell.init(jax.random.key(0), 3)
+        >>> def loss(params, state, xs, target):
+        ...     state, ys = jaxrnn.unroll(cell, params, xs, state)
+        ...     return jnp.mean((ys - target) ** 2), state
+        >>> f = jax.value_and_grad(loss, has_aux=True)
+        >>> step = jax.jit(jaxrnn.data_parallel(f, (None, 0, 1, 1), ((None, 0), None)))
+        >>> state = cell.initial_state((8,))
+        >>> for xs in jnp.ones((3, 20, 8, 3)):  # three chunks of a stream
+        ...     (value, state), gradients = step(params, state, xs, jnp.zeros((20, 8, 8)))
+        >>> state.shape, gradients.w_h.shape
+        ((8, 8), (8, 24))
+
+    Differs from:
+        1. `jax.jit` of arrays that are sharded over a mesh: the compiler leaves every device
+           a loop of its own there too, but cannot see that segments need no exchange, so
+           weight gradients wait for the end of the sequence, and with `checkpoint` they are
+           summed over devices once a segment. On a mesh whose axes are `AxisType.Explicit`, as
+           `jax.make_mesh` makes them, `unroll` sees the sharding, and does as is done here.
+        2. `jax.pmap`: it is an ordinary traced function; inputs need no leading device axis.
+        3. A random key given whole draws the same noise on every device. Give
+           `jax.random.split(key, len(devices))` with axis 0, and use `key[0]` in `f`; or
+           fold the number of the device in.
+        4. With lengths, a mean over valid steps is not the mean of the devices' means: let
+           `f` return sums, of the loss and of the steps, and divide one mean by the other.
+    """
+    if not isinstance(in_axes, Sequence):
+        raise TypeError(f"{WHERE}: in_axes expected a sequence, one entry an argument, got {_checks.describe(in_axes)}")
+    for axis in in_axes:
+        if not _is_axis(axis):
+            raise ValueError(f"{WHERE}: in_axes expected None or the number of an axis for each argument, got {axis!r}")
+    for axis in jax.tree.leaves(out_axes, is_leaf=_is_none):
+        if not _is_axis(axis):
+            raise ValueError(f"{WHERE}: out_axes expected None or the number of an axis for each result, got {axis!r}")
+    if devices is not None and not len(devices):
+        raise ValueError(f"{WHERE}: devices expected at least one, got none")
+
+    def run(*args: PyTree) -> PyTree:
+        among = jax.devices() if devices is None else list(devices)
+        if len(args) != len(in_axes):
+            raise TypeError(f"{WHERE}: expected {len(in_axes)} arguments, one for each of in_axes, got {len(args)}")
+        for k, (axis, arg) in enumerate(zip(in_axes, args, strict=True)):
+            if axis is not None:
+                _check_divides(k, axis, arg, len(among))
+
+        def share(*args: PyTree) -> PyTree:
+            # Varying, so that what is differentiated in `f` is not summed over devices there.
+            pairs = zip(in_axes, args, strict=True)
+            results = f(*(jax.lax.pcast(a, AXIS, to="varying") if axis is None else a for axis, a in pairs))
+            return _over_results(lambda axis, r: jax.lax.pmean(r, AXIS) if axis is None else r, out_axes, results)
+
+        mesh = Mesh(np.asarray(among), (AXIS,))
+        in_specs = tuple(_spec(axis) for axis in in_axes)
+        out_specs = jax.tree.map(_spec, out_axes, is_leaf=_is_none)
+        return jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
+
+    return run
+
+
+def _is_none(axis: Any) -> bool:
+    return axis is None
+
+
+def _is_axis(axis: Any) -> bool:
+    return axis is None or (isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0)
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+
+def _over_results(f: Callable[[int | None, PyTree], PyTree], out_axes: Any, results: PyTree) -> PyTree:
+    """`f(axis, results)` for every entry of `out_axes`, which is a tree prefix of `results`."""
+
+    def checked(axis: int | None, part: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(part):
+            if axis is None and not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+                raise TypeError(
+                    f"{WHERE}: out_axes expected the batch axis of a result that is not floating-point, which has no "
+                    f"mean; got None for {_checks.describe(leaf)}"
+                )
+            if axis is not None and leaf.ndim <= axis:
+                raise ValueError(f"{WHERE}: out_axes has axis {axis} for a result of shape {leaf.shape} on each device")
+        return f(axis, part)
+
+    try:
+        jax.tree.map(lambda axis, part: None, out_axes, results, is_leaf=_is_none)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{WHERE}: out_axes expected one entry, or a tuple as f returns them, for {_checks.describe(results)}; "
+            f"got {out_axes!r}"
+        ) from error
+    return jax.tree.map(checked, out_axes, results, is_leaf=_is_none)
+
+
+def _check_divides(argument: int, axis: int, tree: PyTree, devices: int) -> None:
+    for leaf in jax.tree.leaves(tree):
+        shape = np.shape(leaf)
+        if len(shape) <= axis:
+            raise ValueError(f"{WHERE}: argument {argument} expected arrays with an axis {axis}, got shape {shape}")
+        if shape[axis] % devices:
+            raise ValueError(
+                f"{WHERE}: argument {argument} expected a batch axis {axis} that {devices} devices divide, "
+                f"got shape {shape}; choose another batch size, or fewer `devices`"
+            )

@@ -1,0 +1,219 @@
+"""Layers on different devices, working on different chunks of time at once: the wavefront.
+
+At tick k the device of layer l reads chunk k - l: the first the inputs, the others what the
+layer below put out at the tick before, which comes by one `ppermute` a tick. C chunks are
+through L devices after C + L - 1 ticks; in the first and the last of them some devices
+have no chunk, and what they compute is left aside.
+
+    tick         0     1     2     3     4
+    layer 0      0     1     2
+    layer 1            0     1     2
+    layer 2                  0     1     2        C = 3, L = 3
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, State
+from jaxrnn.parallel._meshes import axis_of
+from jaxrnn.sequence import unroll
+from jaxrnn.sequence.masking import mask_of_lengths, select
+from jaxrnn.sequence.varying import vary_like
+
+WHERE = "pipeline"
+
+
+class _Plan(NamedTuple):
+    cell: Cell
+    mesh: Mesh
+    axis: str
+    batch_axis: str | None
+    chunk: int
+
+
+def pipeline(
+    cell: Cell, mesh: Mesh, axis: str = "layers", *, chunk: int, batch_axis: str | None = None
+) -> Callable[..., tuple[State, Array]]:
+    """Layers of one kind, shared out over a mesh axis, in a pipeline over chunks of time.
+
+    The function returned gives what `stack([cell] * L).unroll` does, and is differentiated
+    by `jax.grad` like it: backward, the wavefront runs the other way. Each device holds the
+    parameters, states and gradients of its own L/n layers.
+
+    Cost: of T/chunk + n - 1 ticks, n - 1 find a device idle, so take chunks of no more than
+    T/(4n) steps for a fifth of idle time or less. A tick sends the outputs of one chunk,
+    chunk * B * H numbers, to the next device, and the same back; those of the last layer,
+    T B H numbers, go to all devices at the end.
+
+    Args:
+        cell: whose outputs are as wide as what it reads: a first layer of another width, and
+            a read-out, are run before and after.
+        mesh: of `jax.make_mesh` or `jax.sharding.Mesh`.
+        axis: the mesh axis of the layers; its n devices divide their number L.
+        chunk: the steps that a layer hands on at a time.
+        batch_axis: the mesh axis of the first batch axis, for data parallelism besides.
+
+    Returns:
+        `(params, xs, states=None, *, lengths=None, mask=None, resets=None, checkpoint=None,
+        compute_dtype=None, implementation=None, clip_gradient=None) -> (states, ys)`, to be
+        called under `jax.jit`. `xs` and `ys` are `(T, *B, H)`; `params` and `states` those of
+        the cell, every leaf with a first axis L:
+        `jax.vmap(lambda key: cell.init(key, H))(jax.random.split(key, L))`, or of a stack's
+        `jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)`; to be stored with
+        `NamedSharding(mesh, PartitionSpec(axis))`. The options are those of
+        :func:`unroll`, within chunks: `checkpoint=chunk` keeps what entered each.
+
+    Raises:
+        TypeError, ValueError: from this call for a mesh without the axes or a chunk that is
+            not a positive integer; from the function for layers that the devices do not
+            divide, and whatever does not fit.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> mesh = jax.make_mesh((1,), ("layers",), axis_types=(jax.sharding.AxisType.Auto,))
+        >>> cell = jaxrnn.gru(8)
+        >>> params = jax.vmap(lambda key: cell.init(key, 8))(jax.random.split(jax.random.key(0), 3))
+        >>> run = jax.jit(jaxrnn.pipeline(cell, mesh, chunk=5))
+        >>> states, ys = run(params, jnp.ones((20, 4, 8)))
+        >>> states.shape, ys.shape
+        ((3, 4, 8), (20, 4, 8))
+
+    References:
+        Appleyard, Kočiský & Blunsom 2016, arXiv:1604.01946, section 3.3 (layers as a
+        wavefront); Huang et al. 2019, arXiv:1811.06965 (idle time of a pipeline).
+    """
+    axis_of(WHERE, "axis", mesh, axis)
+    if batch_axis is not None:
+        axis_of(WHERE, "batch_axis", mesh, batch_axis)
+        if batch_axis == axis:
+            raise ValueError(
+                f"{WHERE}: batch_axis expected another axis than that of the layers, got {axis!r} for both"
+            )
+    if not isinstance(cell, Cell):
+        raise TypeError(f"{WHERE}: cell expected a Cell, got {_checks.describe(cell)}")
+    plan = _Plan(cell, mesh, axis, batch_axis, _checks.positive_int(WHERE, "chunk", chunk))
+
+    def run(
+        params: Params,
+        xs: AnyArray,
+        states: State | None = None,
+        *,
+        lengths: AnyArray | None = None,
+        mask: AnyArray | None = None,
+        resets: AnyArray | None = None,
+        checkpoint: str | int | None = None,
+        compute_dtype: Any = None,
+        implementation: str | None = None,
+        clip_gradient: float | None = None,
+    ) -> tuple[State, Array]:
+        xs = _checks.floating(WHERE, "xs", xs)
+        layers = _check_layers(plan, params, xs)
+        steps = xs.shape[:-1]
+        if lengths is not None:
+            if mask is not None:
+                raise ValueError(f"{WHERE}: lengths and mask were both given, expected one")
+            mask = mask_of_lengths(_checks.sequence_lengths(WHERE, lengths, steps[0], steps[1:]), steps[0])
+        mask, resets = (
+            None if value is None else _checks.step_mask(WHERE, name, value, steps)
+            for name, value in (("mask", mask), ("resets", resets))
+        )
+        if steps[0] % plan.chunk and mask is None:
+            mask = jnp.ones(steps, bool)  # the steps that fill the last chunk take no part
+        if states is None:
+            states = cell.initial_state((layers, *steps[1:]), xs.dtype)
+        options = {
+            "checkpoint": checkpoint,
+            "compute_dtype": compute_dtype,
+            "implementation": implementation,
+            "clip_gradient": clip_gradient,
+        }
+        return _run(plan, params, states, (xs, mask, resets), options)
+
+    return run
+
+
+def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
+    """The number of layers, which the devices divide, and their width that of the inputs."""
+    devices = plan.mesh.shape[plan.axis]
+    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+    if len(sizes) != 1 or min(sizes) % devices or not min(sizes):
+        raise ValueError(
+            f"{WHERE}: params expected leaves with a first axis of layers that the {devices} devices of the mesh axis "
+            f"{plan.axis!r} divide, got {_checks.describe(params)}"
+        )
+    if xs.ndim < 2:
+        raise ValueError(f"{WHERE}: xs expected shape (T, *B, H), got {xs.shape}")
+    if plan.batch_axis is not None and (xs.ndim < 3 or xs.shape[1] % plan.mesh.shape[plan.batch_axis]):
+        raise ValueError(
+            f"{WHERE}: xs expected a batch axis 1 that the {plan.mesh.shape[plan.batch_axis]} devices of the mesh axis "
+            f"{plan.batch_axis!r} divide, got shape {xs.shape}"
+        )
+    width = jax.tree.leaves(jax.eval_shape(plan.cell.initial_state))[0].shape[-1]
+    if xs.shape[-1] != width:
+        raise ValueError(
+            f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {plan.cell!r}, got {xs.shape}; "
+            "run a first layer of another width before"
+        )
+    return sizes.pop()
+
+
+def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
+    """The shard_map: what is over time in chunks `(C, K, *B, ·)`, whole on every device."""
+    time = over_time[0].shape[0]
+    chunks = -(-time // plan.chunk)
+
+    def chunked(leaf: Array) -> Array:
+        filled = jnp.pad(leaf, [(0, chunks * plan.chunk - time)] + [(0, 0)] * (leaf.ndim - 1))
+        return filled.reshape(chunks, plan.chunk, *leaf.shape[1:])
+
+    def share(params: Params, states: State, over_time: Any) -> tuple[State, Array]:
+        params, states, over_time = vary_like((params, states, over_time), jax.lax.axis_index(plan.axis))
+        states, ys = _ticks(plan, params, states, over_time, options)
+        return states, ys[None]
+
+    by_layer = PartitionSpec(plan.axis)
+    in_chunks = PartitionSpec(None, None, plan.batch_axis)
+    held = PartitionSpec(plan.axis, plan.batch_axis)
+    states, ys = jax.shard_map(
+        share,
+        mesh=plan.mesh,
+        in_specs=(by_layer, held, in_chunks),
+        out_specs=(held, PartitionSpec(plan.axis, None, None, plan.batch_axis)),
+    )(params, states, jax.tree.map(chunked, over_time))
+    ys = ys[-1]  # of the last device
+    return states, ys.reshape(chunks * plan.chunk, *ys.shape[2:])[:time]
+
+
+def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
+    """One device's part of all ticks: its states after them, and its outputs of every chunk."""
+    device, devices = jax.lax.axis_index(plan.axis), jax.lax.axis_size(plan.axis)
+    inputs = over_time[0]
+    chunks = inputs.shape[0]
+
+    def layers(states: State, x: Array, mask: Array | None, resets: Array | None) -> tuple[State, Array]:
+        after = []
+        for k in range(jax.tree.leaves(states)[0].shape[0]):
+            own, state = jax.tree.map(lambda leaf, k=k: leaf[k], (params, states))
+            state, x = unroll(plan.cell, own, x, state, mask=mask, resets=resets, **options)
+            after.append(state)
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *after), x
+
+    def tick(carry: tuple[State, Array], now: Array) -> tuple[tuple[State, Array], Array]:
+        states, below = carry
+        chunk = now - device
+        xs, mask, resets = jax.tree.map(lambda leaf: leaf[jnp.clip(chunk, 0, chunks - 1)], over_time)
+        after, ys = layers(states, jnp.where(device == 0, xs, below), mask, resets)
+        states = select((chunk >= 0) & (chunk < chunks), after, states)
+        if devices > 1:
+            below = jax.lax.ppermute(ys, plan.axis, [(k, k + 1) for k in range(devices - 1)])
+        return (states, below), ys
+
+    nothing = vary_like(jnp.zeros_like(inputs[0]), inputs)
+    (states, _), ys = jax.lax.scan(tick, (states, nothing), jnp.arange(chunks + devices - 1, dtype=device.dtype))
+    return states, ys[devices - 1 :]
