@@ -74,9 +74,9 @@ def test_a_layer_is_that_of_the_scan(reverse, given, by_reference):
 
 
 NETWORKS = {
-    "both ways": dict(cells=[jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], bidirectional=True),
-    "one layer, summed": dict(cells=[jaxrnn.lstm(H)], bidirectional=True, merge="sum"),
-    "in reverse": dict(cells=[jaxrnn.lstm(H), jaxrnn.lstm(H)], reverse=True),
+    "both ways": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], "bidirectional": True},
+    "one layer, summed": {"cells": [jaxrnn.lstm(H)], "bidirectional": True, "merge": "sum"},
+    "in reverse": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H)], "reverse": True},
 }
 
 
@@ -140,7 +140,7 @@ def test_what_stands_between_layers_parts_the_calls(cells, options, calls_made, 
 
 
 def test_weights_are_packed_as_those_that_are_exported():
-    net, params, *_ = network([jaxrnn.lstm(H), jaxrnn.lstm(H)], jnp.float32, bidirectional=True)
+    _net, params, *_ = network([jaxrnn.lstm(H), jaxrnn.lstm(H)], jnp.float32, bidirectional=True)
     packed = cudnn.pack(cudnn._records(params))
     np.testing.assert_array_equal(packed, jaxrnn.interop.to_cudnn(params))
     assert packed.size == library.get_num_params_in_lstm(I, H, 2, True)
@@ -197,40 +197,40 @@ def inner(jaxpr):
 
 
 def lstm_of(**options):
-    return dict(cell=jaxrnn.lstm(H, **options))
+    return {"cell": jaxrnn.lstm(H, **options)}
 
 
 OWN = jaxrnn.Cell(*jaxrnn.lstm(H)[:3], name="own")
 FLAGS = np.ones((T, B), bool)
 ASKED = {
-    "`gru`": dict(cell=jaxrnn.gru(H)),
-    "`rnn`": dict(cell=jaxrnn.rnn(H)),
-    "`mgu`, `indrnn`": dict(cell=jaxrnn.mgu(H)),
+    "`gru`": {"cell": jaxrnn.gru(H)},
+    "`rnn`": {"cell": jaxrnn.rnn(H)},
+    "`mgu`, `indrnn`": {"cell": jaxrnn.mgu(H)},
     "a projection": lstm_of(projection_size=2),
     "peepholes": lstm_of(peephole=True),
     "coupled gates": lstm_of(coupled=True),
     "layer normalisation": lstm_of(layer_norm=True),
-    "`regularize`": dict(cell=jaxrnn.regularize(jaxrnn.lstm(H), zoneout=0.1)),
-    "a cell of your own with a rule": dict(cell=jaxrnn.lstm(H)._replace(config=None)),
-    "a cell without a rule": dict(cell=OWN),
-    "a state that is not floating-point throughout": dict(
-        cell=OWN._replace(
+    "`regularize`": {"cell": jaxrnn.regularize(jaxrnn.lstm(H), zoneout=0.1)},
+    "a cell of your own with a rule": {"cell": jaxrnn.lstm(H)._replace(config=None)},
+    "a cell without a rule": {"cell": OWN},
+    "a state that is not floating-point throughout": {
+        "cell": OWN._replace(
             initial_state=lambda batch_shape=(): jnp.zeros((*batch_shape, H), int), rule=jaxrnn.lstm(H).rule
         ),
-    ),
-    "`mask`": dict(mask=FLAGS),
-    "`resets`": dict(resets=FLAGS),
-    "`return_states`": dict(return_states=True),
-    '`checkpoint="gates"`': dict(checkpoint="gates"),
-    "`checkpoint=K`": dict(checkpoint="sqrt"),
-    "`compute_dtype`": dict(compute_dtype=jnp.bfloat16),
-    "`truncate`": dict(truncate=2),
-    "`clip_gradient`": dict(clip_gradient=1.0),
-    "float64": dict(dtype=jnp.float64),
-    "bfloat16, float16": dict(dtype=jnp.bfloat16),
-    "a CPU": dict(device=Device("cpu", "cpu")),
-    "an AMD GPU": dict(device=Device("rocm", "AMD")),
-    "a TPU": dict(device=Device("tpu", "TPU v9")),
+    },
+    "`mask`": {"mask": FLAGS},
+    "`resets`": {"resets": FLAGS},
+    "`return_states`": {"return_states": True},
+    '`checkpoint="gates"`': {"checkpoint": "gates"},
+    "`checkpoint=K`": {"checkpoint": "sqrt"},
+    "`compute_dtype`": {"compute_dtype": jnp.bfloat16},
+    "`truncate`": {"truncate": 2},
+    "`clip_gradient`": {"clip_gradient": 1.0},
+    "float64": {"dtype": jnp.float64},
+    "bfloat16, float16": {"dtype": jnp.bfloat16},
+    "a CPU": {"device": Device("cpu", "cpu")},
+    "an AMD GPU": {"device": Device("rocm", "AMD")},
+    "a TPU": {"device": Device("tpu", "TPU v9")},
 }
 
 
