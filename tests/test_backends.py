@@ -255,8 +255,24 @@ def test_cudnn_says_what_it_does_not_serve(feature, monkeypatch, x64):
         assert str(error.value) == said
 
 
+def test_cudnn_refuses_where_gradients_would_be_summed_wrongly(on_cuda, monkeypatch):
+    """In `shard_map` with its checks; without them it is called as anywhere."""
+    counted(monkeypatch)
+    case = make("lstm", (4,), dtype=jnp.float32)
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec(None, "batch")
+
+    def trace(**options):
+        f = lambda xs: jaxrnn.unroll(case.cell, case.params, xs, implementation="cudnn")[1]  # noqa: E731
+        return jax.eval_shape(jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec, **options), case.xs)
+
+    with pytest.raises(NotImplementedError, match="shard_map with its checks: jax.experimental.rnn does not say"):
+        trace()
+    assert trace(check_vma=False).shape == (T, 4, H)
+
+
 def test_every_refusal_was_asked_for():
-    assert set(ASKED) == set(cudnn.REFUSES)
+    assert {*ASKED, "`shard_map` with its checks"} == set(cudnn.REFUSES)
     for each in backends.IMPLEMENTATIONS.values():
         assert set(each.refuses) <= set(FEATURES)
         assert set(each.transformations) <= set(TRANSFORMATIONS)

@@ -138,7 +138,9 @@ def test_is_refused_while_tracing(what):
 
 def test_an_implementation_that_cannot_serve_says_why():
     cell = jaxrnn.Cell(*GRU.cell[:3])
-    with pytest.raises(NotImplementedError, match="'bptt' cannot serve this call of cell; a cell without a rule: .*'scan' can serve"):
+    with pytest.raises(
+        NotImplementedError, match="'bptt' cannot serve this call of cell; a cell without a rule: .*'scan' can serve"
+    ):
         unroll(cell=cell, implementation="bptt")
     with pytest.raises(NotImplementedError, match="compute_dtype cannot serve cell"):
         unroll(cell=cell, compute_dtype=jnp.bfloat16)

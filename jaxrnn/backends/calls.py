@@ -27,6 +27,7 @@ class Call(NamedTuple):
     dtype: Any  # of params and xs together
     sizes: tuple[int, ...]  # T, *B, I
     state: State  # shapes and dtypes of the leaves
+    varying: bool  # whether params or xs differ between devices, inside `shard_map`
     options: Mapping[str, Any]  # the keyword arguments of `unroll`
 
 
@@ -118,6 +119,7 @@ FEATURES: dict[str, Callable[[Call], bool]] = {
     "`compute_dtype`": _given("compute_dtype"),
     "`truncate`": _given("truncate"),
     "`clip_gradient`": _given("clip_gradient"),
+    "`shard_map` with its checks": lambda call: call.varying,
     "float32": _of_dtype(jnp.float32),
     "float64": _of_dtype(jnp.float64),
     "bfloat16, float16": _of_dtype(jnp.bfloat16, jnp.float16),

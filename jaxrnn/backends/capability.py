@@ -21,7 +21,7 @@ class Implementation(NamedTuple):
 
 BY_HAND = "the derivative is written by hand for reverse mode; 'scan' can serve"
 OF_LIBRARY = "jax.experimental.rnn does not take part in this transformation"
-TRANSFORMATIONS = ("`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`", "`shard_map`")
+TRANSFORMATIONS = ("`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`")
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "bptt": Implementation(
@@ -42,7 +42,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         cudnn.cudnn,
         cudnn.REFUSES,
         transformations={"`jvp`, `jacfwd`": BY_HAND}
-        | dict.fromkeys(TRANSFORMATIONS[1:2] + TRANSFORMATIONS[3:], OF_LIBRARY),
+        | {"`hessian`, reverse over reverse": OF_LIBRARY, "`vmap`": OF_LIBRARY},
     ),
 }
 

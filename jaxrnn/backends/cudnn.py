@@ -46,6 +46,8 @@ REFUSES: dict[str, str] = {
     "`compute_dtype`": "jax.experimental.rnn takes float32; TF32 products are allowed by jax.default_matmul_precision",
     "`truncate`": _IN_ONE_PIECE,
     "`clip_gradient`": _IN_ONE_PIECE,
+    "`shard_map` with its checks": "jax.experimental.rnn does not say which of its results vary over devices, and "
+    "gradients would be summed wrongly; shard_map(..., check_vma=False) sums nothing by itself, and can serve",
     "float64": "jax.experimental.rnn takes float32",
     "bfloat16, float16": "jax.experimental.rnn takes float32",
     "a CPU": "cuDNN runs on NVIDIA's GPUs",

@@ -15,7 +15,7 @@ from jaxrnn.sequence.loops import reference
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Segmented, segment_length
-from jaxrnn.sequence.varying import may_be_sharded, vary_like
+from jaxrnn.sequence.varying import may_be_sharded, varies, vary_like
 
 
 def unroll(
@@ -176,7 +176,8 @@ def _prepare(
         "lengths": lengths, "mask": given_mask, "resets": resets, "reverse": reverse, "return_states": return_states,
         "checkpoint": checkpoint, "compute_dtype": compute_dtype, "truncate": truncate, "clip_gradient": clip_gradient,
     }  # fmt: skip
-    call = Call(cell, device_of(xs), jnp.result_type(xs, *_floats(params)), xs.shape, expected, options)
+    together = jnp.result_type(xs, *_floats(params))
+    call = Call(cell, device_of(xs), together, xs.shape, expected, varies((params, xs)), options)
     runner = _choose(where, implementation, call)
     inputs = Inputs(params, xs, state, mask, resets, reset_state, window_borders(time, truncate, reverse))
     inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
