@@ -316,6 +316,18 @@ def test_on_this_machine_cudnn_is_refused():
         jaxrnn.unroll(*make("lstm", dtype=jnp.float32)[:3], implementation="cudnn")
 
 
+def test_sizes_can_be_refused_too(monkeypatch):
+    small = backends.IMPLEMENTATIONS["reference"]._replace(
+        limit=lambda call: f"{call.sizes[0]} steps are too many" if call.sizes[0] > 3 else None
+    )
+    monkeypatch.setitem(backends.IMPLEMENTATIONS, "reference", small)
+    with pytest.raises(NotImplementedError, match="this call of lstm.*; 6 steps are too many"):
+        asked(monkeypatch, "reference")
+    call = a_call(monkeypatch)
+    assert choice.choose(call, [row("reference")]) == "bptt"
+    assert choice.choose(call._replace(sizes=(3, B, I)), [row("reference")]) == "reference"
+
+
 # The table, and what is chosen
 
 
@@ -328,7 +340,9 @@ def test_the_page_has_the_table():
 def a_call(monkeypatch, **asked_for):
     """As `unroll` makes it."""
     seen = []
-    monkeypatch.setattr(UNROLL, "choose", lambda call: seen.append(call) or "reference")
+    monkeypatch.setattr(
+        UNROLL, "choose", lambda call: seen.append(call) or ("scan" if asked_for.get("cell") is OWN else "bptt")
+    )
     asked(monkeypatch, None, **asked_for)
     return seen[0]
 
@@ -351,7 +365,8 @@ def row(implementation="scan", **fields):
         ({"steps": (T + 1, 99)}, {}, "bptt"),
         ({"rows": (1, B - 1)}, {}, "bptt"),
         ({"hidden": (1, H - 1)}, {}, "bptt"),
-        ({}, {"checkpoint": "gates"}, "bptt"),  # what the row names cannot serve it
+        ({"implementation": "scan"}, {"resets": FLAGS}, "scan"),
+        ({"implementation": "cudnn"}, {"checkpoint": "gates"}, "bptt"),  # what the row names cannot serve it
         ({"implementation": "cudnn"}, {"resets": FLAGS}, "bptt"),
         ({}, {"cell": OWN}, "scan"),
     ],

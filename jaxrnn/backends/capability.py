@@ -48,7 +48,7 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
 
 
 def reason_against(name: str, call: Call) -> str | None:
-    """Why the implementation cannot serve the call, in words; `None` if it can."""
+    """Why the implementation cannot serve the call, in words; `None` if it can. JAX's transformations are not seen."""
     implementation = IMPLEMENTATIONS[name]
     for feature, reason in implementation.refuses.items():
         if FEATURES[feature](call):
@@ -57,7 +57,13 @@ def reason_against(name: str, call: Call) -> str | None:
 
 
 def table() -> str:
-    """All of it in Markdown: what may be asked, who serves it, and the reasons of those who do not, by number."""
+    """All of it in Markdown: what may be asked, who serves it, and the reasons of those who do not, by number.
+
+    Example:
+        >>> from jaxrnn import backends
+        >>> print(backends.table().splitlines()[2][:23])
+        | `lstm` | yes | yes |
+    """
     reasons: list[str] = []
     lines = [["", *(f'`"{name}"`' for name in IMPLEMENTATIONS)], ["---"] * (1 + len(IMPLEMENTATIONS))]
     for feature in (*FEATURES, *TRANSFORMATIONS):
