@@ -19,6 +19,7 @@ from jaxrnn import backends
 from jaxrnn.backends import calls, choice, cudnn
 from jaxrnn.backends.calls import FEATURES, Device
 from jaxrnn.backends.capability import TRANSFORMATIONS
+from jaxrnn.sequence.plan import Inputs, Plan
 from tests.registry import LENGTHS, B, H, I, T, assert_close, make, quick_jit, random_like, weighed
 
 ROOT = Path(__file__).parent.parent
@@ -144,6 +145,23 @@ def test_weights_are_packed_as_those_that_are_exported():
     packed = cudnn.pack(cudnn._records(params))
     np.testing.assert_array_equal(packed, jaxrnn.interop.to_cudnn(params))
     assert packed.size == library.get_num_params_in_lstm(I, H, 2, True)
+
+
+def test_the_library_gets_no_empty_sequence():
+    """Its reference would take it; of the call itself nobody says so."""
+    case = make("lstm", dtype=jnp.float32)
+    seen = []
+
+    def kernel(xs, h, c, weights, lengths, sizes):
+        seen.append(np.asarray(lengths))
+        return jnp.zeros((B, T, H)), h + 1, c + 1
+
+    plan = Plan(case.cell, False, False, None, None, True, T, True)
+    final, _, _ = cudnn.cudnn(plan, Inputs(case.params, case.xs, case.state, VALID, None, None, None), kernel)
+    np.testing.assert_array_equal(seen[0], [T, 1, 1, 4, T])
+    kept = (LENGTHS == 0)[:, None]
+    np.testing.assert_array_equal(final.h, np.where(kept, case.state.h, case.state.h + 1))
+    np.testing.assert_array_equal(final.c, np.where(kept, case.state.c, case.state.c + 1))
 
 
 def test_any_batch_and_no_steps(by_reference):

@@ -61,7 +61,7 @@ def table() -> str:
 
     Example:
         >>> from jaxrnn import backends
-        >>> print(backends.table().splitlines()[2][:23])
+        >>> print(backends.table().splitlines()[2][:22])
         | `lstm` | yes | yes |
     """
     reasons: list[str] = []
