@@ -147,6 +147,12 @@ def test_weights_are_packed_as_those_that_are_exported():
     assert packed.size == library.get_num_params_in_lstm(I, H, 2, True)
 
 
+def test_padding_stays_where_it_is():
+    xs = jnp.arange(12.0).reshape(4, 3, 1)
+    turned = cudnn.turned(xs, jnp.array([3, 0, 4]))[..., 0]
+    np.testing.assert_array_equal(turned.T, [[6, 3, 0, 9], [1, 4, 7, 10], [11, 8, 5, 2]])
+
+
 def test_the_library_gets_no_empty_sequence():
     """Its reference would take it; of the call itself nobody says so."""
     case = make("lstm", dtype=jnp.float32)
