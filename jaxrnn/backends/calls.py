@@ -24,7 +24,7 @@ class Call(NamedTuple):
 
     cell: Cell
     device: Device
-    dtype: Any  # of params and xs together
+    dtype: Any  # of the states
     sizes: tuple[int, ...]  # T, *B, I
     state: State  # shapes and dtypes of the leaves
     varying: bool  # whether params or xs differ between devices, inside `shard_map`

@@ -176,8 +176,7 @@ def _prepare(
         "lengths": lengths, "mask": given_mask, "resets": resets, "reverse": reverse, "return_states": return_states,
         "checkpoint": checkpoint, "compute_dtype": compute_dtype, "truncate": truncate, "clip_gradient": clip_gradient,
     }  # fmt: skip
-    together = jnp.result_type(xs, *_floats(params))
-    call = Call(cell, device_of(xs), together, xs.shape, expected, varies((params, xs)), options)
+    call = Call(cell, device_of(xs), dtype, xs.shape, expected, varies((params, xs)), options)
     runner = _choose(where, implementation, call)
     inputs = Inputs(params, xs, state, mask, resets, reset_state, window_borders(time, truncate, reverse))
     inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
