@@ -433,8 +433,10 @@ def test_the_makers_of_gpus_are_told_apart(said, platform, monkeypatch):
     class GPU:
         platform, device_kind, client = "gpu", "a card", Client
 
+    on_cpu = jnp.ones(2)
     monkeypatch.setattr(calls.jax, "devices", lambda kind=None: [GPU])
     assert calls.device_of(np.ones(2)) == Device(platform, "a card")
+    assert calls.device_of(on_cpu).platform == "cpu"  # wherever else a program would run
 
 
 def test_the_default_lowers_for_cuda():
