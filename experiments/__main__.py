@@ -39,6 +39,7 @@ SCRIPTS = (
     Script("benchmarks.speed", "forward, train step and compilation beside five other libraries", "10 to 30"),
     Script("benchmarks.memory", "memory of a train step over T, by what is kept and by library", "1"),
     Script("benchmarks.latency", "one streaming step, and long sequences without a gradient", "2"),
+    Script("benchmarks.gpu", "on a GPU: right first, then timed beside PyTorch, Flax and the floor", "30"),
     Script("benchmarks.scaling", "what many devices exchange, counted, timed and on paper", "3"),
     Script("datasets", "lists and gets the data", "0", quick=False),
 )

@@ -31,7 +31,7 @@ from jaxrnn.modes import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.saving import load, save
-from jaxrnn.sequence import unroll
+from jaxrnn.sequence.unroll import unroll
 
 if TYPE_CHECKING:
     from jaxrnn import analysis, interop, modules

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, PyTree, State, shown
-from jaxrnn.sequence import unroll
+from jaxrnn._types import AnyArray, Cell, Config, Params, PyTree, State, shown
+from jaxrnn.backends import IMPLEMENTATIONS
+from jaxrnn.backends.cudnn import in_one_call
+from jaxrnn.sequence.unroll import unroll
 
 MERGES: dict[str, Callable[[Array, Array], Array]] = {
     "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
@@ -67,6 +69,7 @@ class _Plan(NamedTuple):
     merge: Callable[[Array, Array], Array]
     dropout: float
     residual: bool
+    whole: Cell | None = None  # what "cudnn" runs in one call, if it can
 
 
 def _per_cell(f: Callable[..., Any], layer: Cell | Bidirectional, *others: Any) -> Any:
@@ -157,8 +160,13 @@ def _unroll(
         raise ValueError(
             f"{where}: reverse expected False for a bidirectional network, which reads both ways; got True"
         )
-    if "implementation" in options and options["implementation"] is not None:
-        _checks.one_of(where, "implementation", options["implementation"], ("bptt", "scan", "reference"))
+    implementation = options.get("implementation")
+    _checks.one_of(where, "implementation", implementation, (None, *IMPLEMENTATIONS))
+    dropped = plan.dropout and key is not None and depth > 1
+    if implementation == "cudnn" and plan.whole is not None and not dropped:
+        return _unroll_whole(
+            plan, plan.whole, params, xs, states, dict(options, reset_state=reset_state, reverse=reverse)
+        )
     keys: Any = [(None, None)] * depth if key is None else jax.random.split(key, (depth, 2))
     outcomes = []
     for k, layer in enumerate(plan.layers):
@@ -173,6 +181,41 @@ def _unroll(
         outcomes.append(outcome)
     finals, _, *every = zip(*outcomes, strict=True)
     return (tuple(finals), xs, *(tuple(states) for states in every))
+
+
+def _whole(plan: _Plan) -> Cell | None:
+    """The network as one cell, if its layers have the form of one call of cuDNN."""
+    layers = [tuple(layer) if isinstance(layer, Bidirectional) else (layer,) for layer in plan.layers]
+    between = len(layers) > 1 and (plan.residual or (len(layers[0]) == 2 and plan.merge is not MERGES["concat"]))
+    if between or not in_one_call(layers):
+        return None
+    return Cell(
+        init=functools.partial(_init, plan),
+        initial_state=functools.partial(_initial_state, plan),
+        step=functools.partial(_step, plan),
+        check=functools.partial(_check_whole, layers),
+        name=f"stack([{', '.join(map(repr, plan.layers))}])",
+        config=Config("stack", (("cells", tuple(cell.config for layer in layers for cell in layer)),)),
+    )
+
+
+def _check_whole(layers: Sequence[tuple[Cell, ...]], where: str, params: Params, input_shape: tuple[int, ...]) -> None:
+    """What the cells check one by one, each layer reading the directions below it side by side."""
+    for cells, here in zip(layers, params, strict=True):
+        for cell, record in zip(cells, here if isinstance(here, Bidirectional) else (here,), strict=True):
+            assert cell.check is not None
+            cell.check(where, record, input_shape)
+        input_shape = (*input_shape[:-1], sum(_output_size(cell) for cell in cells))
+
+
+def _unroll_whole(
+    plan: _Plan, whole: Cell, params: Params, xs: AnyArray, states: State | None, options: dict
+) -> tuple[Any, ...]:
+    """All layers in one call."""
+    finals, ys = unroll(whole, params, xs, states, **options)
+    if isinstance(plan.layers[0], Bidirectional) and plan.merge is not MERGES["concat"]:
+        ys = plan.merge(*jnp.split(ys, 2, axis=-1))
+    return finals, ys
 
 
 def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]) -> tuple[State, Array]:
@@ -270,6 +313,7 @@ def stack(
     plan = _Plan(
         layers, combine, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
     )
+    plan = plan._replace(whole=_whole(plan))
     sizes = [_layer_size(layer, combine) for layer in layers]
     for k, (below, size) in enumerate(itertools.pairwise(sizes), start=1):
         if plan.residual and below != size:

@@ -68,7 +68,7 @@ REFUSED = {
     "lengths below 0": (lambda: unroll(lengths=jnp.full(B, -1)), ValueError, "from 0 to T = 6, got -1"),
     # options
     "implementation": (lambda: unroll(implementation="fast"), ValueError,
-                       "unroll: implementation expected one of None, 'bptt', 'scan', 'reference'; got 'fast'"),
+                       "unroll: implementation expected one of None, 'bptt', 'scan', 'reference', 'cudnn'; got 'fast'"),
     "reverse": (lambda: unroll(reverse=jnp.ones((), bool)), TypeError, "unroll: reverse expected True or False"),
     "return_states": (lambda: unroll(return_states="yes"), TypeError, "unroll: return_states expected True or False"),
     "compute_dtype": (lambda: unroll(compute_dtype="int8"), TypeError, "unroll: compute_dtype expected a floating-point"),
@@ -138,7 +138,9 @@ def test_is_refused_while_tracing(what):
 
 def test_an_implementation_that_cannot_serve_says_why():
     cell = jaxrnn.Cell(*GRU.cell[:3])
-    with pytest.raises(NotImplementedError, match="'bptt' cannot run cell, which has no rule; 'scan' can"):
+    with pytest.raises(
+        NotImplementedError, match="'bptt' cannot serve this call of cell; a cell without a rule: .*'scan' can serve"
+    ):
         unroll(cell=cell, implementation="bptt")
     with pytest.raises(NotImplementedError, match="compute_dtype cannot serve cell"):
         unroll(cell=cell, compute_dtype=jnp.bfloat16)

@@ -153,7 +153,7 @@ def test_how_it_runs_is_handed_on(unhooked):
     assert 1e-4 < gap(mixed, exact) < 0.05
     with pytest.raises(ValueError, match="implementation expected one of"):
         build(implementation="fast")(XS)
-    with pytest.raises(NotImplementedError, match="checkpoint 'gates' cannot serve"):
+    with pytest.raises(NotImplementedError, match='checkpoint="gates": only a rule knows'):
         build(implementation="scan", checkpoint="gates")(XS)
 
 

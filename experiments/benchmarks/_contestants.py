@@ -109,20 +109,21 @@ def prepare(contestants: dict[str, Contestant]) -> dict[str, dict[str, Program]]
     return {name: {task: contestant.prepare(task) for task in TASKS} for name, contestant in contestants.items()}
 
 
+def outcome(contestant: Contestant, programs: dict[str, Program]) -> tuple[Any, float, Any]:
+    """What one call of each task gives, as the others have it: outputs, loss, gradients."""
+    ys, (loss, gradients) = (jax.block_until_ready(programs[task].call()) for task in TASKS)
+    return contestant.as_time_first(ys), float(loss), contestant.as_jaxrnn(gradients)
+
+
+def apart(contestant: Contestant, found: tuple[Any, float, Any], expected: tuple[Any, float, Any]) -> float:
+    """How far an outcome is from another one, without the parameters that the contestant does not have."""
+    own = dict.fromkeys(contestant.without)
+    return difference(*((ys, loss, gradients._replace(**own)) for ys, loss, gradients in (found, expected)))
+
+
 def differences(
     contestants: dict[str, Contestant], programs: dict[str, dict[str, Program]], reference: str
 ) -> dict[str, float]:
     """Calls everybody once: how far outputs, loss and gradients are from those of `reference`."""
-    outcomes = {}
-    for name, contestant in contestants.items():
-        ys, (loss, gradients) = (jax.block_until_ready(programs[name][task].call()) for task in TASKS)
-        outcomes[name] = contestant.as_time_first(ys), loss, contestant.as_jaxrnn(gradients)
-
-    def with_its_own(outcome: Any, contestant: Contestant) -> Any:
-        ys, loss, gradients = outcome
-        return ys, loss, gradients._replace(**dict.fromkeys(contestant.without))
-
-    return {
-        name: difference(with_its_own(outcome, contestants[name]), with_its_own(outcomes[reference], contestants[name]))
-        for name, outcome in outcomes.items()
-    }
+    outcomes = {name: outcome(contestant, programs[name]) for name, contestant in contestants.items()}
+    return {name: apart(contestants[name], found, outcomes[reference]) for name, found in outcomes.items()}

@@ -59,20 +59,21 @@ def once(kind: str, second: Any) -> np.ndarray:
 # Flax NNX
 
 
-def flax_cell(problem: Problem) -> Any:
+def flax_cell(problem: Problem, dtype: Any = None) -> Any:
     nnx = load("flax.nnx")
     kind, (_, _, features, hidden) = FORMS[problem.form].kind, problem.shape
-    options = {"activation_fn": jax.nn.relu} if problem.form == "rnn-relu" else {}
+    options: dict[str, Any] = {"activation_fn": jax.nn.relu} if problem.form == "rnn-relu" else {}
+    options |= {} if dtype is None else {"dtype": dtype}
     make = {"lstm": nnx.OptimizedLSTMCell, "gru": nnx.GRUCell, "rnn": nnx.SimpleCell}[kind]
     cell = make(features, hidden, rngs=nnx.Rngs(0), **options)
     nnx.update(cell, interop.to_nnx(problem.params, optimized=True))
     return cell
 
 
-def flax(problem: Problem) -> Contestant:
-    """`nnx.RNN`, time first. The generator is what it asks for to make a state of zeros."""
+def flax(problem: Problem, dtype: Any = None) -> Contestant:
+    """`nnx.RNN`, time first, its products in `dtype`. The generator is what it asks for to make a state of zeros."""
     nnx = load("flax.nnx")
-    graph, params = nnx.split(nnx.RNN(flax_cell(problem), time_major=True, rngs=False))
+    graph, params = nnx.split(nnx.RNN(flax_cell(problem, dtype), time_major=True, rngs=False))
 
     def outputs(params: Any, xs: jax.Array) -> jax.Array:
         return nnx.merge(graph, params)(xs, rngs=nnx.Rngs(0))
@@ -179,30 +180,43 @@ def equinox(problem: Problem) -> Contestant:
 # PyTorch
 
 
-def torch(problem: Problem) -> Contestant:
-    """`nn.LSTM`, `nn.GRU` or `nn.RNN` with all threads; gradients are returned, not accumulated."""
+def torch(problem: Problem, device: str = "cpu", dtype: str = "float32") -> Contestant:
+    """`nn.LSTM`, `nn.GRU` or `nn.RNN`, on a CPU with all threads; gradients are returned, not accumulated.
+
+    All of it is in `dtype`. A call returns when the device has finished.
+    """
     pytorch = load("torch")
     pytorch.set_num_threads(cores())
     kind, (_, _, features, hidden) = FORMS[problem.form].kind, problem.shape
     options = {"nonlinearity": "relu"} if problem.form == "rnn-relu" else {}
     module = getattr(pytorch.nn, kind.upper())(features, hidden, **options)
     load_torch(module, interop.to_torch((problem.params,)))
+    where = {"device": device, "dtype": getattr(pytorch, dtype)}
+    module.to(**where)
     names, parameters = zip(*module.named_parameters(), strict=True)
-    xs, target = (pytorch.from_numpy(np.array(a)) for a in (problem.xs, problem.target))
+    xs, target = (pytorch.from_numpy(np.array(a)).to(**where) for a in (problem.xs, problem.target))
+    wait = pytorch.cuda.synchronize if device == "cuda" else lambda: None
 
     def forward() -> Any:
         with pytorch.inference_mode():
-            return module(xs)[0]
+            ys = module(xs)[0]
+            wait()
+            return ys
 
     def train() -> Any:
         loss = pytorch.nn.functional.mse_loss(module(xs)[0], target)
-        return loss.detach(), pytorch.autograd.grad(loss, parameters)
+        gradients = pytorch.autograd.grad(loss, parameters)
+        wait()
+        return loss.detach(), gradients
+
+    def as_numpy(tensor: Any) -> np.ndarray:
+        return tensor.float().cpu().numpy()
 
     def as_jaxrnn(gradients: Any) -> Any:
-        arrays = {name: np.asarray(array) for name, array in zip(names, gradients, strict=True)}
+        arrays = {name: as_numpy(array) for name, array in zip(names, gradients, strict=True)}
         return linear(interop.from_torch, {**arrays, "bias_hh_l0": once(kind, arrays["bias_hh_l0"])})[0]
 
-    return Contestant(lambda task: Program(forward if task == "forward" else train), as_jaxrnn=as_jaxrnn)
+    return Contestant(lambda task: Program(forward if task == "forward" else train), as_numpy, as_jaxrnn)
 
 
 def load_torch(module: Any, arrays: Mapping[str, np.ndarray]) -> None:

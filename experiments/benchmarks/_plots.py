@@ -33,16 +33,20 @@ OWN_LOOKS = {
     "sqrt": ("#009E73", "d"),
     "cell": LOOKS["default"],
     "network": LOOKS["sharded"],
+    "bptt": LOOKS["default"],
+    "cudnn": LOOKS["sharded"],
+    "pallas": ("#009E73", "d"),
+    **{f"scan x{k}": ("#777777", f"${k}$") for k in (1, 2, 4, 8, 16)},
 }
-RATIOS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+RATIOS = (1 / 256, 1 / 64, 1 / 16, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
-def compare_times(path: Path, timings: Sequence[Timing], machine: str) -> None:
-    """A panel for each cell and task, a row for each shape: times relative to the first contestant."""
+def compare_times(path: Path, timings: Sequence[Timing], machine: str, base: str = BASE) -> None:
+    """A panel for each cell and task, a row for each shape: times relative to one contestant."""
     cells = list(dict.fromkeys(t.cell for t in timings))
     shapes = list(dict.fromkeys(t.shape for t in timings))
-    names = [name for name in LOOKS if any(t.contestant == name for t in timings)]
-    relative = ratios(timings)
+    names = [name for name in (*LOOKS, *OWN_LOOKS) if any(t.contestant == name for t in timings)]
+    relative = ratios(timings, base)
     span = min(relative, default=1.0) / 1.15, max(relative, default=1.0) * 1.15
     with mpl.rc_context({**STYLE, "axes.grid.axis": "both"}):
         size = 2.2 + 3.0 * len(cells), 2.0 + 2 * (0.7 + 0.32 * len(shapes))
@@ -57,7 +61,7 @@ def compare_times(path: Path, timings: Sequence[Timing], machine: str) -> None:
         grid[0][0].set_ylim(len(shapes) - 0.5, -0.5)
         handles = [_mark(grid[0][0], [], [], name) for name in names]
         figure.legend(handles, names, loc="outside lower center", ncols=3 * len(cells) or 1, frameon=False)
-        title = f"Time relative to jaxrnn's {BASE}, left is faster; rows are T,B,I,H\n{machine}"
+        title = f"Time relative to jaxrnn's {base}, left is faster; rows are T,B,I,H\n{machine}"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
         _save(figure, path)
 
@@ -70,7 +74,7 @@ def _dots(axis: Axes, shapes: Sequence[str], names: Sequence[str], measured: Seq
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(RATIOS))
     axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}" if ratio > 0.2 else f"1/{1 / ratio:g}"))
     axis.set_yticks(range(len(shapes)), shapes)
 
 

@@ -27,9 +27,9 @@ class Mean(NamedTuple):
     shapes: int
 
 
-def ratios(timings: Sequence[Timing]) -> list[float]:
-    """The minimum of each, divided by that of the first contestant at the same task: above 1 is slower."""
-    base = {(t.cell, t.shape, t.task): t.min_ms for t in timings if t.contestant == BASE}
+def ratios(timings: Sequence[Timing], contestant: str = BASE) -> list[float]:
+    """The minimum of each, divided by that of one contestant at the same task: above 1 is slower."""
+    base = {(t.cell, t.shape, t.task): t.min_ms for t in timings if t.contestant == contestant}
     return [t.min_ms / base[t.cell, t.shape, t.task] for t in timings]
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn import _checks
 from jaxrnn._types import Cell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
-from jaxrnn.sequence import unroll
 from jaxrnn.sequence.masking import mask_of_lengths, only, shifted
+from jaxrnn.sequence.unroll import unroll
 
 
 class Steps(NamedTuple):

@@ -22,8 +22,8 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.parallel._meshes import axis_of
-from jaxrnn.sequence import unroll
 from jaxrnn.sequence.masking import mask_of_lengths, select
+from jaxrnn.sequence.unroll import unroll
 from jaxrnn.sequence.varying import vary_like
 
 WHERE = "pipeline"

@@ -1,5 +1,1 @@
-"""Time: the driver of cells, and of their hand-written derivatives."""
-
-from jaxrnn.sequence.unroll import unroll
-
-__all__ = ["unroll"]
+"""Time: how a cell runs over a sequence, forward and backward. The door is `unroll.py`, above `jaxrnn.backends`."""

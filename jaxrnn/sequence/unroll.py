@@ -1,4 +1,4 @@
-"""`unroll`: a cell over a sequence. Checks and dtypes here; the running in bptt.py and loops.py."""
+"""`unroll`: a cell over a sequence. Checks and dtypes here; the running in bptt.py, loops.py and `jaxrnn.backends`."""
 
 import math
 from typing import Any
@@ -9,16 +9,14 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.backends import IMPLEMENTATIONS, Call, choose, device_of, reason_against
 from jaxrnn.cells._step import cast_floating
-from jaxrnn.sequence.bptt import bptt
-from jaxrnn.sequence.loops import reference, scan
+from jaxrnn.sequence.loops import reference
 from jaxrnn.sequence.masking import mask_of_lengths, only, resets_on_entry, window_borders
 from jaxrnn.sequence.placed import Placed, check_placement, resharded, seen_placement
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Segmented, segment_length
-from jaxrnn.sequence.varying import check_alike, may_be_sharded, vary_like
-
-RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
+from jaxrnn.sequence.varying import check_alike, may_be_sharded, varies, vary_like
 
 
 def unroll(
@@ -71,7 +69,9 @@ def unroll(
             the dtype of `xs`.
         implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
             "scan" is the scan under plain automatic differentiation, which also serves
-            forward mode; "reference" is a Python loop.
+            forward mode; "reference" is a Python loop; "cudnn" is the LSTM of NVIDIA's
+            library, in float32, with TF32 products where `jax.default_matmul_precision` allows them.
+            One that is named serves the call or refuses it.
         truncate: K parts the sequence into windows of K steps, counted from the first step
             read. Values are unchanged; gradients cross every border between two steps but
             those between windows, so they flow back K - 1 steps at most, and into the
@@ -152,15 +152,16 @@ def _prepare(
     for name, given in (("state", state), ("reset_state", reset_state)):
         if given is not None:
             _checks.state_like(where, name, given, expected)
-    mask = _steps_taking_part(where, lengths, mask, time, batch_shape)
+    given_mask, mask = mask, _steps_taking_part(where, lengths, mask, time, batch_shape)
     reverse = _checks.boolean(where, "reverse", reverse)
+    checkpoint = _checkpoint(where, checkpoint)
+    _checks.one_of(where, "implementation", implementation, (None, *IMPLEMENTATIONS))
     if resets is not None:
         resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)
     elif reset_state is not None:
         raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
     check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
 
-    runner = _choose(where, implementation, checkpoint, cell, expected)
     compute_dtype = _compute_dtype(where, compute_dtype, cell)
     if compute_dtype is None:
         dtype = out_dtype = jnp.result_type(xs, *_floats(params))
@@ -174,17 +175,24 @@ def _prepare(
         truncate = _checks.positive_int(where, "truncate", truncate)
     if clip_gradient is not None:
         clip_gradient = _checks.positive_float(where, "clip_gradient", clip_gradient)
+    return_states = _checks.boolean(where, "return_states", return_states)
+    options = {
+        "lengths": lengths, "mask": given_mask, "resets": resets, "reverse": reverse, "return_states": return_states,
+        "checkpoint": checkpoint, "compute_dtype": compute_dtype, "truncate": truncate, "clip_gradient": clip_gradient,
+    }  # fmt: skip
+    call = Call(cell, device_of(xs), dtype, xs.shape, expected, varies((params, xs)), options)
+    runner = _choose(where, implementation, call)
     inputs = Inputs(params, xs, state, mask, resets, reset_state, window_borders(time, truncate, reverse))
     inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
     if key is not None and cell.sample is not None:
         params, xs = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=xs)
-    return_states = _checks.boolean(where, "return_states", return_states)
     if cell.placement is None:
         inputs = vary_like(inputs)
         seen = seen_placement(inputs)
         if seen is not None:
             cell, inputs = cell._replace(placement=seen), resharded(inputs, seen)
+            runner = _choose(where, implementation, call._replace(cell=cell))
     if cell.placement is not None:
         runner = Placed(runner)
     keep_gates = checkpoint != "gates"
@@ -220,26 +228,24 @@ def _steps_taking_part(where: str, lengths: Any, mask: Any, time: int, batch_sha
     return None if mask is None else _checks.step_mask(where, "mask", mask, (time, *batch_shape))
 
 
-def _choose(where: str, implementation: Any, checkpoint: Any, cell: Cell, state: State) -> Any:
-    """The function that runs the plan, or why the implementation that was named cannot."""
-    _checks.one_of(where, "implementation", implementation, (None, *RUNNERS))
-    by_hand = cell.rule is not None and len(_floats(state)) == len(jax.tree.leaves(state))
-    name = implementation or ("bptt" if by_hand else "scan")
-    if name == "bptt" and not by_hand:
-        why = "has no rule" if cell.rule is None else "has a state that is not floating-point throughout"
-        raise NotImplementedError(f"{where}: implementation 'bptt' cannot run {cell!r}, which {why}; 'scan' can")
+def _checkpoint(where: str, checkpoint: Any) -> Any:
     if isinstance(checkpoint, str) and checkpoint not in ("gates", "sqrt"):
         raise ValueError(f"{where}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {checkpoint!r}")
-    if checkpoint is not None and not isinstance(checkpoint, str):
-        checkpoint = _checks.positive_int(where, "checkpoint", checkpoint)
-    if checkpoint == "gates" and name == "scan":
-        raise NotImplementedError(
-            f"{where}: checkpoint 'gates' cannot serve implementation 'scan' of {cell!r}, "
-            "whose gates only a rule knows; an integer or 'sqrt' can"
-        )
-    if checkpoint in (None, "gates") or name == "reference":  # a Python loop keeps what it keeps
-        return RUNNERS[name]
-    return Segmented(RUNNERS[name], checkpoint)
+    if checkpoint is None or isinstance(checkpoint, str):
+        return checkpoint
+    return _checks.positive_int(where, "checkpoint", checkpoint)
+
+
+def _choose(where: str, implementation: str | None, call: Call) -> Any:
+    """The function that runs the plan, or why the implementation that was named cannot."""
+    name, checkpoint = implementation or choose(call), call.options["checkpoint"]
+    reason = reason_against(name, call)
+    if reason is not None:
+        raise NotImplementedError(f"{where}: implementation {name!r} cannot serve this call of {call.cell!r}; {reason}")
+    run = IMPLEMENTATIONS[name].run
+    if checkpoint in (None, "gates") or run is reference:  # a Python loop keeps what it keeps
+        return run
+    return Segmented(run, checkpoint)
 
 
 def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:

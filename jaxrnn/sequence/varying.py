@@ -51,10 +51,15 @@ def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:
             )
 
 
+def varies(tree: PyTree) -> bool:
+    """Whether any leaf differs between devices, as `shard_map` keeps account of it; without its checks nothing does."""
+    return bool(_axes(tree))
+
+
 def may_be_sharded(tree: PyTree) -> bool:
     """Whether the arrays of a computation may be spread over devices by the compiler.
 
     Sharded `jit` is not visible while tracing. A process with one device has none, and
     inside `shard_map` every device has its own arrays; elsewhere it may come.
     """
-    return jax.device_count() > 1 and not _axes(tree)
+    return jax.device_count() > 1 and not varies(tree)
