@@ -1,9 +1,8 @@
-"""The bodies of the fused kernels: a whole sequence of a tile of the batch, forward and backward.
+"""The bodies of the fused kernels: a whole sequence of R sequences of the batch, forward and backward.
 
-A program of the grid runs R sequences from the first step to the last; programs share
-nothing. The recurrent weights are read once, before the loop. In the loop a step reads its
-share of x W_x + b, which one large product made before, and what the kernel keeps goes to
-memory; state and gates never leave the chip. The equations are those of the cell's
+A program runs them from the first step to the last; programs share nothing. In the loop, a
+step reads its share of x W_x + b, which one large product made before, and what is kept
+goes to memory; the state stays on the chip. The equations are those of the cell's
 :class:`Units`, what happens around them is that of :mod:`jaxrnn.sequence.bptt`:
 
     forward     s ← reset state where an episode begins;  s' = cell(s);  s ← s' where the step takes part
@@ -13,7 +12,6 @@ memory; state and gates never leave the chip. The equations are those of the cel
 Nothing here names a kernel language: memory is read and written through a :class:`Memory`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -21,45 +19,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._types import Params, PyTree, State, Tape, Units
+from jaxrnn.backends.blocks import Block, Memory, Shape, Weights, flags_of
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.sequence.masking import clip, only, replace, select
 
 TAKES_PART, BEGINS, CUTS = 1, 2, 4  # bits of what is said of a step
 
 
-class Shape(NamedTuple):
-    """What a kernel is compiled for."""
-
-    time: int
-    batch: int
-    hidden: int
-    gates: int
-    rows: int  # of the batch, in a program
-    width: int  # H, up to a power of two
-    reverse: bool
-    clip_gradient: float | None
-
-
-class Memory(NamedTuple):
-    """How a kernel language reads and writes entries of an array, where the mask is true; reads zeros where not.
-
-    An index is one number for each axis of the array, or an array of them in the shape of the mask.
-    """
-
-    program: Callable[[], Any]  # which tile of the batch this is
-    load: Callable[[Any, tuple[Any, ...], jax.Array], jax.Array]
-    store: Callable[[Any, tuple[Any, ...], jax.Array, jax.Array], None]
-
-
 class Given(NamedTuple):
-    """What a kernel reads, each leaf an array, or a reference to one inside."""
+    """What a kernel reads: arrays outside, references to them inside."""
 
     weights: Any  # (H, GH)
-    vectors: Params  # the params with everything but vectors of H entries removed
-    state: State  # before the first step read (B, H)
+    vectors: Params  # the params with nothing in them but vectors (H,)
+    state: State  # before the first step read, (B, H)
     reset_state: State | None
-    flags: Any  # (T, B) of the bits above, or None where every step is plain
-    steps: Any  # Forward: z (T, B, GH). Backward: `Read`
+    flags: Any  # (T, B) of the bits above; `None`: every step takes part, and nothing else happens
+    steps: Any  # forward: x W_x + b, (T, B, GH); backward: a `Read`
 
 
 class Read(NamedTuple):
@@ -69,7 +44,7 @@ class Read(NamedTuple):
     residual: PyTree
     dys: Any
     dstates: State | None
-    dfinal: State  # (B, H), of the state after the last step read
+    dfinal: State  # (B, H)
 
 
 class Written(NamedTuple):
@@ -90,129 +65,118 @@ class Back(NamedTuple):
     dreset: State | None  # (B, H)
 
 
-class Tile(NamedTuple):
-    """The block of each array that is a program's own: R sequences, and N >= H units, those beyond H being zeros."""
+class _Started(NamedTuple):
+    """What a program has before its loop; lists have an entry for each block of units."""
 
-    shape: Shape
-    memory: Memory
-    first: Any  # its first sequence
-
-    def _count(self, size: tuple[int, ...], axis: int) -> jax.Array:
-        return jax.lax.broadcasted_iota(jnp.int32, size, axis)
-
-    def _block(self) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Sequences and units (R, N), and which of them there are."""
-        size = (self.shape.rows, self.shape.width)
-        row, unit = self.first + self._count(size, 0), self._count(size, 1)
-        return row, unit, (row < self.shape.batch) & (unit < self.shape.hidden)
-
-    def units(self, ref: Any, *lead: Any, gate: int = 0) -> jax.Array:
-        """(R, N) of an array (..., B, ·); `lead` are indices of the axes before."""
-        row, unit, inside = self._block()
-        return self.memory.load(ref, (*lead, row, gate * self.shape.hidden + unit), inside)
-
-    def write(self, ref: Any, value: jax.Array, *lead: Any, gate: int = 0) -> None:
-        row, unit, inside = self._block()
-        self.memory.store(ref, (*lead, row, gate * self.shape.hidden + unit), inside, value)
-
-    def read_tree(self, tree: PyTree, *lead: Any) -> PyTree:
-        return jax.tree.map(lambda ref: self.units(ref, *lead), tree)
-
-    def write_tree(self, refs: PyTree, values: PyTree, *lead: Any) -> None:
-        jax.tree.map(lambda ref, value: self.write(ref, value, *lead), refs, values)
-
-    def vector(self, ref: Any) -> jax.Array:
-        """(N,) of an array (H,)."""
-        unit = self._count((self.shape.width,), 0)
-        return self.memory.load(ref, (unit,), unit < self.shape.hidden)
-
-    def weight(self, ref: Any, gate: int) -> jax.Array:
-        """A gate's block (N, N) of the weights (H, GH)."""
-        size = (self.shape.width, self.shape.width)
-        source, unit = self._count(size, 0), self._count(size, 1)
-        inside = (source < self.shape.hidden) & (unit < self.shape.hidden)
-        return self.memory.load(ref, (source, gate * self.shape.hidden + unit), inside)
-
-    def flag(self, ref: Any, t: Any) -> Callable[[int], Any]:
-        """Which of the R sequences have a bit set at step t; `None` where nothing was said."""
-        if ref is None:
-            return lambda bit: None
-        row = self.first + self._count((self.shape.rows,), 0)
-        bits = self.memory.load(ref, (t, row), row < self.shape.batch)
-        return lambda bit: (bits & bit) != 0
+    blocks: list[Block]
+    weights: Weights
+    vectors: list[Params]
+    state: tuple[State, ...]
+    reset_state: tuple[State | None, ...]
 
 
-def _started(shape: Shape, memory: Memory, given: Given) -> tuple[Tile, list[jax.Array], Params, State, State | None]:
-    """The tile, and what is read once."""
-    tile = Tile(shape, memory, memory.program() * shape.rows)
-    weights = [tile.weight(given.weights, gate) for gate in range(shape.gates)]
-    vectors = jax.tree.map(tile.vector, given.vectors)
-    return tile, weights, vectors, tile.read_tree(given.state), tile.read_tree(given.reset_state)
+def _start(shape: Shape, memory: Memory, given: Given) -> _Started:
+    first = memory.program() * shape.rows
+    blocks = [Block(shape, memory, first, j) for j in shape.blocks]
+    return _Started(
+        blocks,
+        Weights(shape, memory, given.weights),
+        [jax.tree.map(block.vector, given.vectors) for block in blocks],
+        tuple(block.load_tree(given.state) for block in blocks),
+        tuple(block.load_tree(given.reset_state) for block in blocks),
+    )
 
 
 def forward(units: Units, shape: Shape, memory: Memory, given: Given, written: Written) -> None:
-    """All steps of a tile."""
-    tile, weights, vectors, state, reset_state = _started(shape, memory, given)
+    """All steps of a program's sequences."""
+    start = _start(shape, memory, given)
+    gates = range(shape.gates)
 
-    def step(k: Any, state: State) -> State:
-        t = shape.time - 1 - k if shape.reverse else k
-        flag = tile.flag(given.flags, t)
-        before = replace(None if reset_state is None else flag(BEGINS), state, reset_state)
-        h = units.shown(before)
-        zs = tuple(tile.units(given.steps, t, gate=gate) for gate in range(shape.gates))
-        after, residual = units.forward(vectors, before, zs, tuple(alg.dot(h, w) for w in weights))
-        after = select(flag(TAKES_PART), after, before)
-        if written.ys is not None:
-            tile.write(written.ys, units.shown(after), t)
-        if written.states is not None:
-            tile.write_tree(written.states, after, t)
-        if written.residual is not None:
-            tile.write_tree(written.residual, residual, t)
-        return after
+    def step(n: Any, state: tuple[State, ...]) -> tuple[State, ...]:
+        t = shape.time - 1 - n if shape.reverse else n
+        flag = flags_of(shape, memory, given.flags, start.blocks[0].first, t)
+        begins = None if given.reset_state is None else flag(BEGINS)
+        before = [replace(begins, s, r) for s, r in zip(state, start.reset_state, strict=True)]
+        hs = [units.shown(s) for s in before]
+        weights = start.weights.stream()
 
-    tile.write_tree(written.final, jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, state))
+        def block_step(block: Block) -> State:
+            zs = tuple(block.load(given.steps, t, gate=gate) for gate in gates)
+            products = tuple(_total(alg.dot(h, next(weights)) for h in hs) for _ in gates)
+            after, residual = units.forward(start.vectors[block.j], before[block.j], zs, products)
+            after = select(flag(TAKES_PART), after, before[block.j])
+            if written.ys is not None:
+                block.store(written.ys, units.shown(after), t)
+            if written.states is not None:
+                block.store_tree(written.states, after, t)
+            if written.residual is not None:
+                block.store_tree(written.residual, residual, t)
+            return after
+
+        return tuple(block_step(block) for block in start.blocks)
+
+    final = jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, start.state)
+    for block, state in zip(start.blocks, final, strict=True):
+        block.store_tree(written.final, state)
 
 
 def backward(units: Units, shape: Shape, memory: Memory, given: Given, back: Back) -> None:
-    """All steps of a tile, from the last read to the first."""
-    tile, weights, vectors, initial, reset_state = _started(shape, memory, given)
-    read: Read = given.steps
+    """All steps of a program's sequences, from the one read last to the first."""
+    start, read = _start(shape, memory, given), given.steps
 
-    def step(k: Any, carry: tuple[State, State | None]) -> tuple[State, State | None]:
-        dstate, dreset = carry
-        t = k if shape.reverse else shape.time - 1 - k
-        flag = tile.flag(given.flags, t)
-        begins = None if reset_state is None else flag(BEGINS)
-        before = _entering(tile, read.after, initial, t, k == shape.time - 1)
-        before = replace(begins, before, reset_state)
-        if read.dstates is not None:
-            dstate = jax.tree.map(jnp.add, dstate, tile.read_tree(read.dstates, t))
+    def step(n: Any, carry: tuple[tuple[State, State | None], ...]) -> tuple[tuple[State, State | None], ...]:
+        t = n if shape.reverse else shape.time - 1 - n
+        flag = flags_of(shape, memory, given.flags, start.blocks[0].first, t)
+        begins = None if given.reset_state is None else flag(BEGINS)
+        weights = start.weights.stream()
+        dhs: list[Any] = [None] * len(start.blocks)
+        held, past = [], []
 
-        live = units.received(only(flag(TAKES_PART), dstate), tile.units(read.dys, t))
-        tape = Tape(before, tile.read_tree(read.after, t), tile.read_tree(read.residual, t))
-        past, dproducts, extra = units.backward(vectors, tape, live)
-        dh = sum(alg.dot_transposed(d, w) for d, w in zip(dproducts, weights, strict=True))
-        dbefore = select(flag(TAKES_PART), units.received(past, dh), dstate)
-        for gate, d in enumerate(dproducts):
-            tile.write(back.dproducts, d, t, gate=gate)
-        tile.write_tree(back.extra, extra, t)
+        for block, (dstate, _) in zip(start.blocks, carry, strict=True):
+            if read.dstates is not None:
+                dstate = jax.tree.map(jnp.add, dstate, block.load_tree(read.dstates, t))
+            before = _entering(block, read.after, start.state[block.j], t, n == shape.time - 1)
+            before = replace(begins, before, start.reset_state[block.j])
+            live = units.received(only(flag(TAKES_PART), dstate), block.load(read.dys, t))
+            tape = Tape(before, block.load_tree(read.after, t), block.load_tree(read.residual, t))
+            passed, dproducts, extra = units.backward(start.vectors[block.j], tape, live)
+            for gate, d in enumerate(dproducts):
+                block.store(back.dproducts, d, t, gate=gate)
+                dhs = [alg.plus(dh, alg.dot_transposed(d, next(weights))) for dh in dhs]
+            block.store_tree(back.extra, extra, t)
+            held.append(dstate)
+            past.append(passed)
 
-        if begins is not None:
-            dreset = jax.tree.map(jnp.add, dreset, only(begins, dbefore))
-            dbefore = only(~begins, dbefore)
-        dbefore = clip(shape.clip_gradient, dbefore)
-        cut = flag(CUTS)
-        return dbefore if cut is None else only(~cut, dbefore), dreset
+        def crossing(dstate: State, passed: State, dh: jax.Array, dreset: State | None) -> tuple[State, State | None]:
+            dbefore = select(flag(TAKES_PART), units.received(passed, dh), dstate)
+            if begins is not None:
+                dreset = jax.tree.map(jnp.add, dreset, only(begins, dbefore))
+                dbefore = only(~begins, dbefore)
+            dbefore = clip(shape.clip_gradient, dbefore)
+            cuts = flag(CUTS)
+            return dbefore if cuts is None else only(~cuts, dbefore), dreset
 
-    start = (tile.read_tree(read.dfinal), jax.tree.map(jnp.zeros_like, reset_state))
-    dstate, dreset = jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, start)
-    tile.write_tree(back.dstate, dstate)
-    tile.write_tree(back.dreset, dreset)
+        return tuple(map(crossing, held, past, dhs, [dreset for _, dreset in carry]))
+
+    def cotangents_at_the_end(block: Block) -> tuple[State, State | None]:
+        return block.load_tree(read.dfinal), jax.tree.map(jnp.zeros_like, start.reset_state[block.j])
+
+    carry = tuple(cotangents_at_the_end(block) for block in start.blocks)
+    carry = jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, carry)
+    for block, (dstate, dreset) in zip(start.blocks, carry, strict=True):
+        block.store_tree(back.dstate, dstate)
+        block.store_tree(back.dreset, dreset)
 
 
-def _entering(tile: Tile, after: State, initial: State, t: Any, is_first: Any) -> State:
-    """The state that the step read before t left, or the initial one."""
-    previous = t + 1 if tile.shape.reverse else t - 1
-    previous = jnp.clip(previous, 0, tile.shape.time - 1)
-    read = tile.read_tree(after, previous)
-    return jax.tree.map(lambda first, left: jnp.where(is_first, first, left), initial, read)
+def _total(terms: Any) -> jax.Array:
+    """The sum of at least one."""
+    first, *others = terms
+    for term in others:
+        first = first + term
+    return first
+
+
+def _entering(block: Block, after: State, initial: State, t: Any, is_first: Any) -> State:
+    """What the step read before t left behind, or the initial state."""
+    previous = jnp.clip(t + 1 if block.shape.reverse else t - 1, 0, block.shape.time - 1)
+    return jax.tree.map(lambda s, left: jnp.where(is_first, s, left), initial, block.load_tree(after, previous))

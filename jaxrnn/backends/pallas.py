@@ -1,4 +1,21 @@
-"""draft"""
+"""`pallas`: fused kernels, one launch for a whole sequence, for the RNN, the LSTM and the reset-after GRU.
+
+Around the kernels stands what :mod:`jaxrnn.sequence.bptt` has around its loop: x W_x + b of
+all steps is one product before the forward kernel, and the cotangents of parameters and
+inputs are the cell's `accumulate` over all steps, after the backward kernel. Between them
+lie the state after each step and the gates, unless the plan has those computed anew.
+
+Each program of a kernel runs 16 sequences by itself, so a batch of B keeps ⌈B/16⌉ of a GPU's
+multiprocessors busy. What H they hold is in :mod:`jaxrnn.backends.residency`; H goes up to 512.
+
+Products follow `jax.default_matmul_precision` as all of JAX: by default those of float32
+operands are in TF32 on a GPU, with "highest" in float32. They accumulate in float32.
+
+Differs from `bptt`:
+    1. Forward mode of the first derivative is refused as there; second derivatives, in either
+       mode, are those of `bptt` itself: only values and gradients come from the kernels.
+    2. To the compiler a kernel is opaque: on several devices call it inside `shard_map`.
+"""
 
 import functools
 import math
@@ -7,141 +24,220 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrnn._types import Params, PyTree, State, Tape
-from jaxrnn.backends import kernels, triton
-from jaxrnn.backends.kernels import Back, Given, Read, Shape, Written
+from jaxrnn._types import Params, PyTree, State, Tape, Units
+from jaxrnn.backends import kernels, residency, triton
+from jaxrnn.backends.blocks import Memory, Shape
+from jaxrnn.backends.kernels import Back, Given, Read, Written
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.sequence.bptt import bptt_backward, bptt_forward, cotangents_of
-from jaxrnn.sequence.masking import replace, shifted
+from jaxrnn.sequence.bptt import bptt, bptt_backward, bptt_forward, cotangents_of, entering_states
 from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
 
-ROWS = 16  # sequences of a program: the fewest that a product of tensor cores takes
+
+def pallas(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
+    """`bptt` by fused kernels, on a CUDA GPU."""
+    return _pallas(plan, inputs, False)
 
 
-def _flat(tree: PyTree, lead: int, axes: int) -> PyTree:
-    """Every leaf with its batch axes made one: `lead` axes stand before them."""
+def pallas_interpret(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
+    """The same kernels interpreted, on any platform: slow, for proofs."""
+    return _pallas(plan, inputs, True)
+
+
+def _pallas(plan: Plan, inputs: Inputs, interpret: bool) -> tuple[State, PyTree, State | None]:
+    why = reason_against(plan, inputs, interpret)
+    if why is not None:
+        raise NotImplementedError(f"unroll: implementation 'pallas' cannot run {plan.cell!r}: {why}")
+    return _fused(interpret, plan, inputs) if inputs.xs.size else bptt(plan, inputs)
+
+
+def reason_against(plan: Plan, inputs: Inputs, interpret: bool = False) -> str | None:
+    """Why the kernels cannot serve a call; `None` if they can."""
+    rule, params = plan.cell.rule, inputs.params
+    if rule is None or rule.units is None:
+        return "it serves rnn with a named activation, lstm, and gru with reset_after=True"
+    variants = {"w_proj": "a projection", "peephole": "peepholes", "norm": "layer normalisation"}
+    for field, variant in variants.items():
+        if getattr(params, field, None) is not None:
+            return f"it does not serve {variant}"
+    w_h = params.w_h
+    if not hasattr(w_h, "ndim") or w_h.ndim != 2:
+        return "its recurrent weight is not one matrix for all sequences"
+    weight, states = operands(plan, params).w_h.dtype, {leaf.dtype.name for leaf in jax.tree.leaves(inputs.state)}
+    if not (states == {"float32"} and weight.name in ("float32", "bfloat16", "float16")):
+        if not (interpret and states == {"float64"} and weight.name == "float64"):
+            return (
+                f"it serves float32, with products in float32, bfloat16 or float16, not {', '.join(states)} with "
+                f"products in {weight.name}; for half precision give compute_dtype and float32 parameters"
+            )
+    if _cut(plan, params) is None:
+        return f"it serves up to {residency.WIDTHS[0] * residency.MOST_BLOCKS} hidden units, not {w_h.shape[0]}"
+    return None if triton.is_available() else "this version of JAX has no jax.experimental.pallas.triton"
+
+
+def reason_against_platform() -> str | None:
+    """Why the kernels cannot run here, if they are not interpreted; `None` if they can."""
+    platform = jax.default_backend()
+    if platform == "gpu":
+        return None
+    return f"its kernels are for CUDA, and this process runs on {platform}; 'pallas_interpret' runs them here, slowly"
+
+
+def _cut(plan: Plan, params: Params) -> residency.Cut | None:
+    w_h = operands(plan, params).w_h
+    hidden, columns = w_h.shape
+    return residency.cut(columns // hidden, hidden, w_h.dtype.itemsize, residency.shared_memory())
+
+
+def _units(plan: Plan) -> Units:
+    units = rule_of(plan).units
+    assert units is not None
+    return units
+
+
+def _shape(plan: Plan, inputs: Inputs) -> tuple[Shape, int]:
+    """What the kernels are compiled for, and in how many warps they run."""
+    cut = _cut(plan, inputs.params)
+    assert cut is not None
+    time, *batch, _ = inputs.xs.shape
+    hidden, columns = inputs.params.w_h.shape
+    sizes = (time, math.prod(batch), hidden, columns // hidden, residency.ROWS, cut.width, cut.resident)
+    return Shape(*sizes, plan.reverse, plan.clip_gradient), cut.warps
+
+
+# One batch axis for the kernels, any number outside.
+
+
+def _merged(inputs: Inputs, tree: PyTree, lead: int = 1) -> PyTree:
+    """Leaves (T, *B, ·), or (*B, ·) with `lead` 0, with one batch axis."""
+    axes = inputs.xs.ndim - 2
     return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:lead], -1, *leaf.shape[lead + axes :]), tree)
 
 
-def _vectors(params: Params) -> Params:
-    return params._replace(w_x=None, w_h=None, b=None)
+def _parted(inputs: Inputs, tree: PyTree, lead: int = 1) -> PyTree:
+    """The inverse of `_merged`."""
+    batch = inputs.xs.shape[1:-1]
+    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:lead], *batch, *leaf.shape[lead + 1 :]), tree)
 
 
-def _flags(inputs: Inputs, axes: int) -> Any:
+def _flags(inputs: Inputs) -> jax.Array | None:
+    """(T, B) of the bits that the kernels read."""
     if inputs.mask is None and inputs.resets is None and inputs.cuts is None:
         return None
-    time, batch = inputs.xs.shape[0], inputs.xs.shape[1:-1]
-    ones = jnp.ones((time, *batch), bool)
-    mask = ones if inputs.mask is None else inputs.mask
-    flags = jnp.where(mask, kernels.TAKES_PART, 0)
+    time, *batch, _ = inputs.xs.shape
+    flags = jnp.full((time, *batch), kernels.TAKES_PART, jnp.int32)
+    if inputs.mask is not None:
+        flags = jnp.where(inputs.mask, flags, 0)
     if inputs.resets is not None:
-        flags += jnp.where(inputs.resets, kernels.BEGINS, 0)
+        flags |= jnp.where(inputs.resets, kernels.BEGINS, 0)
     if inputs.cuts is not None:
-        cuts = inputs.cuts.reshape(time, *(1 for _ in batch))
-        flags += jnp.where(cuts, kernels.CUTS, 0)
-    return _flat(flags.astype(jnp.int32), 1, axes)
-
-
-def _shape(plan: Plan, inputs: Inputs) -> Shape:
-    hidden, columns = inputs.params.w_h.shape
-    batch = math.prod(inputs.xs.shape[1:-1])
-    width = max(16, 1 << (hidden - 1).bit_length())
-    return Shape(
-        inputs.xs.shape[0], batch, hidden, columns // hidden, ROWS, width, plan.reverse, plan.clip_gradient
-    )
+        flags |= jnp.where(inputs.cuts.reshape(time, *(1 for _ in batch)), kernels.CUTS, 0)
+    return flags.reshape(time, -1)
 
 
 def _given(plan: Plan, inputs: Inputs, steps: Any) -> Given:
-    axes = inputs.xs.ndim - 2
-    params = operands(plan, inputs.params)
     return Given(
-        params.w_h,
-        _vectors(inputs.params),
-        _flat(inputs.state, 0, axes),
-        None if inputs.resets is None else _flat(inputs.reset_state, 0, axes),
-        _flags(inputs, axes),
-        steps,
+        weights=operands(plan, inputs.params).w_h,
+        vectors=inputs.params._replace(w_x=None, w_h=None, b=None),
+        state=_merged(inputs, inputs.state, 0),
+        reset_state=None if inputs.resets is None else _merged(inputs, inputs.reset_state, 0),
+        flags=_flags(inputs),
+        steps=steps,
     )
 
 
 def _like(tree: PyTree, *lead: int) -> PyTree:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype), tree)
+    """The shapes of arrays that vary over a mesh as those of `tree` do, with axes before theirs."""
+
+    def leaf(x: Any) -> Any:
+        return jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
+
+    return jax.tree.map(leaf, tree)
 
 
-def _unflat(tree: PyTree, batch: tuple[int, ...], lead: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:lead], *batch, *leaf.shape[lead + 1 :]), tree)
-
-
-def _run_forward(interpret: bool, plan: Plan, inputs: Inputs, keep_states: bool, keep_residuals: bool) -> Written:
-    units = rule_of(plan).units
-    shape = _shape(plan, inputs)
-    params = operands(plan, inputs.params)
-    axes = inputs.xs.ndim - 2
-    z = _flat(alg.add(alg.dot(inputs.xs, params.w_x), params.b), 1, axes)
-    given = _given(plan, inputs, z)
-    state = given.state
-    row = jax.ShapeDtypeStruct((shape.batch, shape.hidden), units.shown(state).dtype)
-    rows = (row,) * shape.gates
-    residual = jax.eval_shape(lambda v, s, a, b: units.forward(v, s, a, b)[1], given.vectors, state, rows, rows)
-    t = shape.time
-    written = Written(
-        final=_like(state),
-        ys=_like(row, t),
-        states=_like(state, t) if keep_states else None,
-        residual=_like(residual, t) if keep_residuals else None,
+def _run_forward(interpret: bool, plan: Plan, inputs: Inputs, keep_states: bool, keep_residual: bool) -> Written:
+    units, (shape, warps), params = _units(plan), _shape(plan, inputs), operands(plan, inputs.params)
+    given = _given(plan, inputs, _merged(inputs, alg.add(alg.dot(inputs.xs, params.w_x), params.b)))
+    gates = (units.shown(given.state),) * shape.gates
+    _, residual = jax.eval_shape(units.forward, given.vectors, given.state, gates, gates)
+    out = Written(
+        final=_like(given.state),
+        ys=None if keep_states else _like(gates[0], shape.time),
+        states=_like(given.state, shape.time) if keep_states else None,
+        residual=_like(residual, shape.time) if keep_residual else None,
     )
-    body = functools.partial(kernels.forward, units, shape, triton.memory())
-    out = triton.launch(body, given, written, -(-shape.batch // shape.rows), 4, interpret, "rnn_forward")
-    batch = inputs.xs.shape[1:-1]
-    return Written(_unflat(out.final, batch, 0), *(_unflat(part, batch, 1) for part in out[1:]))
+
+    def body(memory: Memory, given: Given, written: Written) -> None:
+        kernels.forward(units, shape, memory, given, written)
+
+    out = triton.launch("rnn_forward", body, given, out, shape.programs, warps, interpret)
+    ys = units.shown(out.states) if keep_states else out.ys  # the output is not stored twice
+    return Written(_parted(inputs, out.final, 0), *_parted(inputs, (ys, out.states, out.residual)))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def fused(interpret: bool, plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
-    out = _run_forward(interpret, plan, inputs, plan.return_states, False)
-    return out.final, out.ys, out.states
+def _outcome(plan: Plan, out: Written) -> tuple[State, PyTree, State | None]:
+    return out.final, out.ys, out.states if plan.return_states else None
 
 
-def _fused_forward(interpret: bool, plan: Plan, inputs: Inputs):
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _forward(interpret: bool, plan: Plan, inputs: Inputs) -> Any:
+    """What `bptt_forward` returns, but for the inputs."""
     out = _run_forward(interpret, plan, inputs, True, plan.keep_gates)
-    states = out.states if plan.return_states else None
-    return (out.final, out.ys, states), (inputs, out.states, out.residual)
+    return _outcome(plan, out), out.states, out.residual
 
 
-def _fused_backward(interpret: bool, plan: Plan, saved: Any, cotangents: Any):
-    inputs, states, residual = saved
-    dfinal, dys, dstates = cotangents
-    rule = rule_of(plan)
-    params = operands(plan, inputs.params)
-    axes = inputs.xs.ndim - 2
-    batch = inputs.xs.shape[1:-1]
-    before = shifted(inputs.state, states, plan.reverse)
-    if inputs.resets is not None:
-        over = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf, like.shape), inputs.reset_state, before)
-        before = replace(inputs.resets, before, over)
+@_forward.defjvp
+def _forward_jvp(interpret: bool, plan: Plan, primals: Any, tangents: Any) -> Any:
+    def plain(inputs: Inputs) -> Any:
+        outcome, (_, *saved) = bptt_forward(plan, inputs)
+        return outcome, *saved
+
+    return jax.jvp(plain, primals, tangents)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _backward(interpret: bool, plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
+    """What `bptt_backward` returns."""
+    (inputs, states, residual), (dfinal, dys, dstates) = saved, cotangents
+    rule, units, params = rule_of(plan), _units(plan), operands(plan, inputs.params)
+    shape, warps = _shape(plan, inputs)
+    before = entering_states(plan, inputs, states)
     if not plan.keep_gates:
         residual = rule.forward(params, before, rule.project(params, inputs.xs))[2]
-    shape = _shape(plan, inputs)
-    read = Read(*_flat((states, residual, dys, dstates), 1, axes), _flat(dfinal, 0, axes))
+    read = Read(*_merged(inputs, (states, residual, dys, dstates)), _merged(inputs, dfinal, 0))
     given = _given(plan, inputs, read)
-    units = rule.units
-    row = jax.ShapeDtypeStruct((shape.batch, shape.hidden), read.dys.dtype)
     tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], read.residual))
-    extra = jax.eval_shape(lambda v, tape, d: units.backward(v, tape, d)[2], given.vectors, tape, given.state)
-    t = shape.time
-    back = Back(
-        dproducts=jax.ShapeDtypeStruct((t, shape.batch, shape.gates * shape.hidden), row.dtype),
-        extra=_like(extra, t),
+    _, dproducts, extra = jax.eval_shape(units.backward, given.vectors, tape, given.state)
+    out = Back(
+        dproducts=_like(jax.ShapeDtypeStruct((), dproducts[0].dtype), shape.time, shape.batch, shape.gates * shape.hidden),
+        extra=_like(extra, shape.time),
         dstate=_like(given.state),
         dreset=_like(given.reset_state),
     )
-    body = functools.partial(kernels.backward, units, shape, triton.memory())
-    out = triton.launch(body, given, back, -(-shape.batch // shape.rows), 4, interpret, "rnn_backward")
-    delta = units.delta(*(_unflat(part, batch, 1) for part in (out.dproducts, out.extra)))
-    dparams, dxs = rule.accumulate(params, inputs.xs, Tape(before, states, residual), delta)
-    dparams, dxs = cotangents_of((inputs.params, inputs.xs), (dparams, dxs))
-    dreset = None if inputs.reset_state is None else (jax.tree.map(jnp.zeros_like, inputs.reset_state) if out.dreset is None else _unflat(out.dreset, batch, 0))
-    return (Inputs(dparams, dxs, _unflat(out.dstate, batch, 0), None, None, dreset, None),)
+
+    def body(memory: Memory, given: Given, back: Back) -> None:
+        kernels.backward(units, shape, memory, given, back)
+
+    out = triton.launch("rnn_backward", body, given, out, shape.programs, warps, interpret)
+    delta = units.delta(*_parted(inputs, (out.dproducts, out.extra)))
+    ds = rule.accumulate(params, inputs.xs, Tape(before, states, residual), delta)
+    dparams, dxs = cotangents_of((inputs.params, inputs.xs), ds)
+    dstate, dreset = _parted(inputs, (out.dstate, out.dreset), 0)
+    return (Inputs(dparams, dxs, dstate, None, None, dreset, None),)
 
 
-fused.defvjp(_fused_forward, _fused_backward)
+@_backward.defjvp
+def _backward_jvp(interpret: bool, plan: Plan, primals: Any, tangents: Any) -> Any:
+    return jax.jvp(functools.partial(bptt_backward, plan), primals, tangents)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fused(interpret: bool, plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
+    return _outcome(plan, _run_forward(interpret, plan, inputs, plan.return_states, False))
+
+
+def _fused_forward(interpret: bool, plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
+    outcome, states, residual = _forward(interpret, plan, inputs)
+    return outcome, (inputs, states, residual)
+
+
+_fused.defvjp(_fused_forward, _backward)

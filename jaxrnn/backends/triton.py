@@ -1,16 +1,25 @@
-"""Kernels handed to Triton, Pallas' compiler for NVIDIA GPUs; interpreted on any platform."""
+"""Triton, through Pallas: how the kernels read and write memory, and how they are launched.
 
-import functools
+Triton rather than Mosaic GPU, because of what each can multiply. Mosaic's products are those
+of whole warp groups: 64 rows or more, in bfloat16, float16 or TF32. A recurrent product has
+few rows, the sequences of a batch, and float32 that is not TF32 must be possible. Triton's
+take 16 rows, in all of these and in plain float32, on cards older than Hopper too; it keeps
+what a loop does not change in shared memory, and its kernels can be interpreted and lowered
+on a machine without a GPU. Later versions of JAX announce its end: this file is all that
+another language would have to replace.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.backends.kernels import Memory
+from jaxrnn.backends.blocks import Memory
 
 
-def available() -> bool:
-    """Whether this version of JAX has the compiler."""
+def is_available() -> bool:
+    """Whether this JAX has it."""
     try:
         import jax.experimental.pallas.triton  # noqa: F401
     except ImportError:
@@ -18,8 +27,7 @@ def available() -> bool:
     return True
 
 
-def memory() -> Memory:
-    """Reading and writing of blocks."""
+def _memory() -> Memory:
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
@@ -32,27 +40,28 @@ def memory() -> Memory:
     return Memory(lambda: pl.program_id(0), load, store)
 
 
-def launch(body: Any, given: Any, out: Any, programs: int, warps: int, interpret: bool, name: str) -> Any:
-    """`body(given, out)` in every program, both being trees of references; returns arrays shaped as `out`."""
+def launch(
+    name: str, body: Callable[[Memory, Any, Any], None], given: Any, out: Any, programs: int, warps: int, interpret: bool
+) -> Any:
+    """Arrays shaped as `out`, written by `body(memory, given, out)` in every program.
+
+    Inside, the leaves of `given` and `out` are references to the whole arrays.
+    """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
 
-    given_leaves, given_tree = jax.tree.flatten(given)
-    out_leaves, out_tree = jax.tree.flatten(out)
+    inputs, structure = jax.tree.flatten(given)
+    outputs, structure_out = jax.tree.flatten(out)
 
     def kernel(*refs: Any) -> None:
-        n = len(given_leaves)
-        body(given_tree.unflatten(refs[:n]), out_tree.unflatten(refs[n:]))
+        body(_memory(), structure.unflatten(refs[: len(inputs)]), structure_out.unflatten(refs[len(inputs) :]))
 
     call = pl.pallas_call(
         kernel,
-        out_shape=out_leaves,
+        out_shape=outputs,
         grid=(programs,),
         interpret=interpret,
         name=name,
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
     )
-    return out_tree.unflatten(call(*given_leaves))
-
-
-__all__ = ["available", "functools", "launch", "memory"]
+    return structure_out.unflatten(call(*inputs))

@@ -110,8 +110,7 @@ def _back(
     first, unless a reset replaced it.
     """
     rule, params = rule_of(plan), operands(plan, inputs.params)
-    before = shifted(entering, steps.after, plan.reverse)
-    before = replace(steps.resets, before, _over_time(inputs.reset_state, before))
+    before = entering_states(plan, inputs._replace(state=entering, resets=steps.resets), steps.after)
     residual = steps.residual
     if not plan.keep_gates:
         residual = rule.forward(params, before, rule.project(params, steps.xs))[2]
@@ -186,6 +185,12 @@ def cotangents_of(primals: PyTree, ds: PyTree) -> PyTree:
         return np.zeros(primal.shape, jax.dtypes.float0)
 
     return jax.tree.map(leaf, primals, ds)
+
+
+def entering_states(plan: Plan, inputs: Inputs, after: State) -> State:
+    """The state that enters each step, resets included, from those after each step."""
+    before = shifted(inputs.state, after, plan.reverse)
+    return replace(inputs.resets, before, _over_time(inputs.reset_state, before))
 
 
 def _over_time(state: State | None, states: State) -> State | None:

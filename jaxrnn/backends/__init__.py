@@ -1,0 +1,1 @@
+"""Whole sequences in one launch on an accelerator, as an alternative to the loops of :mod:`jaxrnn.sequence`."""

@@ -1,0 +1,74 @@
+"""How a cell is cut into blocks, and how many blocks of its recurrent weights one multiprocessor holds.
+
+G gates of J x J blocks of N x N weights, of b bytes each, are the G J² N² b bytes of W_h. They
+stay in shared memory from the first step to the last if they fit there beside what a step
+needs: the accumulator and the operand of a product, and the operands of the G products of
+the backward pass, R N (4 + G b) bytes. On Hopper, with 227 KB and R = 16:
+
+    bytes a weight    RNN         GRU         LSTM        (the largest H that is resident)
+    2, bfloat16       256         160         128
+    4, float32        192         128         112
+
+Of a larger W_h, as many blocks stay as fit beside one more; the others are read at every
+step, from the second-level cache, which takes that program a microsecond for about 100 KB.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+from jaxrnn.backends.blocks import AHEAD
+
+ROWS = 16  # sequences of a program: the fewest rows that a product of tensor cores takes
+WIDTHS = (128, 64, 32, 16)  # units of a block
+NARROWEST_READ_AGAIN = 64  # of the blocks that do not stay
+MOST_BLOCKS = 4  # of units: J² G products a step are written out one by one
+
+# Bytes of shared memory a program may ask for, by compute capability (CUDA programming guide).
+SHARED_MEMORY = {"8.0": 166912, "8.7": 166912, "9.0": 232448, "10.0": 232448, "10.3": 232448}
+LEAST_SHARED_MEMORY = 101376  # of every other since 8.0
+
+
+class Cut(NamedTuple):
+    """How the units are cut, and what stays on the chip."""
+
+    width: int  # N
+    blocks: int  # J
+    resident: int  # of the G J² blocks of weights
+    warps: int
+
+    def is_resident(self, gates: int) -> bool:
+        """Whether nothing is read twice."""
+        return self.resident == gates * self.blocks**2
+
+
+def shared_memory() -> int:
+    """Bytes that a program may have on this machine's GPU; without one, on Hopper."""
+    if jax.default_backend() != "gpu":
+        return SHARED_MEMORY["9.0"]
+    return SHARED_MEMORY.get(str(getattr(jax.devices()[0], "compute_capability", "")), LEAST_SHARED_MEMORY)
+
+
+def _resident(gates: int, width: int, blocks: int, bytes_each: int, memory: int) -> int:
+    """How many blocks of weights stay."""
+    block, count = width * width * bytes_each, gates * blocks**2
+    step = ROWS * width * (4 + (gates + blocks) * bytes_each)
+    if step + count * block <= memory:
+        return count
+    return max(0, (memory - step) // block - (AHEAD + 2))
+
+
+def cut(gates: int, hidden: int, bytes_each: int, memory: int) -> Cut | None:
+    """The blocks of a cell; `None` if it has too many units.
+
+    The fewest blocks of which all weights stay, or else the narrowest that are not too many.
+    """
+
+    def of_width(width: int) -> Cut:
+        blocks = -(-hidden // width)
+        return Cut(width, blocks, _resident(gates, width, blocks, bytes_each, memory), 4 if blocks * width <= 64 else 8)
+
+    cuts = [cut for width in WIDTHS if (cut := of_width(width)).blocks <= MOST_BLOCKS]
+    resident = [cut for cut in cuts if cut.is_resident(gates)]
+    wide = [cut for cut in cuts if cut.width >= NARROWEST_READ_AGAIN]
+    return resident[0] if resident else wide[-1] if wide else None
