@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxrnn._types import PyTree
 
-AHEAD = 2  # blocks of weights that are asked for before they are needed, when they are read again
+AHEAD = 1  # blocks of weights that are asked for before they are needed, where they are read again
 
 
 class Shape(NamedTuple):

@@ -62,13 +62,14 @@ def reason_against(plan: Plan, inputs: Inputs, interpret: bool = False) -> str |
     w_h = params.w_h
     if not hasattr(w_h, "ndim") or w_h.ndim != 2:
         return "its recurrent weight is not one matrix for all sequences"
-    weight, states = operands(plan, params).w_h.dtype, {leaf.dtype.name for leaf in jax.tree.leaves(inputs.state)}
-    if not (states == {"float32"} and weight.name in ("float32", "bfloat16", "float16")):
-        if not (interpret and states == {"float64"} and weight.name == "float64"):
-            return (
-                f"it serves float32, with products in float32, bfloat16 or float16, not {', '.join(states)} with "
-                f"products in {weight.name}; for half precision give compute_dtype and float32 parameters"
-            )
+    products = operands(plan, params).w_h.dtype.name
+    states = {leaf.dtype.name for leaf in jax.tree.leaves(inputs.state)}
+    plain = states == {"float32"} and products in ("float32", "bfloat16", "float16")
+    if not plain and not (interpret and states == {products} == {"float64"}):
+        return (
+            f"it serves float32, with products in float32, bfloat16 or float16, not {', '.join(states)} with "
+            f"products in {products}; for half precision give compute_dtype and float32 parameters"
+        )
     if _cut(plan, params) is None:
         return f"it serves up to {residency.WIDTHS[0] * residency.MOST_BLOCKS} hidden units, not {w_h.shape[0]}"
     return None if triton.is_available() else "this version of JAX has no jax.experimental.pallas.triton"
@@ -85,7 +86,7 @@ def reason_against_platform() -> str | None:
 def _cut(plan: Plan, params: Params) -> residency.Cut | None:
     w_h = operands(plan, params).w_h
     hidden, columns = w_h.shape
-    return residency.cut(columns // hidden, hidden, w_h.dtype.itemsize, residency.shared_memory())
+    return residency.cut(columns // hidden, hidden, triton.bytes_of_weight(w_h.dtype), residency.shared_memory())
 
 
 def _units(plan: Plan) -> Units:
@@ -145,13 +146,10 @@ def _given(plan: Plan, inputs: Inputs, steps: Any) -> Given:
     )
 
 
-def _like(tree: PyTree, *lead: int) -> PyTree:
-    """The shapes of arrays that vary over a mesh as those of `tree` do, with axes before theirs."""
-
-    def leaf(x: Any) -> Any:
-        return jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, manual_axis_type=jax.typeof(x).manual_axis_type)
-
-    return jax.tree.map(leaf, tree)
+def _like(inputs: Inputs, tree: PyTree, *lead: int) -> PyTree:
+    """The shapes of arrays as in `tree` with axes before theirs; over a mesh they vary as the inputs do."""
+    varying = jax.typeof(inputs.xs).manual_axis_type
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((*lead, *x.shape), x.dtype, manual_axis_type=varying), tree)
 
 
 def _run_forward(interpret: bool, plan: Plan, inputs: Inputs, keep_states: bool, keep_residual: bool) -> Written:
@@ -160,10 +158,10 @@ def _run_forward(interpret: bool, plan: Plan, inputs: Inputs, keep_states: bool,
     gates = (units.shown(given.state),) * shape.gates
     _, residual = jax.eval_shape(units.forward, given.vectors, given.state, gates, gates)
     out = Written(
-        final=_like(given.state),
-        ys=None if keep_states else _like(gates[0], shape.time),
-        states=_like(given.state, shape.time) if keep_states else None,
-        residual=_like(residual, shape.time) if keep_residual else None,
+        final=_like(inputs, given.state),
+        ys=None if keep_states else _like(inputs, gates[0], shape.time),
+        states=_like(inputs, given.state, shape.time) if keep_states else None,
+        residual=_like(inputs, residual, shape.time) if keep_residual else None,
     )
 
     def body(memory: Memory, given: Given, written: Written) -> None:
@@ -207,11 +205,12 @@ def _backward(interpret: bool, plan: Plan, saved: Any, cotangents: Any) -> tuple
     given = _given(plan, inputs, read)
     tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], read.residual))
     _, dproducts, extra = jax.eval_shape(units.backward, given.vectors, tape, given.state)
+    row = jax.ShapeDtypeStruct((shape.batch, shape.gates * shape.hidden), dproducts[0].dtype)
     out = Back(
-        dproducts=_like(jax.ShapeDtypeStruct((), dproducts[0].dtype), shape.time, shape.batch, shape.gates * shape.hidden),
-        extra=_like(extra, shape.time),
-        dstate=_like(given.state),
-        dreset=_like(given.reset_state),
+        dproducts=_like(inputs, row, shape.time),
+        extra=_like(inputs, extra, shape.time),
+        dstate=_like(inputs, given.state),
+        dreset=_like(inputs, given.reset_state),
     )
 
     def body(memory: Memory, given: Given, back: Back) -> None:

@@ -1,16 +1,20 @@
 """How a cell is cut into blocks, and how many blocks of its recurrent weights one multiprocessor holds.
 
-G gates of J x J blocks of N x N weights, of b bytes each, are the G J² N² b bytes of W_h. They
-stay in shared memory from the first step to the last if they fit there beside what a step
-needs: the accumulator and the operand of a product, and the operands of the G products of
-the backward pass, R N (4 + G b) bytes. On Hopper, with 227 KB and R = 16:
+W_h is G J² blocks of N x N weights, of G gates, J blocks of units and b bytes a weight. They
+stay in shared memory from the first step to the last if they fit there, G (J N)² b bytes,
+beside what a step needs for R sequences: one accumulator and the operands of a product, of
+all blocks of units or, backward, of all gates: R N (4 + max(G, J) b) bytes. With the 227 KB of
+Hopper and R = 16, the largest H whose weights stay:
 
-    bytes a weight    RNN         GRU         LSTM        (the largest H that is resident)
-    2, bfloat16       256         160         128
-    4, float32        192         128         112
+    b                                  RNN     GRU     LSTM
+    2  bfloat16, float16               256     192     128
+    4  float32, products in TF32       192     128     96
+    8  float32 itself, split in two    128     64      64
 
-Of a larger W_h, as many blocks stay as fit beside one more; the others are read at every
-step, from the second-level cache, which takes that program a microsecond for about 100 KB.
+Of a larger W_h, as many blocks stay as fit beside two more; the others are read again at
+every step from the second-level cache. A program reads there some 64 bytes a clock, so that
+100 KB take it a microsecond: past H = 256, cuDNN's kernels or a loop of large products, which
+spread one step over all multiprocessors, are the better choice.
 """
 
 from typing import NamedTuple
@@ -52,10 +56,10 @@ def shared_memory() -> int:
 def _resident(gates: int, width: int, blocks: int, bytes_each: int, memory: int) -> int:
     """How many blocks of weights stay."""
     block, count = width * width * bytes_each, gates * blocks**2
-    step = ROWS * width * (4 + (gates + blocks) * bytes_each)
+    step = ROWS * width * (4 + max(gates, blocks) * bytes_each)
     if step + count * block <= memory:
         return count
-    return max(0, (memory - step) // block - (AHEAD + 2))
+    return max(0, (memory - step) // block - (AHEAD + 1))
 
 
 def cut(gates: int, hidden: int, bytes_each: int, memory: int) -> Cut | None:
@@ -71,4 +75,6 @@ def cut(gates: int, hidden: int, bytes_each: int, memory: int) -> Cut | None:
     cuts = [cut for width in WIDTHS if (cut := of_width(width)).blocks <= MOST_BLOCKS]
     resident = [cut for cut in cuts if cut.is_resident(gates)]
     wide = [cut for cut in cuts if cut.width >= NARROWEST_READ_AGAIN]
-    return resident[0] if resident else wide[-1] if wide else None
+    if resident:
+        return min(resident, key=lambda cut: (cut.blocks, cut.width))
+    return wide[-1] if wide else None

@@ -41,11 +41,18 @@ def _memory() -> Memory:
 
 
 def launch(
-    name: str, body: Callable[[Memory, Any, Any], None], given: Any, out: Any, programs: int, warps: int, interpret: bool
+    name: str,
+    body: Callable[[Memory, Any, Any], None],
+    given: Any,
+    out: Any,
+    programs: int,
+    warps: int,
+    interpret: bool,
 ) -> Any:
     """Arrays shaped as `out`, written by `body(memory, given, out)` in every program.
 
-    Inside, the leaves of `given` and `out` are references to the whole arrays.
+    Inside, the leaves of `given` and `out` are references to the whole arrays. `given.weights`
+    are what products are taken with.
     """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import triton
@@ -64,4 +71,21 @@ def launch(
         name=name,
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
     )
-    return structure_out.unflatten(call(*inputs))
+    with jax.default_matmul_precision(None if interpret else _precision(given.weights.dtype)):
+        return structure_out.unflatten(call(*inputs))
+
+
+def _is_split(dtype: Any) -> bool:
+    """Whether products of weights of this dtype are to be those of float32 itself."""
+    precision = jax.config.jax_default_matmul_precision
+    return jnp.dtype(dtype) == jnp.float32 and precision in ("highest", "float32")
+
+
+def bytes_of_weight(dtype: Any) -> int:
+    """What a weight takes in shared memory: split into two TF32 numbers, twice its size."""
+    return jnp.dtype(dtype).itemsize * (2 if _is_split(dtype) else 1)
+
+
+def _precision(dtype: Any) -> Any:
+    """That of JAX, but float32 itself as three products in TF32: its own cores would take each number by itself."""
+    return "TF32_TF32_F32_X3" if _is_split(dtype) else jax.config.jax_default_matmul_precision

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn.backends.pallas import pallas, pallas_interpret, reason_against_platform
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
@@ -17,7 +18,13 @@ from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Segmented, segment_length
 from jaxrnn.sequence.varying import may_be_sharded, vary_like
 
-RUNNERS = {"bptt": bptt, "scan": scan, "reference": reference}
+RUNNERS = {
+    "bptt": bptt,
+    "scan": scan,
+    "reference": reference,
+    "pallas": pallas,
+    "pallas_interpret": pallas_interpret,
+}
 
 
 def unroll(
@@ -70,7 +77,9 @@ def unroll(
             the dtype of `xs`.
         implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
             "scan" is the scan under plain automatic differentiation, which also serves
-            forward mode; "reference" is a Python loop.
+            forward mode; "reference" is a Python loop; "pallas" is one kernel for the whole
+            sequence on a CUDA GPU, for rnn, lstm and gru in their plain forms, and
+            "pallas_interpret" the same kernel interpreted on any platform, for proofs.
         truncate: K parts the sequence into windows of K steps, counted from the first step
             read. Values are unchanged; gradients cross every border between two steps but
             those between windows, so they flow back K - 1 steps at most, and into the
@@ -218,6 +227,9 @@ def _choose(where: str, implementation: Any, checkpoint: Any, cell: Cell, state:
     if name == "bptt" and not by_hand:
         why = "has no rule" if cell.rule is None else "has a state that is not floating-point throughout"
         raise NotImplementedError(f"{where}: implementation 'bptt' cannot run {cell!r}, which {why}; 'scan' can")
+    why = reason_against_platform() if name == "pallas" else None
+    if why is not None:
+        raise NotImplementedError(f"{where}: implementation 'pallas' cannot run {cell!r}: {why}")
     if isinstance(checkpoint, str) and checkpoint not in ("gates", "sqrt"):
         raise ValueError(f"{where}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {checkpoint!r}")
     if checkpoint is not None and not isinstance(checkpoint, str):
