@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn.backends import residency
+from jaxrnn.backends.blocks import Block, Memory, Shape, Weights
 from tests import in_numpy
 from tests.programs import NONE, by_hand, by_jax, cotangents_of, operands_of, program
 from tests.registry import (
@@ -151,7 +152,7 @@ def test_nothing_to_do(shape, x64):
     assert final.shape == (shape[1], 4)
 
 
-@pytest.mark.parametrize(("name", "hidden", "held"), [("lstm", 20, 3), ("gru", 37, 27), ("rnn", 33, 0)])
+@pytest.mark.parametrize(("name", "hidden", "held"), [("lstm", 20, 3), ("gru", 20, 12), ("rnn", 33, 0)])
 def test_units_in_several_blocks(name, hidden, held, x64, monkeypatch):
     """Some of the weights stay, all of them, none; the last block of units is not whole."""
     monkeypatch.setattr(residency, "cut", lambda *_: residency.Cut(16, -(-hidden // 16), held, 4))
@@ -161,8 +162,9 @@ def test_units_in_several_blocks(name, hidden, held, x64, monkeypatch):
 # Options
 
 
-@kinds
-@pytest.mark.parametrize("checkpoint", ["gates", 4])
+@pytest.mark.parametrize(
+    ("name", "checkpoint"), [of_cell("lstm", "gates"), of_cell("gru", "gates"), of_cell("rnn-tanh", 4)]
+)
 def test_checkpoint(name, checkpoint, x64):
     """The gates anew, and segments run again."""
     f = program(name, "pallas_interpret", checkpoint=checkpoint)
@@ -205,9 +207,9 @@ def loss(name, implementation, params, xs, state, reset_state):
     return weighed(jaxrnn.unroll(make(name).cell, params, xs, state, **given))
 
 
-@kinds
+@pytest.mark.parametrize("name", [of_cell("rnn-tanh"), of_cell("lstm")])
 def test_second_derivatives(name, x64):
-    """Of both orders of modes: those of the default."""
+    """Forward over reverse, and reverse over reverse: those of the default."""
     params, xs, state, reset_state = operands_of(name)
     direction = random_like(5, params, jnp.float64)
 
@@ -352,7 +354,32 @@ def test_float64_is_for_the_interpreter_alone(unhooked, x64, monkeypatch):
         run(make("gru"), implementation="pallas")
 
 
-# What one multiprocessor holds
+# What one program holds
+
+
+@pytest.mark.parametrize(("batch", "hidden", "width"), [(1, 1, 16), (16, 16, 16), (33, 40, 16), (5, 128, 128)])
+def test_blocks_hold_every_entry_once_and_nothing_else(batch, hidden, width):
+    """The interpreter lets an index beyond an array pass; a GPU does not."""
+    shape = Shape(3, batch, hidden, 2, 16, width, 0, False, None, early=True)
+    memory = Memory(lambda: 0, lambda ref, index, inside: (index, inside), lambda *_: None)
+    held = np.zeros((3, batch, 2 * hidden), int)
+    for n, j in itertools.product(range(shape.programs), shape.blocks):
+        block = Block(shape, memory, n * 16, j)
+        for t, gate in itertools.product(range(3), range(2)):
+            (_, row, unit), inside = jax.tree.map(np.asarray, block.load("array", t, gate=gate))
+            assert inside.shape == (16, width)
+            np.add.at(held, (t, row[inside], unit[inside]), 1)
+        ((unit,), inside) = jax.tree.map(np.asarray, block.vector("array"))
+        assert (unit[inside] < hidden).all()
+        (_, row), inside = jax.tree.map(np.asarray, block.flags("array", 0))
+        assert (row[inside] < batch).all()
+    assert (held == 1).all()
+
+    indices = Weights(shape, memory, "array").stream()
+    weights = np.zeros((hidden, 2 * hidden), int)
+    for (row, unit), inside in jax.tree.map(np.asarray, list(indices)):
+        np.add.at(weights, (row[inside], unit[inside]), 1)
+    assert (weights == 1).all()
 
 
 HOPPER = 232448  # bytes of shared memory that a program may ask for
@@ -370,8 +397,9 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 def test_largest_sizes_whose_weights_stay(bytes_each, largest):
     """As the table in the module has them."""
     for name, gates in GATES.items():
-        fits = [h for h in range(1, 513) if residency.cut(gates, h, bytes_each, HOPPER).is_resident(gates)]
-        assert fits == list(range(1, largest[name] + 1))
+        for hidden in {*range(1, 513, 31), largest[name] - 1, largest[name], largest[name] + 1}:
+            is_resident = residency.cut(gates, hidden, bytes_each, HOPPER).is_resident(gates)
+            assert is_resident == (hidden <= largest[name])
         assert str(largest[name]) in residency.__doc__
 
 

@@ -29,6 +29,7 @@ class Shape(NamedTuple):
     resident: int  # blocks of weights that stay on the chip
     reverse: bool
     clip_gradient: float | None
+    early: bool  # whether a step is read during the one before it
 
     @property
     def blocks(self) -> range:
@@ -93,6 +94,13 @@ class Block(NamedTuple):
         unit = self.j * self.shape.width + _count((self.shape.width,), 0)
         return self.memory.load(ref, (unit,), unit < self.shape.hidden)
 
+    def flags(self, ref: Any, t: Any) -> jax.Array | None:
+        """The bits of the R sequences at step t, of an array (T, B); `None` where there is none."""
+        if ref is None:
+            return None
+        row = self.first + _count((self.shape.rows,), 0)
+        return self.memory.load(ref, (t, row), row < self.shape.batch)
+
 
 class Weights:
     """The blocks of W_h, some held and some read when they are needed."""
@@ -118,12 +126,3 @@ class Weights:
                 if later not in ready:
                     ready[later] = self._load(later)
             yield ready.pop(at)
-
-
-def flags_of(shape: Shape, memory: Memory, ref: Any, first: Any, t: Any) -> Callable[[int], Any]:
-    """Which of the R sequences have a bit set at step t; `None` where nothing was said."""
-    if ref is None:
-        return lambda bit: None
-    row = first + _count((shape.rows,), 0)
-    bits = memory.load(ref, (t, row), row < shape.batch)
-    return lambda bit: (bits & bit) != 0

@@ -12,6 +12,8 @@ goes to memory; the state stays on the chip. The equations are those of the cell
 Nothing here names a kernel language: memory is read and written through a :class:`Memory`.
 """
 
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._types import Params, PyTree, State, Tape, Units
-from jaxrnn.backends.blocks import Block, Memory, Shape, Weights, flags_of
+from jaxrnn.backends.blocks import Block, Memory, Shape, Weights
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.sequence.masking import clip, only, replace, select
 
@@ -34,10 +36,10 @@ class Given(NamedTuple):
     state: State  # before the first step read, (B, H)
     reset_state: State | None
     flags: Any  # (T, B) of the bits above; `None`: every step takes part, and nothing else happens
-    steps: Any  # forward: x W_x + b, (T, B, GH); backward: a `Read`
+    steps: Any  # forward: x W_x + b, (T, B, GH); backward: an `OverTime`
 
 
-class Read(NamedTuple):
+class OverTime(NamedTuple):
     """What the backward pass reads of each step, leaves (T, B, H)."""
 
     after: State
@@ -87,24 +89,50 @@ def _start(shape: Shape, memory: Memory, given: Given) -> _Started:
     )
 
 
+def _through_time(shape: Shape, read: Callable[[Any], Any], step: Callable[[Any, Any, Any], Any], carry: Any) -> Any:
+    """`carry = step(n, read(n), carry)` for n = 0..T-1; if it is to be early, n + 1 is read before step n."""
+    first, length = np.int32(0), np.int32(shape.time)
+    if not shape.early:
+        return jax.lax.fori_loop(first, length, lambda n, carry: step(n, read(n), carry), carry)
+
+    def body(n: Any, both: tuple[Any, Any]) -> tuple[Any, Any]:
+        now, carry = both
+        later = read(jnp.minimum(n + 1, shape.time - 1))
+        return later, step(n, now, carry)
+
+    return jax.lax.fori_loop(first, length, body, (read(first), carry))[1]
+
+
+def _says(flags: jax.Array | None, bit: int) -> Any:
+    """Of which sequences a bit is set; `None` where nothing is said."""
+    return None if flags is None else (flags & bit) != 0
+
+
 def forward(units: Units, shape: Shape, memory: Memory, given: Given, written: Written) -> None:
     """All steps of a program's sequences."""
     start = _start(shape, memory, given)
     gates = range(shape.gates)
 
-    def step(n: Any, state: tuple[State, ...]) -> tuple[State, ...]:
-        t = shape.time - 1 - n if shape.reverse else n
-        flag = flags_of(shape, memory, given.flags, start.blocks[0].first, t)
-        begins = None if given.reset_state is None else flag(BEGINS)
+    def time(n: Any) -> Any:
+        return shape.time - 1 - n if shape.reverse else n
+
+    def read(n: Any) -> tuple[Any, Any]:
+        t = time(n)
+        zs = [tuple(block.load(given.steps, t, gate=gate) for gate in gates) for block in start.blocks]
+        return start.blocks[0].flags(given.flags, t), zs
+
+    def step(n: Any, now: tuple[Any, Any], state: tuple[State, ...]) -> tuple[State, ...]:
+        t, (flags, zs) = time(n), now
+        takes_part = _says(flags, TAKES_PART)
+        begins = None if given.reset_state is None else _says(flags, BEGINS)
         before = [replace(begins, s, r) for s, r in zip(state, start.reset_state, strict=True)]
         hs = [units.shown(s) for s in before]
         weights = start.weights.stream()
 
         def block_step(block: Block) -> State:
-            zs = tuple(block.load(given.steps, t, gate=gate) for gate in gates)
             products = tuple(_total(alg.dot(h, next(weights)) for h in hs) for _ in gates)
-            after, residual = units.forward(start.vectors[block.j], before[block.j], zs, products)
-            after = select(flag(TAKES_PART), after, before[block.j])
+            after, residual = units.forward(start.vectors[block.j], before[block.j], zs[block.j], products)
+            after = select(takes_part, after, before[block.j])
             if written.ys is not None:
                 block.store(written.ys, units.shown(after), t)
             if written.states is not None:
@@ -115,30 +143,58 @@ def forward(units: Units, shape: Shape, memory: Memory, given: Given, written: W
 
         return tuple(block_step(block) for block in start.blocks)
 
-    final = jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, start.state)
+    final = _through_time(shape, read, step, start.state)
     for block, state in zip(start.blocks, final, strict=True):
         block.store_tree(written.final, state)
 
 
+class _Now(NamedTuple):
+    """What the backward pass reads of a step and of a block of units."""
+
+    previous: State  # after the step read before; of no meaning at the first
+    after: State
+    residual: PyTree
+    dy: jax.Array
+    dafter: State | None
+
+
 def backward(units: Units, shape: Shape, memory: Memory, given: Given, back: Back) -> None:
     """All steps of a program's sequences, from the one read last to the first."""
-    start, read = _start(shape, memory, given), given.steps
+    start, over_time = _start(shape, memory, given), given.steps
 
-    def step(n: Any, carry: tuple[tuple[State, State | None], ...]) -> tuple[tuple[State, State | None], ...]:
-        t = n if shape.reverse else shape.time - 1 - n
-        flag = flags_of(shape, memory, given.flags, start.blocks[0].first, t)
-        begins = None if given.reset_state is None else flag(BEGINS)
+    def time(n: Any) -> Any:
+        return n if shape.reverse else shape.time - 1 - n
+
+    def read(n: Any) -> tuple[Any, list[_Now]]:
+        t = time(n)
+        before = jnp.clip(t + 1 if shape.reverse else t - 1, 0, shape.time - 1)
+
+        def of_block(block: Block) -> _Now:
+            return _Now(
+                block.load_tree(over_time.after, before),
+                block.load_tree(over_time.after, t),
+                block.load_tree(over_time.residual, t),
+                block.load(over_time.dys, t),
+                block.load_tree(over_time.dstates, t),
+            )
+
+        return start.blocks[0].flags(given.flags, t), [of_block(block) for block in start.blocks]
+
+    def step(n: Any, now: Any, carry: tuple[tuple[State, State | None], ...]) -> tuple[tuple[State, State | None], ...]:
+        t, (flags, of_blocks) = time(n), now
+        takes_part, cuts = _says(flags, TAKES_PART), _says(flags, CUTS)
+        begins = None if given.reset_state is None else _says(flags, BEGINS)
         weights = start.weights.stream()
         dhs: list[Any] = [None] * len(start.blocks)
         held, past = [], []
 
-        for block, (dstate, _) in zip(start.blocks, carry, strict=True):
-            if read.dstates is not None:
-                dstate = jax.tree.map(jnp.add, dstate, block.load_tree(read.dstates, t))
-            before = _entering(block, read.after, start.state[block.j], t, n == shape.time - 1)
-            before = replace(begins, before, start.reset_state[block.j])
-            live = units.received(only(flag(TAKES_PART), dstate), block.load(read.dys, t))
-            tape = Tape(before, block.load_tree(read.after, t), block.load_tree(read.residual, t))
+        for block, own, (dstate, _) in zip(start.blocks, of_blocks, carry, strict=True):
+            if own.dafter is not None:
+                dstate = jax.tree.map(jnp.add, dstate, own.dafter)
+            at_first = n == shape.time - 1
+            before = jax.tree.map(functools.partial(jnp.where, at_first), start.state[block.j], own.previous)
+            tape = Tape(replace(begins, before, start.reset_state[block.j]), own.after, own.residual)
+            live = units.received(only(takes_part, dstate), own.dy)
             passed, dproducts, extra = units.backward(start.vectors[block.j], tape, live)
             for gate, d in enumerate(dproducts):
                 block.store(back.dproducts, d, t, gate=gate)
@@ -148,35 +204,24 @@ def backward(units: Units, shape: Shape, memory: Memory, given: Given, back: Bac
             past.append(passed)
 
         def crossing(dstate: State, passed: State, dh: jax.Array, dreset: State | None) -> tuple[State, State | None]:
-            dbefore = select(flag(TAKES_PART), units.received(passed, dh), dstate)
+            dbefore = select(takes_part, units.received(passed, dh), dstate)
             if begins is not None:
                 dreset = jax.tree.map(jnp.add, dreset, only(begins, dbefore))
                 dbefore = only(~begins, dbefore)
             dbefore = clip(shape.clip_gradient, dbefore)
-            cuts = flag(CUTS)
             return dbefore if cuts is None else only(~cuts, dbefore), dreset
 
         return tuple(map(crossing, held, past, dhs, [dreset for _, dreset in carry]))
 
     def cotangents_at_the_end(block: Block) -> tuple[State, State | None]:
-        return block.load_tree(read.dfinal), jax.tree.map(jnp.zeros_like, start.reset_state[block.j])
+        return block.load_tree(over_time.dfinal), jax.tree.map(jnp.zeros_like, start.reset_state[block.j])
 
-    carry = tuple(cotangents_at_the_end(block) for block in start.blocks)
-    carry = jax.lax.fori_loop(np.int32(0), np.int32(shape.time), step, carry)
+    carry = _through_time(shape, read, step, tuple(map(cotangents_at_the_end, start.blocks)))
     for block, (dstate, dreset) in zip(start.blocks, carry, strict=True):
         block.store_tree(back.dstate, dstate)
         block.store_tree(back.dreset, dreset)
 
 
-def _total(terms: Any) -> jax.Array:
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
     """The sum of at least one."""
-    first, *others = terms
-    for term in others:
-        first = first + term
-    return first
-
-
-def _entering(block: Block, after: State, initial: State, t: Any, is_first: Any) -> State:
-    """What the step read before t left behind, or the initial state."""
-    previous = jnp.clip(t + 1 if block.shape.reverse else t - 1, 0, block.shape.time - 1)
-    return jax.tree.map(lambda s, left: jnp.where(is_first, s, left), initial, block.load_tree(after, previous))
+    return functools.reduce(jnp.add, terms)

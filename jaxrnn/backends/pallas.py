@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxrnn._types import Params, PyTree, State, Tape, Units
 from jaxrnn.backends import kernels, residency, triton
 from jaxrnn.backends.blocks import Memory, Shape
-from jaxrnn.backends.kernels import Back, Given, Read, Written
+from jaxrnn.backends.kernels import Back, Given, OverTime, Written
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.sequence.bptt import bptt, bptt_backward, bptt_forward, cotangents_of, entering_states
 from jaxrnn.sequence.plan import Inputs, Plan, operands, rule_of
@@ -102,7 +102,7 @@ def _shape(plan: Plan, inputs: Inputs) -> tuple[Shape, int]:
     time, *batch, _ = inputs.xs.shape
     hidden, columns = inputs.params.w_h.shape
     sizes = (time, math.prod(batch), hidden, columns // hidden, residency.ROWS, cut.width, cut.resident)
-    return Shape(*sizes, plan.reverse, plan.clip_gradient), cut.warps
+    return Shape(*sizes, plan.reverse, plan.clip_gradient, early=cut.blocks == 1), cut.warps
 
 
 # One batch axis for the kernels, any number outside.
@@ -201,9 +201,9 @@ def _backward(interpret: bool, plan: Plan, saved: Any, cotangents: Any) -> tuple
     before = entering_states(plan, inputs, states)
     if not plan.keep_gates:
         residual = rule.forward(params, before, rule.project(params, inputs.xs))[2]
-    read = Read(*_merged(inputs, (states, residual, dys, dstates)), _merged(inputs, dfinal, 0))
-    given = _given(plan, inputs, read)
-    tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], read.residual))
+    states_, residual_, dys, dstates = _merged(inputs, (states, residual, dys, dstates))
+    given = _given(plan, inputs, OverTime(states_, residual_, dys, dstates, _merged(inputs, dfinal, 0)))
+    tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], residual_))
     _, dproducts, extra = jax.eval_shape(units.backward, given.vectors, tape, given.state)
     row = jax.ShapeDtypeStruct((shape.batch, shape.gates * shape.hidden), dproducts[0].dtype)
     out = Back(

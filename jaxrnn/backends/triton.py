@@ -75,9 +75,14 @@ def launch(
         return structure_out.unflatten(call(*inputs))
 
 
+def _wanted() -> str | None:
+    """What `jax.default_matmul_precision` says."""
+    return getattr(jax.config, "jax_default_matmul_precision")  # noqa: B009
+
+
 def _is_split(dtype: Any) -> bool:
     """Whether products of weights of this dtype are to be those of float32 itself."""
-    precision = jax.config.jax_default_matmul_precision
+    precision = _wanted()
     return jnp.dtype(dtype) == jnp.float32 and precision in ("highest", "float32")
 
 
@@ -88,4 +93,4 @@ def bytes_of_weight(dtype: Any) -> int:
 
 def _precision(dtype: Any) -> Any:
     """That of JAX, but float32 itself as three products in TF32: its own cores would take each number by itself."""
-    return "TF32_TF32_F32_X3" if _is_split(dtype) else jax.config.jax_default_matmul_precision
+    return "TF32_TF32_F32_X3" if _is_split(dtype) else _wanted()

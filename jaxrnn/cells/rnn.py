@@ -65,7 +65,9 @@ def _backward(activation: Activation, params: Params, tape: Tape, dh: Float[Arra
     return alg.dot_transposed(da, params.w_h), da
 
 
-def _units_forward(activation: Activation, params: Params, h: Array, zs: tuple[Array], products: tuple[Array]):
+def _units_forward(
+    activation: Activation, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]
+):
     """From x W_x + b and h W_h."""
     return _activate(activation, zs[0] + products[0])
 
