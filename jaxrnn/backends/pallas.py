@@ -6,10 +6,12 @@ inputs are the cell's `accumulate` over all steps, after the backward kernel. Be
 lie the state after each step and the gates, unless the plan has those computed anew.
 
 Each program of a kernel runs 16 sequences by itself, so a batch of B keeps ⌈B/16⌉ of a GPU's
-multiprocessors busy. What H they hold is in :mod:`jaxrnn.backends.residency`; H goes up to 512.
+multiprocessors busy. Of what H the weights stay on the chip is in
+:mod:`jaxrnn.backends.residency`; H goes up to 256.
 
-Products follow `jax.default_matmul_precision` as all of JAX: by default those of float32
-operands are in TF32 on a GPU, with "highest" in float32. They accumulate in float32.
+Products follow `jax.default_matmul_precision` as all of JAX: on a GPU those of float32
+operands are in TF32 by default, and with "highest" in float32, as three products of TF32 numbers. All
+accumulate in float32.
 
 Differs from `bptt`:
     1. Forward mode of the first derivative is refused as there; second derivatives, in either
@@ -71,7 +73,7 @@ def reason_against(plan: Plan, inputs: Inputs, interpret: bool = False) -> str |
             f"products in {products}; for half precision give compute_dtype and float32 parameters"
         )
     if _cut(plan, params) is None:
-        return f"it serves up to {residency.WIDTHS[0] * residency.MOST_BLOCKS} hidden units, not {w_h.shape[0]}"
+        return f"it serves up to {residency.MOST_UNITS} hidden units, not {w_h.shape[0]}"
     return None if triton.is_available() else "this version of JAX has no jax.experimental.pallas.triton"
 
 

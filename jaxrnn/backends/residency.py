@@ -12,9 +12,9 @@ Hopper and R = 16, the largest H whose weights stay:
     8  float32 itself, split in two    128     64      64
 
 Of a larger W_h, as many blocks stay as fit beside two more; the others are read again at
-every step from the second-level cache. A program reads there some 64 bytes a clock, so that
-100 KB take it a microsecond: past H = 256, cuDNN's kernels or a loop of large products, which
-spread one step over all multiprocessors, are the better choice.
+every step from the second-level cache, some 64 bytes a clock, or 100 KB a microsecond. That
+goes up to H = 256. Beyond, a step is better spread over all multiprocessors, as cuDNN's
+kernels and a loop of large products do.
 """
 
 from typing import NamedTuple
@@ -24,9 +24,10 @@ import jax
 from jaxrnn.backends.blocks import AHEAD
 
 ROWS = 16  # sequences of a program: the fewest rows that a product of tensor cores takes
-WIDTHS = (128, 64, 32, 16)  # units of a block
-NARROWEST_READ_AGAIN = 64  # of the blocks that do not stay
-MOST_BLOCKS = 4  # of units: J² G products a step are written out one by one
+WIDTHS = (16, 32, 64, 128)  # units of a block
+MOST_BLOCKS = 4  # of units: the J² G products of a step are written out one by one
+WIDTH_READ_AGAIN = 64  # where not all blocks stay
+MOST_UNITS = 256
 
 # Bytes of shared memory a program may ask for, by compute capability (CUDA programming guide).
 SHARED_MEMORY = {"8.0": 166912, "8.7": 166912, "9.0": 232448, "10.0": 232448, "10.3": 232448}
@@ -65,16 +66,14 @@ def _resident(gates: int, width: int, blocks: int, bytes_each: int, memory: int)
 def cut(gates: int, hidden: int, bytes_each: int, memory: int) -> Cut | None:
     """The blocks of a cell; `None` if it has too many units.
 
-    The fewest blocks of which all weights stay, or else the narrowest that are not too many.
+    The fewest blocks of which all weights stay, or else blocks of a middle width.
     """
 
     def of_width(width: int) -> Cut:
         blocks = -(-hidden // width)
         return Cut(width, blocks, _resident(gates, width, blocks, bytes_each, memory), 4 if blocks * width <= 64 else 8)
 
-    cuts = [cut for width in WIDTHS if (cut := of_width(width)).blocks <= MOST_BLOCKS]
-    resident = [cut for cut in cuts if cut.is_resident(gates)]
-    wide = [cut for cut in cuts if cut.width >= NARROWEST_READ_AGAIN]
-    if resident:
-        return min(resident, key=lambda cut: (cut.blocks, cut.width))
-    return wide[-1] if wide else None
+    if hidden > MOST_UNITS:
+        return None
+    cuts = [cut for cut in map(of_width, WIDTHS) if cut.blocks <= MOST_BLOCKS and cut.is_resident(gates)]
+    return min(cuts, key=lambda cut: (cut.blocks, cut.width), default=of_width(WIDTH_READ_AGAIN))
