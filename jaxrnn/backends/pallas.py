@@ -203,9 +203,9 @@ def _backward(interpret: bool, plan: Plan, saved: Any, cotangents: Any) -> tuple
     before = entering_states(plan, inputs, states)
     if not plan.keep_gates:
         residual = rule.forward(params, before, rule.project(params, inputs.xs))[2]
-    states_, residual_, dys, dstates = _merged(inputs, (states, residual, dys, dstates))
-    given = _given(plan, inputs, OverTime(states_, residual_, dys, dstates, _merged(inputs, dfinal, 0)))
-    tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], residual_))
+    after, kept, dys, dstates = _merged(inputs, (states, residual, dys, dstates))
+    given = _given(plan, inputs, OverTime(after, kept, dys, dstates, _merged(inputs, dfinal, 0)))
+    tape = Tape(given.state, given.state, jax.tree.map(lambda leaf: leaf[0], kept))
     _, dproducts, extra = jax.eval_shape(units.backward, given.vectors, tape, given.state)
     row = jax.ShapeDtypeStruct((shape.batch, shape.gates * shape.hidden), dproducts[0].dtype)
     out = Back(

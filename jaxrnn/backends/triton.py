@@ -1,12 +1,12 @@
 """Triton, through Pallas: how the kernels read and write memory, and how they are launched.
 
-Triton rather than Mosaic GPU, because of what each can multiply. Mosaic's products are those
-of whole warp groups: 64 rows or more, in bfloat16, float16 or TF32. A recurrent product has
-few rows, the sequences of a batch, and float32 that is not TF32 must be possible. Triton's
-take 16 rows, in all of these and in plain float32, on cards older than Hopper too; it keeps
-what a loop does not change in shared memory, and its kernels can be interpreted and lowered
-on a machine without a GPU. Later versions of JAX announce its end: this file is all that
-another language would have to replace.
+Triton rather than Mosaic GPU, the other compiler of Pallas: its products take 16 rows, no
+more than the sequences of a small batch, where Mosaic's take the 64 of a whole warp group;
+it can multiply in float32 itself, where Mosaic reads float32 as TF32; it serves cards older
+than Hopper; and its kernels are interpreted, lowered and even compiled on a machine without
+a GPU. It holds what a loop does not change in shared memory of its own accord. What Mosaic
+would add is weights shared by a cluster of multiprocessors. JAX 0.11 announces the end of
+Triton in Pallas: this file is all that another language would have to replace.
 """
 
 from collections.abc import Callable
@@ -92,5 +92,8 @@ def bytes_of_weight(dtype: Any) -> int:
 
 
 def _precision(dtype: Any) -> Any:
-    """That of JAX, but float32 itself as three products in TF32: its own cores would take each number by itself."""
+    """That of JAX, but float32 itself as three products in TF32.
+
+    Multiplied number by number, it takes programs so long that they compile for minutes.
+    """
     return "TF32_TF32_F32_X3" if _is_split(dtype) else _wanted()
