@@ -55,6 +55,31 @@ class Tape(NamedTuple):
     residual: PyTree  # what `Rule.forward` chose to keep
 
 
+class Units(NamedTuple):
+    """What a rule does unit by unit, around its one recurrent product h W_h: for kernels that hold the whole loop.
+
+    ``forward`` and ``backward`` of the rule call these very functions, so that the equations
+    stand once. Arrays are ``(*B, N)``, of any N of the H units, and what there is of every gate
+    is a tuple of G; ``params`` are read for vectors ``(N,)`` alone, never for matrices.
+
+    Attributes:
+        shown: ``(state) -> h``: what the product reads, which is also the output.
+        forward: ``(params, state, zs, products) -> (state, residual)``, from a gate's share of
+            ``project`` and of h W_h.
+        backward: ``(params, tape, dstate) -> (dstate_before, dproducts, extra)``: the cotangent
+            that passes by the product, that of the product, and what ``delta`` needs besides.
+        received: ``(dstate, dh) -> dstate`` with ``dh`` added where ``shown`` reads.
+        delta: ``(dproducts, extra) -> delta``: what ``Rule.accumulate`` reads, from the gates side
+            by side ``(T, *B, GH)``.
+    """
+
+    shown: Callable[[State], Array]
+    forward: Callable[[Params, State, tuple[Array, ...], tuple[Array, ...]], tuple[State, PyTree]]
+    backward: Callable[[Params, Tape, State], tuple[State, tuple[Array, ...], PyTree]]
+    received: Callable[[State, Array], State]
+    delta: Callable[[Array, PyTree], PyTree]
+
+
 class Rule(NamedTuple):
     """A cell taken apart for back-propagation through time.
 
@@ -79,6 +104,7 @@ class Rule(NamedTuple):
             what ``compute_dtype`` casts.
         prepare: ``(params) -> params``, or ``None``: what ``backward`` gets in their place, laid
             out once before its loop, as a transposed matrix.
+        units: the part of it that goes unit by unit, or ``None``: what a fused kernel needs.
     """
 
     project: Callable[[Params, PyTree], PyTree]
@@ -87,6 +113,7 @@ class Rule(NamedTuple):
     accumulate: Callable[[Params, PyTree, Tape, PyTree], tuple[Params, PyTree]]
     matrices: tuple[str, ...] = ()
     prepare: Callable[[Params], Params] | None = None
+    units: Units | None = None
 
 
 class Config(NamedTuple):

@@ -230,6 +230,8 @@ FLAGS = np.ones((T, B), bool)
 ASKED = {
     "`gru`": {"cell": jaxrnn.gru(H)},
     "`rnn`": {"cell": jaxrnn.rnn(H)},
+    "`gru` with `reset_after=False`": {"cell": jaxrnn.gru(H, reset_after=False)},
+    "`rnn` with an activation of your own": {"cell": jaxrnn.rnn(H, activation=jnp.sin)},
     "`mgu`, `indrnn`": {"cell": jaxrnn.mgu(H)},
     "a projection": lstm_of(projection_size=2),
     "peepholes": lstm_of(peephole=True),
@@ -251,7 +253,7 @@ ASKED = {
     "`compute_dtype`": {"compute_dtype": jnp.bfloat16},
     "`truncate`": {"truncate": 2},
     "`clip_gradient`": {"clip_gradient": 1.0},
-    "`model_parallel`, a batch on an explicit mesh": {
+    "`model_parallel`": {
         "cell": jaxrnn.model_parallel(jaxrnn.lstm(H), jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))),
     },
     "float64": {"dtype": jnp.float64},
@@ -304,13 +306,13 @@ def test_a_batch_on_an_explicit_mesh_is_refused_too(on_cuda):
     case = make("lstm", (4,), dtype=jnp.float32)
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Explicit,))
     xs = jax.device_put(case.xs, jax.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "batch")))
-    refused = pytest.raises(NotImplementedError, match="a batch on an explicit mesh: as within shard_map")
+    refused = pytest.raises(NotImplementedError, match="a batch on an explicit mesh: jax.experimental.rnn does not say")
     with refused, jax.set_mesh(mesh):
         jaxrnn.unroll(case.cell, case.params, xs, implementation="cudnn")
 
 
 def test_every_refusal_was_asked_for():
-    assert {*ASKED, "`shard_map` with its checks"} == set(cudnn.REFUSES)
+    assert {*ASKED, "`shard_map` with its checks", "a batch on an explicit mesh"} == set(cudnn.REFUSES)
     for each in backends.IMPLEMENTATIONS.values():
         assert set(each.refuses) <= set(FEATURES)
         assert set(each.transformations) <= set(TRANSFORMATIONS)

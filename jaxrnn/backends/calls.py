@@ -67,6 +67,14 @@ def _has(option: str) -> Callable[[Call], bool]:
     return lambda call: any(dict(config.options).get(option) for config in made_of(call.cell))
 
 
+def _before(call: Call) -> bool:
+    return any(c.factory == "gru" and not dict(c.options)["reset_after"] for c in made_of(call.cell))
+
+
+def _own_activation(call: Call) -> bool:
+    return any(c.factory == "rnn" and not isinstance(dict(c.options)["activation"], str) for c in made_of(call.cell))
+
+
 def _given(option: str) -> Callable[[Call], bool]:
     return lambda call: call.options[option] is not None and call.options[option] is not False
 
@@ -100,6 +108,8 @@ FEATURES: dict[str, Callable[[Call], bool]] = {
     "`lstm`": _made_by("lstm"),
     "`gru`": _made_by("gru"),
     "`rnn`": _made_by("rnn"),
+    "`gru` with `reset_after=False`": _before,
+    "`rnn` with an activation of your own": _own_activation,
     "`mgu`, `indrnn`": _made_by("mgu", "indrnn"),
     "a projection": _has("projection_size"),
     "peepholes": _has("peephole"),
@@ -120,7 +130,8 @@ FEATURES: dict[str, Callable[[Call], bool]] = {
     "`truncate`": _given("truncate"),
     "`clip_gradient`": _given("clip_gradient"),
     "`shard_map` with its checks": lambda call: call.varying,
-    "`model_parallel`, a batch on an explicit mesh": lambda call: call.cell.placement is not None,
+    "`model_parallel`": lambda call: call.cell.placement is not None and call.cell.placement.units is not None,
+    "a batch on an explicit mesh": lambda call: call.cell.placement is not None and call.cell.placement.units is None,
     "float32": _of_dtype(jnp.float32),
     "float64": _of_dtype(jnp.float64),
     "bfloat16, float16": _of_dtype(jnp.bfloat16, jnp.float16),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxrnn.backends import cudnn
+from jaxrnn.backends import cudnn, pallas
 from jaxrnn.backends.calls import FEATURES, Call
 from jaxrnn.sequence.bptt import bptt
 from jaxrnn.sequence.loops import reference, scan
@@ -43,6 +43,12 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
         cudnn.REFUSES,
         transformations={"`jvp`, `jacfwd`": BY_HAND}
         | {"`hessian`, reverse over reverse": OF_LIBRARY, "`vmap`": OF_LIBRARY},
+    ),
+    "pallas": Implementation(
+        pallas.pallas, pallas.REFUSES | pallas.ON_CUDA, pallas.limit, transformations={"`jvp`, `jacfwd`": BY_HAND}
+    ),
+    "pallas_interpret": Implementation(
+        pallas.pallas_interpret, pallas.REFUSES, pallas.limit, transformations={"`jvp`, `jacfwd`": BY_HAND}
     ),
 }
 

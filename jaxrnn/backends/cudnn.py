@@ -26,7 +26,12 @@ _PLAIN = "the LSTM of jax.experimental.rnn has no variants"
 _IN_ONE_PIECE = "cuDNN runs the whole sequence in one piece, forward and back"
 
 # By the features of `calls.FEATURES`.
+_SHARDED = (
+    "jax.experimental.rnn does not say which of its results vary over devices, and gradients would be summed wrongly"
+)
 REFUSES: dict[str, str] = {
+    "`gru` with `reset_after=False`": _ONLY_LSTM,
+    "`rnn` with an activation of your own": _ONLY_LSTM,
     "`gru`": _ONLY_LSTM,
     "`rnn`": _ONLY_LSTM,
     "`mgu`, `indrnn`": _ONLY_LSTM,
@@ -46,9 +51,9 @@ REFUSES: dict[str, str] = {
     "`compute_dtype`": "jax.experimental.rnn takes float32; TF32 products are allowed by jax.default_matmul_precision",
     "`truncate`": _IN_ONE_PIECE,
     "`clip_gradient`": _IN_ONE_PIECE,
-    "`shard_map` with its checks": "jax.experimental.rnn does not say which of its results vary over devices, and "
-    "gradients would be summed wrongly; shard_map(..., check_vma=False) sums nothing by itself, and can serve",
-    "`model_parallel`, a batch on an explicit mesh": "as within shard_map, which runs these",
+    "`shard_map` with its checks": f"{_SHARDED}; shard_map(..., check_vma=False) sums nothing by itself, and can serve",
+    "`model_parallel`": _SHARDED,
+    "a batch on an explicit mesh": _SHARDED,
     "float64": "jax.experimental.rnn takes float32",
     "bfloat16, float16": "jax.experimental.rnn takes float32",
     "a CPU": "cuDNN runs on NVIDIA's GPUs",

@@ -144,6 +144,16 @@ def add(a: Float[Array, "*B M"], b: Float[Array, "M"] | None) -> Float[Array, "*
     return a if b is None else a + jnp.broadcast_to(b, a.shape)
 
 
+def same(a: Array) -> Array:
+    """a."""
+    return a
+
+
+def plus(a: Array | None, b: Array) -> Array:
+    """a + b, `None` being nothing to add to."""
+    return b if a is None else a + b
+
+
 def scale(a: Float[Array, "*B M"], s: Float[Array, "M"]) -> Float[Array, "*B M"]:
     """a ⊙ s, for every row of a."""
     return a * jnp.broadcast_to(s, a.shape)

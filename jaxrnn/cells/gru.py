@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, Units, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step, zeros_state
@@ -84,26 +84,35 @@ def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[A
 
 
 def _forward_after(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
-    z_r, z_z, z_n = zs
     a, product = ln.product(h, params.w_h, _scale_h(params))
-    a_r, a_z, a_n = alg.split(a, 3)  # (*B, H) each
+    h, gates = _units_forward(params, h, zs, tuple(alg.split(a, 3)))
+    return h, h, (*gates[:-1], product)
+
+
+def _units_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...], products: tuple[Array, ...]):
+    """From the gates' shares of x W_x + b and h W_h."""
+    (z_r, z_z, z_n), (a_r, a_z, a_n) = zs, products  # (*B, H) each
     r = jax.nn.sigmoid(z_r + a_r)
     z = jax.nn.sigmoid(z_z + a_z)
     q = alg.add(a_n, params.b_hn)
     n = jnp.tanh(z_n + r * q)
-    h = (1 - z) * n + z * h
-    return h, h, (r, z, n, q, product)
+    return (1 - z) * n + z * h, (r, z, n, q, None)
 
 
 def _backward_after(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    r, z, n, q, product = tape.residual
-    dh = dh + dy
+    dpast, dproducts, extra = _units_backward(params, tape, dh + dy)
+    recurrent = jnp.concatenate(dproducts, axis=-1)  # (*B, 3H)
+    dproduct = ln.product_backward(recurrent, _scale_h(params), tape.residual[-1])
+    return dpast + alg.dot_transposed(dproduct, params.w_h), (recurrent, *extra)
+
+
+def _units_backward(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"]):
+    """What passes by the product, [δa_r, δa_z, δq], and δa_n."""
+    r, z, n, q, _ = tape.residual
     da_z = dh * (tape.before - n) * alg.sigmoid_slope(z)
     da_n = dh * (1 - z) * alg.tanh_slope(n)
     da_r = da_n * q * alg.sigmoid_slope(r)
-    recurrent = jnp.concatenate([da_r, da_z, da_n * r], axis=-1)  # (*B, 3H), the last block δq
-    dproduct = ln.product_backward(recurrent, _scale_h(params), product)
-    return dh * z + alg.dot_transposed(dproduct, params.w_h), (recurrent, da_n)
+    return dh * z, (da_r, da_z, da_n * r), (da_n,)
 
 
 def _accumulate_after(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
@@ -172,7 +181,14 @@ def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape
 
 
 _MATRICES = {"matrices": ("w_x", "w_h"), "prepare": functools.partial(alg.turn, ("w_h",))}
-RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, **_MATRICES)
+_UNITS = Units(
+    shown=alg.same,
+    forward=_units_forward,
+    backward=_units_backward,
+    received=alg.plus,
+    delta=lambda recurrent, extra: (recurrent, *extra),
+)
+RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, **_MATRICES, units=_UNITS)
 RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, **_MATRICES)
 
 

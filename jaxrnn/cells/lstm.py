@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, Units, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
 from jaxrnn.cells._step import checked_step
@@ -115,16 +115,21 @@ def _project(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
 
 
 def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
-    p_i, p_f, p_o = _peepholes(params)
     a, product = ln.product(state.h, params.w_h, None if params.norm is None else params.norm.scale_h)
-    *a_i, a_f, a_g, a_o = (z_k + a_k for z_k, a_k in zip(z, alg.split(a, len(z)), strict=True))  # (*B, H) each
+    after, gates = _units_forward(params, state, z, tuple(alg.split(a, len(z))))
+    return after, after.h, gates._replace(product=product)
+
+
+def _units_forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a: tuple[Array, ...]):
+    """From the gates' shares of x W_x + b and h W_h."""
+    p_i, p_f, p_o = _peepholes(params)
+    *a_i, a_f, a_g, a_o = (z_k + a_k for z_k, a_k in zip(z, a, strict=True))  # (*B, H) each
     f = jax.nn.sigmoid(_peep(a_f, p_f, state.c))
     i = jax.nn.sigmoid(_peep(a_i[0], p_i, state.c)) if a_i else None
     g = jnp.tanh(a_g)
     c = f * state.c + (1 - f if i is None else i) * g
     o = jax.nn.sigmoid(_peep(a_o, p_o, c))
-    h = hidden(params, o, c)
-    return LSTMState(h, c), h, _Gates(i, f, g, o, product)
+    return LSTMState(hidden(params, o, c), c), _Gates(i, f, g, o, None)
 
 
 def hidden(params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]) -> Float[Array, "*B HorP"]:
@@ -142,13 +147,26 @@ def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
 
 
 def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array, "*B H"]):
-    i, f, g, o, product = tape.residual
+    dbefore, das, (dh, du) = _units_backward(params, tape, _received(dstate, dy))
+    da = jnp.concatenate(das, axis=-1)  # (*B, GH)
+    scale_h = None if params.norm is None else params.norm.scale_h
+    dproduct = ln.product_backward(da, scale_h, tape.residual.product)
+    return _received(dbefore, alg.dot_transposed(dproduct, params.w_h)), _Delta(da, dh, du)
+
+
+def _received(dstate: LSTMState, dh: Array) -> LSTMState:
+    return dstate._replace(h=alg.plus(dstate.h, dh))
+
+
+def _units_backward(params: LSTMParams, tape: Tape, dstate: LSTMState):
+    """δc_{t-1}, δa by gate, and what the accumulation needs of a variant."""
+    i, f, g, o, _ = tape.residual
     p_i, p_f, p_o = _peepholes(params)
     c_before = tape.before.c
     u, shown = _shown(params, tape.after.c)
     tanh_u = jnp.tanh(u)
 
-    dh = dstate.h + dy
+    dh = dstate.h
     dm = dh if params.w_proj is None else alg.dot_transposed(dh, params.w_proj)
     da_o = dm * tanh_u * alg.sigmoid_slope(o)
     du = dm * o * alg.tanh_slope(tanh_u)
@@ -160,11 +178,8 @@ def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array
     dc_before = _peep(dc * f, p_f, da_f)
     if da_i:
         dc_before = _peep(dc_before, p_i, da_i[0])
-    da = jnp.concatenate([*da_i, da_f, da_g, da_o], axis=-1)  # (*B, GH)
-    dproduct = ln.product_backward(da, None if params.norm is None else params.norm.scale_h, product)
-    dh_before = alg.dot_transposed(dproduct, params.w_h)
-    delta = _Delta(da, None if params.w_proj is None else dh, None if params.norm is None else du)
-    return LSTMState(dh_before, dc_before), delta
+    extra = (None if params.w_proj is None else dh, None if params.norm is None else du)
+    return LSTMState(None, dc_before), (*da_i, da_f, da_g, da_o), extra  # type: ignore
 
 
 def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delta: _Delta):
@@ -209,7 +224,15 @@ def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: A
 
 
 _TURNED = functools.partial(alg.turn, ("w_h", "w_proj"))
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h", "w_proj"), prepare=_TURNED)
+_UNITS = Units(
+    shown=lambda state: state.h,
+    forward=_units_forward,
+    backward=_units_backward,
+    received=_received,
+    delta=lambda da, extra: _Delta(da, *extra),
+)
+_MATRICES = ("w_x", "w_h", "w_proj")
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=_MATRICES, prepare=_TURNED, units=_UNITS)
 
 
 def _zeros(sizes: tuple[int, int], batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:

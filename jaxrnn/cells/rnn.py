@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape, made_by
+from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape, Units, made_by
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import checked_step, zeros_state
 
@@ -56,14 +56,26 @@ def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, A
 
 
 def _forward(activation: Activation, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
-    h, slope = _activate(activation, z + alg.dot(h, params.w_h))
+    h, slope = _units_forward(activation, params, h, (z,), (alg.dot(h, params.w_h),))
     return h, h, slope
 
 
 def _backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
-    da = (dh + dy) * slope
+    _, (da,), _ = _units_backward(activation, params, tape, dh + dy)
     return alg.dot_transposed(da, params.w_h), da
+
+
+def _units_forward(
+    activation: Activation, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]
+):
+    """From x W_x + b and h W_h."""
+    return _activate(activation, zs[0] + products[0])
+
+
+def _units_backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
+    """δa; nothing passes by the product."""
+    slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
+    return None, (dh * slope,), ()
 
 
 def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
@@ -84,7 +96,22 @@ def rule_for(activation: Activation) -> Rule:
         accumulate=_accumulate,
         matrices=("w_x", "w_h"),
         prepare=functools.partial(alg.turn, ("w_h",)),
+        units=_units(activation) if isinstance(activation, str) else None,
     )
+
+
+def _units(activation: str) -> Units:
+    return Units(
+        shown=alg.same,
+        forward=functools.partial(_units_forward, activation),
+        backward=functools.partial(_units_backward, activation),
+        received=alg.plus,
+        delta=_delta,
+    )
+
+
+def _delta(da: Array, extra: tuple[()]) -> Array:
+    return da
 
 
 def check_activation(where: str, activation: Any) -> None:

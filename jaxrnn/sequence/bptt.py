@@ -83,7 +83,7 @@ def bptt(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State | None]:
     return _outputs(plan, final, ys, states)
 
 
-def _bptt_forward(plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
+def bptt_forward(plan: Plan, inputs: Inputs) -> tuple[Any, Any]:
     final, ys, states, residuals = _forward(plan, inputs, True, plan.keep_gates)
     return _outputs(plan, final, ys, states), (inputs, states, residuals)
 
@@ -110,8 +110,7 @@ def _back(
     first, unless a reset replaced it.
     """
     rule, params = rule_of(plan), operands(plan, inputs.params)
-    before = shifted(entering, steps.after, plan.reverse)
-    before = replace(steps.resets, before, _over_time(inputs.reset_state, before))
+    before = entering_states(plan, inputs._replace(state=entering, resets=steps.resets), steps.after)
     residual = steps.residual
     if not plan.keep_gates:
         residual = rule.forward(params, before, rule.project(params, steps.xs))[2]
@@ -165,7 +164,7 @@ def _back_through_segments(
     return carry, (dparams, dxs)
 
 
-def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
+def bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
     inputs, states, residuals = saved
     dfinal, dys, dstates = cotangents
     masks = (inputs.mask, inputs.resets, inputs.cuts)
@@ -173,11 +172,11 @@ def _bptt_backward(plan: Plan, saved: Any, cotangents: Any) -> tuple[Inputs]:
     start = (dfinal, jax.tree.map(jnp.zeros_like, inputs.reset_state))
     size = jax.tree.leaves(states)[0].shape[0] if plan.accumulate_once else plan.segment
     (dstate, dreset), (dparams, dxs) = _back_through_segments(plan, inputs, steps, start, size)
-    dparams, dxs = _cotangents((inputs.params, inputs.xs), (dparams, dxs))
+    dparams, dxs = cotangents_of((inputs.params, inputs.xs), (dparams, dxs))
     return (Inputs(dparams, dxs, dstate, None, None, dreset, None),)
 
 
-def _cotangents(primals: PyTree, ds: PyTree) -> PyTree:
+def cotangents_of(primals: PyTree, ds: PyTree) -> PyTree:
     """In the dtypes of the primals; what is not floating-point, such as a mask, has none."""
 
     def leaf(primal: Array, d: Array) -> Any:
@@ -188,9 +187,15 @@ def _cotangents(primals: PyTree, ds: PyTree) -> PyTree:
     return jax.tree.map(leaf, primals, ds)
 
 
+def entering_states(plan: Plan, inputs: Inputs, after: State) -> State:
+    """The state that enters each step, resets included, from those after each step."""
+    before = shifted(inputs.state, after, plan.reverse)
+    return replace(inputs.resets, before, _over_time(inputs.reset_state, before))
+
+
 def _over_time(state: State | None, states: State) -> State | None:
     """A state as if it stood at every step, to be selected from."""
     return None if state is None else jax.tree.map(lambda s, ss: jnp.broadcast_to(s, ss.shape), state, states)
 
 
-bptt.defvjp(_bptt_forward, _bptt_backward)
+bptt.defvjp(bptt_forward, bptt_backward)

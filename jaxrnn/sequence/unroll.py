@@ -70,8 +70,10 @@ def unroll(
         implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
             "scan" is the scan under plain automatic differentiation, which also serves
             forward mode; "reference" is a Python loop; "cudnn" is the LSTM of NVIDIA's
-            library, in float32, with TF32 products where `jax.default_matmul_precision` allows them.
-            One that is named serves the call or refuses it.
+            library, in float32, with TF32 products where `jax.default_matmul_precision` allows them;
+            "pallas" is one kernel for the whole sequence on a CUDA GPU, for rnn, lstm and gru in
+            their plain forms, and "pallas_interpret" the same kernel interpreted on any platform,
+            for proofs. One that is named serves the call or refuses it.
         truncate: K parts the sequence into windows of K steps, counted from the first step
             read. Values are unchanged; gradients cross every border between two steps but
             those between windows, so they flow back K - 1 steps at most, and into the

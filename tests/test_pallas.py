@@ -1,0 +1,424 @@
+"""The fused kernels, interpreted: equal to the default in values and gradients; and lowered for CUDA."""
+
+import functools
+import itertools
+import re
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+import jaxrnn
+from jaxrnn.backends import residency
+from jaxrnn.backends.blocks import Block, Memory, Shape, Weights
+from jaxrnn.backends.calls import Device
+from tests import in_numpy
+from tests.programs import NONE, by_hand, by_jax, cotangents_of, operands_of, program
+from tests.registry import (
+    LENGTHS,
+    SCENARIOS,
+    T,
+    assert_close,
+    bits,
+    gap,
+    make,
+    of_cell,
+    quick_jit,
+    random_like,
+    run,
+    weighed,
+)
+
+UNROLL = sys.modules["jaxrnn.sequence.unroll"]  # the module; the package's attribute of this name is the function
+
+NAMES = ("rnn-tanh", "rnn-relu", "rnn-sigmoid", "lstm", "lstm-coupled", "gru")
+cells = pytest.mark.parametrize("name", [of_cell(name) for name in NAMES])
+kinds = pytest.mark.parametrize("name", [of_cell(name) for name in ("rnn-tanh", "lstm", "gru")])
+reverses = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+
+MASKED = SCENARIOS["mask-resets"]
+VALID = np.arange(T)[:, None] < LENGTHS
+
+
+def fused(name, operands, cotangents, mask=NONE | True, resets=NONE, reverse=False):
+    """Values and gradients through the kernels."""
+    return program(name, "pallas_interpret", reverse=reverse)(operands, mask, resets, cotangents)
+
+
+# Values and gradients
+
+
+@cells
+@reverses
+@pytest.mark.parametrize("scenario", ["plain", "mask-resets", "lengths-resets"])
+def test_equal_to_the_equations_and_their_derivative(name, scenario, reverse, x64):
+    """In float64, which the interpreter allows: the oracle is NumPy for values, JAX for gradients."""
+    asked = (name, operands_of(name), cotangents_of(name))
+    options = {"plain": {}, "mask-resets": MASKED, "lengths-resets": {**MASKED, "mask": VALID}}[scenario]
+    values, gradients = fused(*asked, **options, reverse=reverse)
+    params, xs, state, reset_state = operands_of(name)
+    assert_close(values, in_numpy.unroll(name, params, xs, state, reset_state=reset_state, reverse=reverse, **options))
+    assert_close(gradients, by_jax(*asked, **options, reverse=reverse)[1])
+    if scenario == "mask-resets":
+        assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) > 1e-4
+
+
+@kinds
+@reverses
+def test_each_cotangent_alone(name, reverse, x64):
+    """A gradient from one kind of output must not hide behind the others."""
+    for emphasis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
+        asked = (name, operands_of(name), cotangents_of(name, emphasis))
+        assert_close(fused(*asked, **MASKED, reverse=reverse), by_hand(*asked, **MASKED, reverse=reverse))
+
+
+@kinds
+def test_without_masks(name, x64):
+    """Where nothing is said of the steps, nothing is read of them; and no states are returned."""
+    params, xs, state, _ = operands_of(name)
+    cotangents = cotangents_of(name)
+
+    def outcome(implementation):
+        def values(*operands):
+            return jaxrnn.unroll(make(name).cell, *operands, implementation=implementation)
+
+        values, pullback = jax.vjp(values, params, xs, state)
+        return values, pullback(cotangents[:2])
+
+    got, expected = quick_jit(lambda: [outcome(k) for k in ("pallas_interpret", "bptt")])()
+    assert_close(got, expected)
+
+
+def test_float32_and_poison_in_padding():
+    """In the dtype that a GPU has; NaN where no step takes part is never read."""
+    operands, cotangents = operands_of("lstm"), cotangents_of("lstm")
+    clean = fused("lstm", operands, cotangents, **MASKED)
+    with jax.enable_x64(True):
+        exact = by_jax("lstm", *in_numpy.as_float64((operands, cotangents)), **MASKED)
+    assert_close(in_numpy.as_float64(clean), jax.tree.map(np.asarray, exact), "float32")
+    params, xs, *states = operands
+    poisoned = np.where(MASKED["mask"][..., None], xs, np.nan).astype(np.float32)
+    assert gap(fused("lstm", (params, poisoned, *states), cotangents, **MASKED), clean) == 0.0
+
+
+# Shapes
+
+
+def compared(name, xs_shape, hidden, dtype=None, tolerance="float64", **options):
+    """The gap between kernels and default, in values and gradients, for any sizes."""
+    makers = {"rnn": jaxrnn.rnn, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
+    time, *batch, inputs = xs_shape
+    cell = makers[name](hidden)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    params = random_like(0, jax.eval_shape(lambda key: cell.init(key, inputs), jax.random.key(0)), dtype, scale=0.3)
+    xs = random_like(1, jax.ShapeDtypeStruct(xs_shape, dtype), dtype)
+    state = random_like(2, jax.eval_shape(lambda: cell.initial_state(tuple(batch))), dtype)
+    options = {"resets": bits(3, (time, *batch), 0.3), "mask": bits(4, (time, *batch), 0.7), **options}
+
+    def gradients(implementation):
+        def loss(*operands):
+            outcome = jaxrnn.unroll(cell, *operands, return_states=True, implementation=implementation, **options)
+            return weighed(outcome), outcome
+
+        return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, xs, state)
+
+    got, expected = quick_jit(lambda: [gradients(k) for k in ("pallas_interpret", "bptt")])()
+    assert_close(got, expected, tolerance)
+    return got
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "hidden"),
+    [
+        ("rnn", (3, 2), 3),  # no batch axis
+        ("gru", (2, 1, 3), 5),  # one sequence
+        ("lstm", (3, 17, 2), 7),  # a sequence more than a program runs
+        ("rnn", (2, 2, 9, 2), 17),  # two batch axes, and units beyond a power of two
+        ("gru", (1, 2, 3), 4),  # one step
+    ],
+)
+def test_any_shape(name, shape, hidden, x64):
+    compared(name, shape, hidden)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3)])
+def test_nothing_to_do(shape, x64):
+    """No steps, or no sequences: no kernel is launched."""
+    (_, (final, ys, _)), _ = compared("rnn", shape, 4)
+    assert ys.shape == (*shape[:2], 4)
+    assert final.shape == (shape[1], 4)
+
+
+@pytest.mark.parametrize(("name", "hidden", "held"), [("lstm", 20, 3), ("gru", 20, 12), ("rnn", 33, 0)])
+def test_units_in_several_blocks(name, hidden, held, x64, monkeypatch):
+    """Some of the weights stay, all of them, none; the last block of units is not whole."""
+    monkeypatch.setattr(residency, "cut", lambda *_: residency.Cut(16, -(-hidden // 16), held, 4))
+    compared(name, (3, 17, 2), hidden)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("name", "checkpoint"), [of_cell("lstm", "gates"), of_cell("gru", "gates"), of_cell("rnn-tanh", 4)]
+)
+def test_checkpoint(name, checkpoint, x64):
+    """The gates anew, and segments run again."""
+    f = program(name, "pallas_interpret", checkpoint=checkpoint)
+    got = f(operands_of(name), MASKED["mask"], MASKED["resets"], cotangents_of(name))
+    assert_close(got, by_hand(name, operands_of(name), cotangents_of(name), **MASKED))
+
+
+@reverses
+def test_truncated_and_clipped(reverse, x64):
+    options = {"truncate": 2, "clip_gradient": 0.05, "reverse": reverse}
+    asked = (operands_of("lstm"), MASKED["mask"], MASKED["resets"], cotangents_of("lstm"))
+    got, expected = (program("lstm", k, **options)(*asked) for k in ("pallas_interpret", "bptt"))
+    assert_close(got, expected)
+    unclipped = by_hand("lstm", operands_of("lstm"), cotangents_of("lstm"), **MASKED, reverse=reverse)
+    assert gap(got[1], unclipped[1]) > 1e-3
+
+
+# Products rounded to 8 bits over six steps. Measured: values 0.002 to 0.013, gradients 0.004 to 0.011.
+TOLERANCE_COMPUTE = 4e-2
+
+
+@kinds
+@pytest.mark.parametrize("scale", [1.0, 0.0], ids=["", "without-input"])
+def test_bfloat16_products(name, scale):
+    """States, gates and sums in float32. Without an input, the recurrent product alone is rounded."""
+    (params, xs, state, reset_state), cotangents = operands_of(name), cotangents_of(name)
+    operands = (params, scale * xs, state, reset_state)
+    with jax.enable_x64(True):
+        exact = by_jax(name, *in_numpy.as_float64((operands, cotangents)))
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), exact)
+    compiled = program(name, "pallas_interpret", compute_dtype=jnp.bfloat16)
+    values, gradients = compiled((*operands[:3], None), None, None, cotangents)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((values, gradients))} == {"float32"}
+    assert 1e-5 < gap(values, exact[0]) <= TOLERANCE_COMPUTE
+    assert 1e-5 < gap(gradients[:3], exact[1][:3]) <= TOLERANCE_COMPUTE
+
+
+# Transformations
+
+
+def loss(name, implementation, params, xs, state, reset_state):
+    given = {"reset_state": reset_state, **MASKED, "return_states": True, "implementation": implementation}
+    return weighed(jaxrnn.unroll(make(name).cell, params, xs, state, **given))
+
+
+@pytest.mark.parametrize("name", [of_cell("rnn-tanh"), of_cell("lstm")])
+def test_second_derivatives(name, x64):
+    """Forward over reverse, and reverse over reverse: those of the default."""
+    params, xs, state, reset_state = operands_of(name)
+    direction = random_like(5, params, jnp.float64)
+
+    def products(implementation):
+        value = lambda p: loss(name, implementation, p, xs, state, reset_state)  # noqa: E731
+        along = lambda p: sum(map(jnp.vdot, *map(jax.tree.leaves, (jax.grad(value)(p), direction))))  # noqa: E731
+        return jax.jvp(jax.grad(value), (params,), (direction,))[1], jax.grad(along)(params)
+
+    got, expected = quick_jit(lambda: [products(k) for k in ("pallas_interpret", "bptt")])()
+    assert_close(got, expected)
+
+
+def test_vmap_over_parameters_and_inputs(x64):
+    """An ensemble: each member with its own weights."""
+    params, xs, state, reset_state = operands_of("gru")
+    pair = lambda tree, seed: jax.tree.map(lambda a, b: jnp.stack([a, b]), tree, random_like(seed, tree, xs.dtype))  # noqa: E731
+    operands = (pair(params, 3), pair(xs, 4), pair(state, 5), pair(reset_state, 6))
+    gradients = jax.value_and_grad(functools.partial(loss, "gru", "pallas_interpret"), (0, 1, 2, 3))
+    together = quick_jit(jax.vmap(gradients))(*operands)
+    one = quick_jit(jax.value_and_grad(functools.partial(loss, "gru", "bptt"), (0, 1, 2, 3)))
+    for k in range(2):
+        member = lambda tree, k=k: jax.tree.map(lambda leaf: leaf[k], tree)  # noqa: E731
+        assert_close(member(together), one(*member(operands)))
+
+
+# On a GPU
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Lowers for CUDA, which any machine can, and returns the program as text."""
+    monkeypatch.setattr(UNROLL, "device_of", lambda xs: Device("cuda", "NVIDIA H200"))
+
+    def lowered(f, *arrays):
+        return jax.jit(f).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+
+    return lowered
+
+
+def shapes_of(cell, xs_shape):
+    """Those of parameters and inputs, in float32."""
+    make = lambda key: (cell.init(key, xs_shape[-1], jnp.float32), jnp.zeros(xs_shape, jnp.float32))  # noqa: E731
+    return jax.eval_shape(make, jax.random.key(0))
+
+
+def sum_of_outputs(cell, **options):
+    """A scalar function of parameters and inputs."""
+    return lambda params, xs: jnp.sum(jaxrnn.unroll(cell, params, xs, implementation="pallas", **options)[1])
+
+
+@pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
+@pytest.mark.parametrize("cell", [jaxrnn.rnn(100, activation="relu"), jaxrnn.lstm(128), jaxrnn.gru(256)], ids=repr)
+def test_lowers_for_cuda_into_one_kernel_a_pass(cell, compute_dtype, cuda):
+    """Whatever the number of steps; with masks, resets and a window's borders inside."""
+    options = {
+        "resets": bits(0, (50, 20), 0.3),
+        "lengths": np.arange(20, dtype=np.int32),
+        "truncate": 7,
+        "compute_dtype": compute_dtype,
+    }
+    f = sum_of_outputs(cell, **options)
+    for gradient, kernels in ((False, ["rnn_forward"]), (True, ["rnn_forward", "rnn_backward"])):
+        text = cuda(jax.grad(f, (0, 1)) if gradient else f, *shapes_of(cell, (50, 20, 8)))
+        assert re.findall(r'name = "(rnn_\w+)"', text) == kernels
+        assert "stablehlo.while" not in text
+        assert "f64" not in text
+        operand = "bf16" if compute_dtype else "f32"
+        products = re.findall(r"stablehlo.dot_general .* : \(tensor<\w+x(\w+)>, tensor<\w+x(\w+)>\)", text)
+        assert set(products) == {(operand, operand)}
+        assert len(products) == (4 if gradient else 1)  # x W_x, and backward those of δW_x, δW_h and δx
+
+
+def test_lowers_for_cuda_where_float64_is_enabled(cuda, x64):
+    """Then Python numbers are wider, but those of a kernel stay what they are."""
+    cell = jaxrnn.lstm(64)
+    text = cuda(jax.grad(sum_of_outputs(cell)), *shapes_of(cell, (9, 20, 8)))
+    assert re.findall(r'name = "(rnn_\w+)"', text) == ["rnn_forward", "rnn_backward"]
+
+
+def test_shard_map(cuda):
+    """A share of the batch on each device, with the default checks: the weights' gradients are summed once."""
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    cell = jaxrnn.gru(32)
+
+    def gradients(params, xs):
+        return jax.grad(lambda *given: jax.lax.psum(sum_of_outputs(cell)(*given), "d"))(params, xs)
+
+    mapped = jax.shard_map(gradients, mesh=mesh, in_specs=(P(), P(None, "d")), out_specs=P())
+    text = cuda(mapped, *shapes_of(cell, (5, 8, 3)))
+    assert re.findall(r'name = "(rnn_\w+)"', text) == ["rnn_forward", "rnn_backward"]
+    assert text.count("all_reduce") <= 5  # one for each array of the parameters
+
+
+# What is not served
+
+
+REFUSED = {
+    "rnn-callable": "rnn with an activation of your own: it serves rnn with a named activation",
+    "lstm-projection": "a projection: the kernels are for the plain forms",
+    "lstm-peephole": "peepholes: the kernels are for the plain forms",
+    "lstm-layer-norm": "layer normalisation: the kernels are for the plain forms",
+    "gru-reset-before": "gru with reset_after=False: it serves .* gru with reset_after=True",
+    "gru-layer-norm": "layer normalisation: the kernels are for the plain forms",
+    "lstm-regularized": "regularize: the kernels are for the plain forms",
+    "mgu": "mgu, indrnn: it serves",
+    "indrnn": "mgu, indrnn: it serves",
+}
+
+
+@pytest.mark.parametrize(("name", "why"), REFUSED.items())
+def test_cells_that_are_refused(name, why, unhooked):
+    said = rf"^unroll: implementation 'pallas_interpret' cannot serve this call of .*; {why}"
+    with pytest.raises(NotImplementedError, match=said):
+        run(make(name), implementation="pallas_interpret")
+
+
+def test_calls_that_are_refused(unhooked):
+    case = make("gru")
+    with pytest.raises(NotImplementedError, match="'pallas' cannot serve .* gru.4.*; a CPU: its kernels are for CUDA"):
+        run(case, implementation="pallas")
+    with pytest.raises(
+        NotImplementedError, match="bfloat16, float16: states are float32; compute_dtype gives products"
+    ):
+        run(make("gru", dtype=jnp.bfloat16), implementation="pallas_interpret")
+    with pytest.raises(NotImplementedError, match="serves float32.* not float32 with products in float8_e5m2"):
+        run(case, implementation="pallas_interpret", compute_dtype=jnp.float8_e5m2)
+    own = case.cell._replace(rule=case.cell.rule._replace(units=None))
+    with pytest.raises(NotImplementedError, match="it serves rnn with a named activation"):
+        run(case._replace(cell=own), implementation="pallas_interpret")
+    wide = jaxrnn.rnn(257)
+    params, xs = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of(wide, (2, 1, 1)))
+    with pytest.raises(NotImplementedError, match="up to 256 hidden units, not 257"):
+        jaxrnn.unroll(wide, params, xs, implementation="pallas_interpret")
+    with pytest.raises(TypeError, match="expected 'scan' for forward-mode"):
+        jax.jvp(lambda xs: run(case._replace(xs=xs), implementation="pallas_interpret")[1], (case.xs,), (case.xs,))
+
+
+def test_float64_is_for_the_interpreter_alone(unhooked, x64, monkeypatch):
+    monkeypatch.setattr(UNROLL, "device_of", lambda xs: Device("cuda", "NVIDIA H200"))
+    with pytest.raises(NotImplementedError, match="float64: the kernels compute in float32"):
+        run(make("gru"), implementation="pallas")
+
+
+# What one program holds
+
+
+@pytest.mark.parametrize(("batch", "hidden", "width"), [(1, 1, 16), (16, 16, 16), (33, 40, 16), (5, 128, 128)])
+def test_blocks_hold_every_entry_once_and_nothing_else(batch, hidden, width):
+    """The interpreter lets an index beyond an array pass; a GPU does not."""
+    shape = Shape(3, batch, hidden, 2, 16, width, 0, False, None, early=True)
+    asked = []
+
+    def load(ref, index, inside):
+        asked.append(([np.broadcast_to(i, inside.shape)[inside] for i in index], inside.shape))
+        return jnp.zeros(inside.shape)
+
+    def entries(ref_shape, load, *given, **options):
+        """How often each entry of an array is read."""
+        asked.clear()
+        list(load("array", *given, **options))
+        counts = np.zeros(ref_shape, int)
+        for index, _ in asked:
+            np.add.at(counts, tuple(index), 1)  # refuses an index beyond
+        return counts
+
+    memory = Memory(lambda: 0, load, lambda *_: None)
+    blocks = [Block(shape, memory, n * 16, j) for n in range(shape.programs) for j in shape.blocks]
+    steps = [entries((3, batch, 2 * hidden), b.load, t, gate=g) for b in blocks for t in range(3) for g in range(2)]
+    assert (sum(steps) == 1).all()
+    assert {size for _, size in asked} == {(16, width)}
+    assert (sum(entries((hidden,), b.vector) for b in blocks) == shape.programs).all()
+    assert (sum(entries((3, batch), b.flags, t) for b in blocks for t in range(3)) == len(shape.blocks)).all()
+    assert (entries((hidden, 2 * hidden), lambda ref: Weights(shape, memory, ref).stream()) == 1).all()
+
+
+# What one multiprocessor holds
+
+
+HOPPER = 232448  # bytes of shared memory that a program may ask for
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+
+
+@pytest.mark.parametrize(
+    ("bytes_each", "largest"),
+    [
+        (2, {"rnn": 256, "gru": 192, "lstm": 128}),
+        (4, {"rnn": 192, "gru": 128, "lstm": 96}),
+        (8, {"rnn": 128, "gru": 64, "lstm": 64}),
+    ],
+)
+def test_largest_sizes_whose_weights_stay(bytes_each, largest):
+    """As the table in the module has them."""
+    for name, gates in GATES.items():
+        for hidden in {*range(1, 257, 31), largest[name] - 1, largest[name], min(largest[name] + 1, 256)}:
+            is_resident = residency.cut(gates, hidden, bytes_each, HOPPER).is_resident(gates)
+            assert is_resident == (hidden <= largest[name])
+        assert str(largest[name]) in residency.__doc__
+
+
+@pytest.mark.parametrize("memory", [HOPPER, residency.LEAST_SHARED_MEMORY])
+def test_blocks_cover_the_units_and_fit(memory):
+    for gates, bytes_each, hidden in itertools.product((1, 3, 4), (2, 4, 8), (1, 16, 17, 64, 100, 128, 200, 256)):
+        cut = residency.cut(gates, hidden, bytes_each, memory)
+        assert hidden <= cut.width * cut.blocks < hidden + max(cut.width, 16)
+        assert cut.width.bit_count() == 1
+        assert cut.blocks <= 4
+        assert 0 <= cut.resident <= gates * cut.blocks**2
+        assert cut.resident * cut.width**2 * bytes_each + 16 * cut.width * (4 + bytes_each) <= memory
+    assert residency.cut(1, 257, 2, memory) is None
