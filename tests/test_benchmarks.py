@@ -224,11 +224,11 @@ def test_the_summary_takes_the_best_peer_of_each_shape():
 def test_speed_compares_and_writes_what_it_prints(tmp_path, capsys):
     path, figure = tmp_path / "speed.json", tmp_path / "speed.png"
     files = ["--json", str(path), "--plot", str(figure)]
-    arguments = ["--shapes", "3,4,4,5", "1,1,1,2", "--cells", "rnn", "--repeats", "3", "--peers", *files]
+    arguments = ["--shapes", "3,8,4,5", "1,1,1,2", "--cells", "rnn", "--repeats", "3", "--peers", *files]
     assert speed.main(arguments) == 0
     record = json.loads(path.read_text(encoding="utf-8"))
     assert (record["repeats"], record["dtype"]) == (3, "float32")
-    expected = {"3,4,4,5": ("default", "scan", "sharded"), "1,1,1,2": ("default", "scan")}
+    expected = {"3,8,4,5": ("default", "scan", "sharded"), "1,1,1,2": ("default", "scan")}
     keys = [(t["cell"], t["shape"], t["task"], t["contestant"]) for t in record["timings"]]
     assert keys == [("rnn", s, task, c) for s in expected for task in ("forward", "train") for c in expected[s]]
     for t in record["timings"]:

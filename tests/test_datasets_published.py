@@ -21,7 +21,8 @@ from experiments.datasets._sources import Package
 def known(source, check):
     """Runs a check of a set where the data folder has it; where it has not, the same check says that it is missing."""
     archives = [way.archive for way in source.ways if isinstance(way, Package)]
-    if any(any(data_folder(None).rglob(name)) for name in (f"{source.files[0].name}*", *archives)):
+    places, names = (data_folder(None), data_folder(None) / source.name), (f"{source.files[0].name}*", *archives)
+    if any(any(place.glob(name)) for place in places for name in names):
         check()
     else:
         with pytest.raises(MissingData):

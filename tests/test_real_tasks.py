@@ -185,11 +185,11 @@ def test_naive_forecasts_and_their_errors_by_hand():
     np.testing.assert_allclose(prepared.xs[january, 1:], [[0, 0, 0, 1, 1, 1]] * len(january), atol=1e-6)
     task = forecast.task_of(forecast.Config(window=6, batch_size=50, noise=0.0), None, prepared, 24)
     xs, changes = task.batch(0, 0)
-    assert xs.shape == (6, 50, 7)
+    assert xs.shape == (50, 6, 7)
     assert set(np.unique(changes)) <= set(prepared.changes[:23])  # nothing of what was held out
     for k in range(50):
-        first = np.flatnonzero(prepared.xs[:, 0] == xs[0, k, 0])[0]
-        np.testing.assert_array_equal(changes[:, k], prepared.changes[first : first + 6])
+        first = np.flatnonzero(prepared.xs[:, 0] == xs[k, 0, 0])[0]
+        np.testing.assert_array_equal(changes[k], prepared.changes[first : first + 6])
 
 
 # ---- poems
