@@ -18,6 +18,7 @@ from experiments import translate_toy
 from experiments.command.devices import DeviceOptions, ProcessOptions, check_devices, devices_of
 from experiments.command.progress import shares
 from experiments.command.report import CannotRun
+from experiments.models import saved as saved_models
 from experiments.training import placing, runs
 from tests.distributed_worker import trained
 from tests.training import optax_promotes
@@ -167,6 +168,18 @@ def test_as_many_devices_as_divide_a_batch(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(CannotRun, match="--batch-size expected a number that 4 devices divide, got 6"):
         placing.placing(own, 6)
+
+
+def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
+    model = saved_models.model_of(3, {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0})
+    options = dict.fromkeys(saved_models.OPTIONS, 1)
+    params = jax.tree.map(
+        lambda leaf: np.zeros((1, *leaf.shape), np.float32), jax.eval_shape(model.init, jax.random.key(0))
+    )
+    for index, written in ((1, []), (0, [saved_models.FILE])):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        saved_models.save_model(tmp_path, "char_lm", options, ("a", "b", "c"), params)
+        assert [path.name for path in tmp_path.iterdir()] == written
 
 
 def test_devices_are_the_first_of_every_process():

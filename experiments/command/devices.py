@@ -148,6 +148,12 @@ def devices_of(options: DeviceOptions) -> list[Any]:
     return [device for k in range(jax.process_count()) for device in jax.local_devices(process_index=k)[:local]]
 
 
+def wait_for_all(what: str) -> None:
+    """Until every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
 def is_first() -> bool:
     """Whether this is the process that prints and writes."""
     return jax.process_index() == 0

@@ -10,6 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from experiments.command.devices import is_first, wait_for_all
 from experiments.command.report import whole_file
 from experiments.models.functional import Functional
 from experiments.models.language import LanguageModel, language_model
@@ -32,7 +33,7 @@ def model_of(symbols: int, options: Mapping[str, Any]) -> Functional[LanguageMod
 
 
 def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: tuple[str, ...], params: Any) -> None:
-    """Writes the first of a population.
+    """Writes the first of a population; of several processes the first writes, and all wait for it.
 
     Args:
         folder: where the file goes.
@@ -44,8 +45,10 @@ def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: t
     # safetensors takes the bytes as they lie; a compiled function may hand out a transposed layout.
     arrays = {name: np.ascontiguousarray(leaf[0]) for name, leaf in _named(params).items()}
     about = {"symbols": list(symbols), **{name: options[name] for name in OPTIONS}}
-    with whole_file(folder / FILE) as partial:
-        save_file(arrays, partial, {script: json.dumps(about)})
+    if is_first():
+        with whole_file(folder / FILE) as partial:
+            save_file(arrays, partial, {script: json.dumps(about)})
+    wait_for_all("the model is saved")
 
 
 def load_model(folder: Path, script: str) -> Saved:
