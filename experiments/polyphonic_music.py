@@ -203,7 +203,7 @@ def check(config: Config) -> None:
     networks = networks_of(config)
     finals = {f"{network.cell}-{network.budget}": {} for network in networks}
     searches = {search_name(network, rate): {} for network in networks for rate in rates_to_try(config)}
-    check_runs(config, {**finals, **searches})
+    check_runs(config, {**finals, **searches}, at_once=len(finals))
 
 
 def rates_to_try(config: Config) -> tuple[float, ...]:

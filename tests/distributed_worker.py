@@ -30,11 +30,11 @@ def task_of(dtype):
 
     def loss(params, carry, batch, key):
         xs, lengths = batch
-        xs = xs + jnp.asarray(0.1, dtype) * jax.random.normal(key, xs.shape, dtype) + carry[:, None, None]
+        xs = xs + jnp.asarray(0.1, dtype) * jax.random.normal(key, xs.shape, dtype) + carry[0, :, None, None]
         _, ys = network.unroll(params, jnp.swapaxes(xs, 0, 1), lengths=lengths)
-        return jnp.sum(jnp.square(ys - 1)) / lengths.sum().astype(dtype), carry + ys[0, :, 0]
+        return jnp.sum(jnp.square(ys - 1)) / lengths.sum().astype(dtype), carry + ys[:1, :, 0]
 
-    return Task(init, loss, batch, np.zeros(B, dtype), examples=B)
+    return Task(init, loss, batch, np.zeros((1, B), dtype), examples=B, carry_axis=1)
 
 
 def trained(own, dtype):

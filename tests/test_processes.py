@@ -20,6 +20,7 @@ from experiments.command.progress import shares
 from experiments.command.report import CannotRun
 from experiments.models import saved as saved_models
 from experiments.training import placing, runs
+from experiments.training.loop import Settings, Task, fit
 from tests.distributed_worker import trained
 from tests.training import optax_promotes
 
@@ -170,6 +171,21 @@ def test_as_many_devices_as_divide_a_batch(monkeypatch):
         placing.placing(own, 6)
 
 
+def test_processes_may_have_different_numbers_of_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(
+        jax, "local_devices", lambda process_index: [f"{process_index}{k}" for k in range(4 - process_index)]
+    )
+    assert devices_of(DeviceOptions()) == ["00", "01", "02", "03", "10", "11", "12"]
+    assert devices_of(DeviceOptions(devices=2)) == ["00", "01", "10", "11"]
+
+
+def test_a_task_that_cannot_be_shared_out_needs_one_process(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(CannotRun, match="cannot be shared out; run it in one process"):
+        fit(Task(None, None, None), None, [0], Settings(1, 1), None)
+
+
 def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
     model = saved_models.model_of(3, {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0})
     options = dict.fromkeys(saved_models.OPTIONS, 1)
@@ -224,5 +240,6 @@ def test_a_batch_that_the_devices_asked_for_do_not_divide(capsys, tmp_path):
     said = "translate_toy: --batch-size expected a number that 3 devices divide, got 64\n"
     assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())
-    one = runs.RunOptions(devices=2)
-    runs._check_shares(one, 2)  # one device a run
+    runs._check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device a run
+    with pytest.raises(ValueError, match="--batch-size expected a number that 2 devices divide, got 7"):
+        runs._check_shares(translate_toy.Config(devices=4, batch_size=7), 2)

@@ -20,7 +20,7 @@ PATIENCE = 120  # seconds to wait for all processes to be there
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """What every script takes."""
+    """What scripts take that train."""
 
     devices: int | None = None
     """How many devices to use; by default all: of a CPU, a device a core."""
@@ -109,14 +109,18 @@ def _meet(options: ProcessOptions) -> None:
     alarm = threading.Timer(PATIENCE, _give_up, [options])
     alarm.daemon = True
     alarm.start()
-    jax.distributed.initialize(
-        options.coordinator,
-        options.processes,
-        options.process,
-        initialization_timeout=2 * PATIENCE,  # after which JAX aborts, with a stack trace
-        heartbeat_timeout_seconds=HEARTBEAT,
-    )
-    alarm.cancel()
+    try:
+        jax.distributed.initialize(
+            options.coordinator,
+            options.processes,
+            options.process,
+            initialization_timeout=2 * PATIENCE,  # after which JAX aborts, with a stack trace
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except RuntimeError as error:  # such as a port that is taken
+        raise CannotRun(f"--coordinator {options.coordinator}: {str(error).splitlines()[0]}") from error
+    finally:
+        alarm.cancel()
 
 
 def _give_up(options: ProcessOptions) -> None:
@@ -134,18 +138,29 @@ def check_alike(options: DeviceOptions) -> None:
     """A `CannotRun` if another process was started with other options."""
     if jax.process_count() == 1:
         return
-    alike = {**dataclasses.asdict(options), "process": None}
+    told = with_environment(options) if isinstance(options, ProcessOptions) else options
+    alike = {**dataclasses.asdict(told), "process": None, "data_dir": None}  # data may lie elsewhere on each machine
     digest = np.frombuffer(hashlib.sha256(repr(alike).encode()).digest(), np.uint8)
     every = multihost_utils.process_allgather(digest)
     other = [k for k, own in enumerate(every) if (own != digest).any()]
+    wait_for_all("options are compared")  # who is refused ends at once, and must not end before all have heard
     if other:
         raise CannotRun(f"process {other[0]} was started with other options than process {jax.process_index()}")
 
 
 def devices_of(options: DeviceOptions) -> list[Any]:
     """The devices to run on, of all processes, those of a process next to each other."""
-    local = len(jax.local_devices()) if options.devices is None else options.devices
-    return [device for k in range(jax.process_count()) for device in jax.local_devices(process_index=k)[:local]]
+    every = (jax.local_devices(process_index=k) for k in range(jax.process_count()))
+    return [device for own in every for device in own[: options.devices]]
+
+
+def as_the_first_says(values: np.ndarray) -> np.ndarray:
+    """The numbers of the first process, so that all decide alike what follows from them."""
+    if jax.process_count() == 1:
+        return values
+    own = np.ascontiguousarray(values)
+    told = multihost_utils.broadcast_one_to_all(own.view(np.uint8))  # bytes: JAX would make float64 float32
+    return np.asarray(told).view(own.dtype)
 
 
 def wait_for_all(what: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs side by side, one to a device, under progress bars on stderr."""
+"""Runs side by side, each on its share of the devices, under progress bars on stderr."""
 
 import dataclasses
 import threading

@@ -34,6 +34,7 @@ def environment() -> dict[str, Any]:
         "machine": {
             "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
+            "processes": jax.process_count(),
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "system": f"{platform.system()} {platform.release()}",

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 import tyro
 
-from experiments.command.devices import check_alike, check_devices, is_first, start_devices
+from experiments.command.devices import check_alike, check_devices, devices_of, is_first, start_devices
 from experiments.command.report import CannotRun, environment, writable_folder, write_json
 
 Config = TypeVar("Config")
@@ -42,7 +43,8 @@ def run_script(
 
     Returns:
         The exit code: 2 with one line on stderr if the command cannot be run as it stands or the disk is full, 130 if
-        the user stops it.
+        the user stops it. Of several processes one that fails ends at once, and the others with it, by a code that
+        is not 0.
     """
     config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
     if quick is not None and config.quick:
@@ -50,6 +52,24 @@ def run_script(
         config = tyro.cli(config_type, args=arguments, default=small)
     try:
         check_devices(config)
+    except ValueError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    try:
+        code = _run(name, config, run, check)
+    except BaseException:
+        if jax.process_count() == 1:
+            raise
+        traceback.print_exc()
+        code = 1
+    if code and jax.process_count() > 1:  # JAX's own end waits for the others, who may wait for this one
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(name: str, config: Any, run: Callable[[Any], Result], check: Callable[[Any], None]) -> int:
+    try:
         start_devices(config)  # before a checkpoint is looked at, which asks JAX for its devices
         check_alike(config)
         check(config)
@@ -62,6 +82,7 @@ def run_script(
             found, draw = run(config)
         if is_first():
             about = {"experiment": name, "config": settings(config), **environment()}
+            about["machine"]["devices"] = len(devices_of(config))
             write_json(config.out / "results.json", {**about, **found})
             draw()
     except CannotRun as error:
@@ -70,22 +91,26 @@ def run_script(
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        line = (str(error).splitlines() or [""])[0]
-        print(f"{name}: another process was lost; start all of them again with --resume ({line})", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(1)  # the others cannot be waited for
+        line, again = (str(error).splitlines() or [""])[0], " with --resume" if _is_kept(config) else ""
+        lost = "a collective failed, as when another process is lost; start all of them again"
+        print(f"{name}: {lost}{again} ({line})", file=sys.stderr)
+        return 1
     except OSError as error:
         if error.errno not in FULL:
             raise
         print(f"{name}: {config.out}: {error.strerror}; what was written before is whole", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = getattr(config, "save_every", None) is not None
-        print(f"{name}: stopped{'; go on from the last checkpoint by --resume' if kept else ''}", file=sys.stderr)
+        resume = "; go on from the last checkpoint by --resume" if _is_kept(config) else ""
+        print(f"{name}: stopped{resume}", file=sys.stderr)
         return 130
     if is_first():
         print(f"written into {config.out}")
     return 0
+
+
+def _is_kept(config: Any) -> bool:
+    return getattr(config, "save_every", None) is not None
 
 
 def settings(config: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.command.devices import is_first
 from experiments.command.report import CannotRun
 from experiments.training.loop import Best, Course, Evaluation
 
@@ -83,9 +84,12 @@ class Checkpoints:
         for step in reversed(_steps(self._folder)):
             try:
                 course = self._read(step, start)
+            except jax.errors.JaxRuntimeError:  # another process is gone
+                raise
             except Exception as error:  # whatever a damaged file makes the reader say
                 line = (str(error).splitlines() or [""])[0]
-                print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
+                if is_first():
+                    print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
                 damaged.append(step)
                 continue
             for step in damaged:  # only now, lest there be nothing left to look into
@@ -139,6 +143,8 @@ def _about(folder: Path, step: int) -> dict[str, Any] | None:
         with ocp.CheckpointManager(_place(folder)) as manager:
             found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
         return found["record"]["about"]
+    except jax.errors.JaxRuntimeError:  # another process is gone
+        raise
     except Exception:  # whatever a damaged file makes the reader say
         return None
 

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.command.devices import as_the_first_says
 from experiments.command.progress import Seat, Show
+from experiments.command.report import CannotRun
 from experiments.training.placing import Placing, placing
 
 Params = Any
@@ -251,11 +253,14 @@ def fit(
         settings: how long, how often to evaluate, and when to stop before the end.
         evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
         show: is told how many steps are done, and a note on how it goes. The devices of a `Seat` share every batch,
-            as many of them as divide it; evaluations are made on the first.
+            as many of them as divide it; evaluations are made on the first of each process.
         keeper: of checkpoints and logs.
-        run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once.
+        run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once; not used where
+            devices share batches.
     """
     seeds, devices = list(seeds), show.devices if isinstance(show, Seat) else ()
+    if task.examples is None and jax.process_count() > 1:
+        raise CannotRun("the batches of this task cannot be shared out; run it in one process")
     placed = None if task.examples is None else placing(devices, task.examples)
     run = training(task, optimiser, placed) if run is None or placed is not None else run
     state = begin(task, optimiser, seeds)
@@ -272,7 +277,7 @@ def fit(
         show(steps.stop, _note(losses[-1][-1], course.history))
         if steps.stop % settings.evaluate_every == 0 or steps.stop == settings.steps:
             course = course._replace(state=state if placed is None else placed.fetched(state))
-            metrics = {name: np.asarray(value, np.float64) for name, value in evaluate(course.state.params).items()}
+            metrics = _told(evaluate(course.state.params))
             loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
             found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
             course = _after(course, found, settings)
@@ -284,6 +289,10 @@ def fit(
     if course.history:
         show(settings.steps, _note(course.history[-1].loss, course.history))
     return course
+
+
+def _told(metrics: Any) -> Metrics:
+    return {name: as_the_first_says(np.asarray(value, np.float64)) for name, value in metrics.items()}
 
 
 def _after(course: Course, found: Evaluation, settings: Settings) -> Course:

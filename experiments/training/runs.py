@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from experiments.command.devices import ProcessOptions, is_first, with_environment
+from experiments.command.devices import ProcessOptions, devices_of, is_first
 from experiments.command.report import CannotRun
 from experiments.command.script import positive
 from experiments.training.checkpoints import Checkpoints, check_folder, has_checkpoints
@@ -43,10 +44,13 @@ def seeds_of(options: RunOptions) -> range:
     return range(options.seed, options.seed + options.seeds)
 
 
-def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> None:
-    """A `ValueError` in one line if the runs of these names cannot begin or go on; what each is about, by name."""
+def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_once: int | None = None) -> None:
+    """A `ValueError` in one line if the runs of these names cannot begin or go on; what each is about, by name.
+
+    At once go all of them, or so many.
+    """
     positive(options, "seeds", "save_every")
-    _check_shares(options, len(names))
+    _check_shares(options, len(names) if at_once is None else at_once)
     if options.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
     if options.tensorboard:
@@ -60,11 +64,10 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]]) -> N
 
 def _check_shares(options: RunOptions, jobs: int) -> None:
     """Whether the devices that were asked for divide a batch, where a run has several."""
-    size, own = getattr(options, "batch_size", None), with_environment(options)
-    several = (own.processes or 1) > 1
-    if options.devices is None or size is None:
+    size, several = getattr(options, "batch_size", None), jax.process_count() > 1
+    if size is None or (options.devices is None and not several):
         return
-    share = options.devices * (own.processes or 1) if several else options.devices // jobs
+    share = len(devices_of(options)) // (1 if several else jobs)
     if share > 1 and size % share:
         raise ValueError(f"--batch-size expected a number that {share} devices divide, got {size}")
 
