@@ -68,12 +68,18 @@ def test_devices_and_processes_learn_the_same(tmp_path):
                         np.testing.assert_allclose(b, a, rtol=0, atol=TOLERANCE[name])
 
 
-def test_a_process_that_is_alone_ends_in_one_line(tmp_path):
-    (lonely,) = workers(tmp_path, count=1, patience=2)
-    assert lonely.wait(60) == 2
-    said = (tmp_path / "worker0.txt").read_text()
-    assert "2 processes did not meet within 2 s; was each of them started, with the same --processes?" in said
-    assert said.count("\n") == 1
+def test_processes_that_do_not_meet_end_in_one_line(tmp_path):
+    """The first of three, and the second of two."""
+    (first,) = workers(tmp_path, count=1, patience=4, processes=3)
+    port = json.loads(first.args[-2])["coordinator"]
+    told = json.dumps({"coordinator": port, "devices": 2, "processes": 2, "process": 1})
+    second = begun(["tests.distributed_worker", tmp_path, told, 4], tmp_path / "worker1")
+    for k, (process, count) in enumerate(((first, 3), (second, 2))):
+        assert process.wait(60) == 2
+        said = (tmp_path / f"worker{k}.txt").read_text()
+        assert (
+            f"{count} processes did not meet within 4 s; was each of them started, with the same --processes?" in said
+        )
 
 
 def test_processes_with_other_options_end_in_one_line(tmp_path):
