@@ -320,6 +320,7 @@ def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
         ("char_lm", "--text long.txt --batch-size 500", "--window 64 is more than the text has"),
         ("char_lm", "--text long.txt --dropout 1", "--dropout expected a share in [0, 1), got 1"),
         ("char_lm", "--text long.txt --cell mamba", "--cell expected rnn, lstm, gru; got mamba"),
+        ("char_lm", "--data-dir wrong", "get it again with: python -m experiments.datasets get tiny-shakespeare"),
         ("poems", "--data-dir nowhere", "python -m experiments.datasets get poems"),
         ("poems", "--hidden-size -1", "--hidden-size expected a positive number, got -1"),
         ("poems", "write --form 6", "--form expected 5, 7; got 6"),
@@ -331,8 +332,15 @@ def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
         ("polyphonic_music", "--window 1", "--window expected at least 2 steps"),
         ("polyphonic_music", "--budgets 100", "--budgets 100 is too little for one unit of rnn"),
         ("japanese_vowels", "--data-dir nowhere", "python -m experiments.datasets get japanese-vowels"),
+        ("polyphonic_music", "--learning-rates 0 1", "--learning-rates expected a positive number, got 0"),
+        ("japanese_vowels", "--cell mamba", "--cell expected rnn, lstm, gru; got mamba"),
         ("japanese_vowels", "--epochs 0", "--epochs expected a positive number, got 0"),
         ("mnist_1d", "--batch-size 300", "--batch-size 300 does not divide the 4,000 sequences"),
+        ("mnist_1d", "--cell mamba", "--cell expected"),
+        ("mnist_1d", "--hidden-size -1", "--hidden-size expected a positive number, got -1"),
+        ("forecast", "--cell mamba", "--cell expected"),
+        ("forecast", "--devices 0", "--devices expected a positive number, got 0"),
+        ("forecast", "--processes 2", "--processes expected --coordinator beside it"),
         ("forecast", "--data-dir nowhere", "python -m experiments.datasets get airline"),
         ("forecast", "--noise -1", "--noise expected a number that is not negative, got -1"),
     ],
@@ -340,6 +348,8 @@ def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
 def test_what_cannot_be_run_is_refused_in_one_line(script, arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "tinyshakespeare.txt").write_text("to be")
     (tmp_path / "latin.txt").write_bytes("café ".encode("latin-1") * 1000)
     (tmp_path / "short.txt").write_text("to be")
     (tmp_path / "strange.txt").write_text("to be, or not to be. " * 20 + "§", encoding="utf-8")
