@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jaxrnn import modules
 from tests.test_known_answers import peer
+from tests.training import compiled_quickly  # noqa: F401
 
 # Relative to the largest entry of each array.
 FORWARD, BACKWARD = 2e-6, 2e-5
