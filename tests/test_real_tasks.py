@@ -1,5 +1,6 @@
 """The scripts that learn real tasks: their models against the published sizes, their metrics by hand, their refusals."""
 
+import dataclasses
 import json
 
 import jax
@@ -190,6 +191,20 @@ def test_naive_forecasts_and_their_errors_by_hand():
     for k in range(50):
         first = np.flatnonzero(prepared.xs[:, 0] == xs[k, 0, 0])[0]
         np.testing.assert_array_equal(changes[k], prepared.changes[first : first + 6])
+
+
+def test_each_network_has_the_rate_that_did_best_and_the_dropout_of_its_size():
+    config = polyphonic_music.Config(cells=("gru",))
+    nan = float("nan")
+    assert polyphonic_music.best_rate(config, {1e-3: 9.0, 3e-3: 8.5, 1e-2: nan}) == 3e-3
+    assert polyphonic_music.best_rate(config, {1e-3: nan, 3e-3: nan, 1e-2: 9.9}) == 1e-2
+    assert polyphonic_music.rates_to_try(config) == (1e-3, 3e-3, 1e-2)
+    one = dataclasses.replace(config, learning_rates=(0.02,))
+    assert polyphonic_music.rates_to_try(one) == ()
+    assert polyphonic_music.best_rate(one, {}) == 0.02
+    assert [network.dropout for network in polyphonic_music.networks_of(config)] == [0.0, 0.2]
+    given = dataclasses.replace(config, dropout=0.1)
+    assert [network.dropout for network in polyphonic_music.networks_of(given)] == [0.1, 0.1]
 
 
 # ---- poems
