@@ -86,8 +86,8 @@ def reason_at_run(plan: Plan, inputs: Inputs) -> str | None:
     for field, variant in variants.items():
         if getattr(params, field, None) is not None:
             return f"{variant}: {_PLAIN}"
-    w_h, hidden = params.w_h, jax.tree.leaves(inputs.state)[-1].shape[-1]
-    if not hasattr(w_h, "ndim") or w_h.ndim != 2 or w_h.shape[0] != hidden:
+    w_h, hidden = getattr(params, "w_h", None), jax.tree.leaves(inputs.state)[-1].shape[-1]
+    if not isinstance(w_h, jax.Array) or w_h.ndim != 2 or w_h.shape[0] != hidden:
         return f"its recurrent weight is not one matrix of {hidden} rows for all sequences"
     products = operands(plan, params).w_h.dtype.name
     if products not in ("float32", "bfloat16", "float16", "float64"):
