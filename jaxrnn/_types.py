@@ -104,7 +104,8 @@ class Rule(NamedTuple):
             what ``compute_dtype`` casts.
         prepare: ``(params) -> params``, or ``None``: what ``backward`` gets in their place, laid
             out once before its loop, as a transposed matrix.
-        units: the part of it that goes unit by unit, or ``None``: what a fused kernel needs.
+        units: the part of it that goes unit by unit, or ``None``: what a fused kernel needs. It is
+            the library's own, of no public type: where another field is replaced, give ``None``.
     """
 
     project: Callable[[Params, PyTree], PyTree]
@@ -156,7 +157,8 @@ class Cell(NamedTuple):
             in them, or ``None`` for a cell without noise.
         name: how the cell calls itself in messages.
         config: how it was made, what :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
-        placement: the devices of a cell from :func:`jaxrnn.model_parallel`; ``None`` elsewhere.
+        placement: the devices of a cell from :func:`jaxrnn.model_parallel`; ``None`` elsewhere. Within a
+            call, `unroll` sets it itself for a batch on an explicit mesh.
 
     Example:
         >>> import jaxrnn

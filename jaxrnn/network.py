@@ -187,7 +187,8 @@ def _whole(plan: _Plan) -> Cell | None:
     """The network as one cell, if its layers have the form of one call of cuDNN."""
     layers = [tuple(layer) if isinstance(layer, Bidirectional) else (layer,) for layer in plan.layers]
     between = len(layers) > 1 and (plan.residual or (len(layers[0]) == 2 and plan.merge is not MERGES["concat"]))
-    if between or not in_one_call(layers):
+    placed = any(cell.placement is not None for layer in layers for cell in layer)
+    if placed or between or not in_one_call(layers):
         return None
     return Cell(
         init=functools.partial(_init, plan),

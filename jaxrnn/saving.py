@@ -33,8 +33,8 @@ def save(
     Args:
         path: the file, by habit `*.safetensors`; one that is there is replaced.
         network: a network from :func:`stack`, or a cell; of a module of `jaxrnn.modules` its
-            `network`. Written is how it was made: not its initialisers, and nothing changed
-            afterwards with `_replace`.
+            `network`. Written is how it was made: not its initialisers, nothing changed
+            afterwards with `_replace`, nor the devices of `model_parallel`.
         params: its parameters, of any dtypes, which are kept; of a module its `params`.
         metadata: whatever else belongs to them, as JSON can hold it: dictionaries with strings
             for keys, lists, strings, finite numbers, booleans, `None`.

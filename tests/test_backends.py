@@ -226,6 +226,7 @@ def lstm_of(**options):
 
 
 OWN = jaxrnn.Cell(*jaxrnn.lstm(H)[:3], name="own")
+WITHOUT_UNITS = jaxrnn.gru(H).rule._replace(units=None)
 FLAGS = np.ones((T, B), bool)
 ASKED = {
     "`gru`": {"cell": jaxrnn.gru(H)},
@@ -239,6 +240,7 @@ ASKED = {
     "layer normalisation": lstm_of(layer_norm=True),
     "`regularize`": {"cell": jaxrnn.regularize(jaxrnn.lstm(H), zoneout=0.1)},
     "a cell of your own with a rule": {"cell": jaxrnn.lstm(H)._replace(config=None)},
+    "a rule of your own without `units`": {"cell": jaxrnn.gru(H)._replace(config=None, rule=WITHOUT_UNITS)},
     "a cell without a rule": {"cell": OWN},
     "a state that is not floating-point throughout": {
         "cell": OWN._replace(
@@ -349,6 +351,13 @@ def test_a_network_refuses_as_its_cells_do(on_cuda):
         run(resets=FLAGS)
     with pytest.raises(ValueError, match="has last axis 4, params.w_x expects 3"):
         net.unroll((params[0], params[1]._replace(w_x=params[0].w_x)), xs, states, implementation="cudnn")
+
+
+def test_a_network_whose_units_are_shared_out_is_refused_as_its_cells_are(on_cuda):
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
+    net, params, xs, _ = network([jaxrnn.lstm(H)] * 2, jnp.float32)
+    with pytest.raises(NotImplementedError, match="model_parallel: jax.experimental.rnn does not say"):
+        jaxrnn.model_parallel(net, mesh).unroll(params, xs, implementation="cudnn")
 
 
 def test_on_this_machine_cudnn_is_refused():

@@ -33,7 +33,7 @@ from tests.registry import (
     weighed,
 )
 
-UNROLL = sys.modules["jaxrnn.sequence.unroll"]  # the module; the package's attribute of this name is the function
+UNROLL = sys.modules["jaxrnn.sequence.unroll"]
 CHOICES = ["gates", "sqrt", 1, 4, T, T + 3]
 MASKED = SCENARIOS["mask-resets"]
 

@@ -28,11 +28,10 @@ from tests.registry import (
     of_cell,
     quick_jit,
     random_like,
-    run,
     weighed,
 )
 
-UNROLL = sys.modules["jaxrnn.sequence.unroll"]  # the module; the package's attribute of this name is the function
+UNROLL = sys.modules["jaxrnn.sequence.unroll"]
 
 NAMES = ("rnn-tanh", "rnn-relu", "rnn-sigmoid", "lstm", "lstm-coupled", "gru")
 cells = pytest.mark.parametrize("name", [of_cell(name) for name in NAMES])
@@ -306,54 +305,24 @@ def test_shard_map(cuda):
     assert text.count("all_reduce") <= 5  # one for each array of the parameters
 
 
-# What is not served
+def test_vmap(cuda):
+    """Members of an ensemble are one more axis of the same kernels' grid."""
+    cell = jaxrnn.gru(32)
+    several = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((3, *leaf.shape), leaf.dtype), shapes_of(cell, (5, 8, 3)))
+    text = cuda(jax.vmap(jax.grad(sum_of_outputs(cell), (0, 1))), *several)
+    assert re.findall(r'name = "(rnn_\w+)"', text) == ["rnn_forward", "rnn_backward"]
+    assert "stablehlo.while" not in text
 
 
-REFUSED = {
-    "rnn-callable": "rnn with an activation of your own: it serves rnn with a named activation",
-    "lstm-projection": "a projection: the kernels are for the plain forms",
-    "lstm-peephole": "peepholes: the kernels are for the plain forms",
-    "lstm-layer-norm": "layer normalisation: the kernels are for the plain forms",
-    "gru-reset-before": "gru with reset_after=False: it serves .* gru with reset_after=True",
-    "gru-layer-norm": "layer normalisation: the kernels are for the plain forms",
-    "lstm-regularized": "regularize: the kernels are for the plain forms",
-    "mgu": "mgu, indrnn: it serves",
-    "indrnn": "mgu, indrnn: it serves",
-}
-
-
-@pytest.mark.parametrize(("name", "why"), REFUSED.items())
-def test_cells_that_are_refused(name, why, unhooked):
-    said = rf"^unroll: implementation 'pallas_interpret' cannot serve this call of .*; {why}"
-    with pytest.raises(NotImplementedError, match=said):
-        run(make(name), implementation="pallas_interpret")
-
-
-def test_calls_that_are_refused(unhooked):
-    case = make("gru")
-    with pytest.raises(NotImplementedError, match="'pallas' cannot serve .* gru.4.*; a CPU: its kernels are for CUDA"):
-        run(case, implementation="pallas")
-    with pytest.raises(
-        NotImplementedError, match="bfloat16, float16: states are float32; compute_dtype gives products"
-    ):
-        run(make("gru", dtype=jnp.bfloat16), implementation="pallas_interpret")
-    with pytest.raises(NotImplementedError, match="serves float32.* not float32 with products in float8_e5m2"):
-        run(case, implementation="pallas_interpret", compute_dtype=jnp.float8_e5m2)
-    own = case.cell._replace(rule=case.cell.rule._replace(units=None))
-    with pytest.raises(NotImplementedError, match="it serves rnn with a named activation"):
-        run(case._replace(cell=own), implementation="pallas_interpret")
-    wide = jaxrnn.rnn(257)
-    params, xs = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes_of(wide, (2, 1, 1)))
-    with pytest.raises(NotImplementedError, match="up to 256 hidden units, not 257"):
-        jaxrnn.unroll(wide, params, xs, implementation="pallas_interpret")
-    with pytest.raises(TypeError, match="expected 'scan' for forward-mode"):
-        jax.jvp(lambda xs: run(case._replace(xs=xs), implementation="pallas_interpret")[1], (case.xs,), (case.xs,))
-
-
-def test_float64_is_for_the_interpreter_alone(unhooked, x64, monkeypatch):
-    monkeypatch.setattr(UNROLL, "device_of", lambda xs: Device("cuda", "NVIDIA H200"))
-    with pytest.raises(NotImplementedError, match="float64: the kernels compute in float32"):
-        run(make("gru"), implementation="pallas")
+@pytest.mark.parametrize("wanted", ["highest", None])
+def test_the_interpreter_keeps_the_precision_of_the_caller(wanted):
+    cell = jaxrnn.gru(4)
+    f = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation="pallas_interpret")[1]  # noqa: E731
+    with jax.default_matmul_precision(wanted):
+        text = str(jax.make_jaxpr(f)(*shapes_of(cell, (2, 3, 5))))
+    products = text.count("dot_general[")
+    assert products == 1 + 3  # x W_x before the kernel, and one for each gate inside
+    assert text.count("Precision.HIGHEST") == (2 * products if wanted else 0)
 
 
 # What one program holds

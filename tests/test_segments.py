@@ -13,7 +13,7 @@ from jaxrnn.sequence.segments import SEGMENT_ROWS, SHORTEST_SEGMENT, segment_len
 from tests.programs import by_jax, cotangents_of, differentiated, operands_of
 from tests.registry import CELLS, SCENARIOS, assert_close, cell_of, loss_of, make, of_cell, random_like
 
-UNROLL = sys.modules["jaxrnn.sequence.unroll"]  # the module; the package's attribute of this name is the function
+UNROLL = sys.modules["jaxrnn.sequence.unroll"]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ QUICK: dict[str, Any] = {"shapes": ("12,4,8,8",), "checked": ("7,3,5,8",), "repe
 class Config:
     """Correctness and speed on a GPU: forward pass and train step in float32, TF32 and bf16."""
 
-    cells: tuple[str, ...] = ("lstm", "gru")
+    cells: tuple[str, ...] = ("lstm", "gru", "rnn")
     """Which equations: any of lstm, gru, rnn."""
     dtypes: tuple[str, ...] = tuple(PRECISIONS)
     """Which dtypes: any of float32, tf32 (products may be TF32), bf16."""

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxrnn._types import Cell, Config, State
+from jaxrnn._types import Cell, Config, Rule, State
+from jaxrnn.cells.gru import RESET_AFTER, RESET_BEFORE
 from jaxrnn.cells.lstm import RULE
+from jaxrnn.cells.rnn import RULES
 
 
 class Device(NamedTuple):
@@ -34,6 +36,7 @@ class Call(NamedTuple):
 def device_of(xs: Any) -> Device:
     """The device of concrete inputs; while tracing, the one that this process computes on by default.
 
+    Starts JAX's devices if nothing has.
     A program that is traced here and lowered for another platform cannot be foreseen.
     """
     if isinstance(xs, jax.Array) and not isinstance(xs, Tracer):
@@ -92,11 +95,35 @@ def _without_rule(call: Call) -> bool:
     return call.cell.rule is None and not (call.cell.config is not None and call.cell.config.factory == "stack")
 
 
+def _expected_rule(config: Config) -> Rule | None:
+    """That of a cell of `lstm`, `gru`, or `rnn` with a named activation; `None` of others, which are made for each."""
+    if config.factory == "lstm":
+        return RULE
+    options = dict(config.options)
+    if config.factory == "gru":
+        return RESET_AFTER if options["reset_after"] else RESET_BEFORE
+    named = config.factory == "rnn" and isinstance(options["activation"], str)
+    return RULES[options["activation"]] if named else None
+
+
 def _own(call: Call) -> bool:
     """Not made by the library, or given another rule since."""
-    if call.cell.rule is None:
+    rule, config = call.cell.rule, call.cell.config
+    if rule is None or config is None:
+        return rule is not None
+    return _expected_rule(config) not in (None, rule)
+
+
+def _own_without_units(call: Call) -> bool:
+    return call.cell.rule is not None and call.cell.rule.units is None and _own(call)
+
+
+def has_units_of_another(call: Call) -> bool:
+    """Whether the rule is one of the library's with other functions in it, and the `units` are still the library's."""
+    rule = call.cell.rule
+    if rule is None or rule.units is None:
         return False
-    return call.cell.config is None or (call.cell.config.factory == "lstm" and call.cell.rule is not RULE)
+    return any(rule.units is known.units and rule != known for known in (RULE, RESET_AFTER, *RULES.values()))
 
 
 def _not_floating(call: Call) -> bool:
@@ -117,6 +144,7 @@ FEATURES: dict[str, Callable[[Call], bool]] = {
     "layer normalisation": _has("layer_norm"),
     "`regularize`": _made_by("regularize"),
     "a cell of your own with a rule": _own,
+    "a rule of your own without `units`": _own_without_units,
     "a cell without a rule": _without_rule,
     "a state that is not floating-point throughout": _not_floating,
     "`lengths`": _given("lengths"),

@@ -5,7 +5,8 @@ yet, so that everywhere `unroll` takes "bptt", or "scan" for a cell that has no 
 
 The choice is made while tracing, for the device of concrete inputs or else the default device of the
 process. A program that is traced on one platform and lowered for another, as by `jax.export` or with inputs
-placed elsewhere, must name its implementation once there are rows; "bptt" and "scan" run everywhere.
+placed elsewhere, must name "bptt" or "scan", which run everywhere, once there are rows; "cudnn" and "pallas" are
+refused where that device cannot run them.
 
 What is chosen here must serve every transformation of JAX that the default serves, because nobody can see
 from inside which will come: no row may name "cudnn", which has to be asked for.

@@ -40,6 +40,7 @@ REFUSES: dict[str, str] = {
     "coupled gates": _PLAIN,
     "layer normalisation": _PLAIN,
     "`regularize`": "nothing can be put between the steps of cuDNN",
+    "a rule of your own without `units`": _ONLY_LSTM,
     "a cell of your own with a rule": _ONLY_LSTM,
     "a cell without a rule": _ONLY_LSTM,
     "a state that is not floating-point throughout": _ONLY_LSTM,

@@ -16,7 +16,8 @@ accumulate in float32.
 Differs from `bptt`:
     1. Forward mode of the first derivative is refused as there; second derivatives, in either
        mode, are those of `bptt` itself: only values and gradients come from the kernels.
-    2. To the compiler a kernel is opaque: on several devices call it inside `shard_map`.
+    2. To the compiler a kernel is opaque: on several devices call it inside `shard_map`,
+       or on an explicit mesh, where `unroll` does that itself.
 """
 
 import functools
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from jaxrnn._types import Params, PyTree, State, Tape, Units
 from jaxrnn.backends import kernels, residency, triton
 from jaxrnn.backends.blocks import Memory, Shape
-from jaxrnn.backends.calls import Call
+from jaxrnn.backends.calls import Call, has_units_of_another
 from jaxrnn.backends.kernels import Back, Given, OverTime, Written
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.sequence.bptt import bptt, bptt_backward, bptt_forward, cotangents_of, entering_states
@@ -46,6 +47,7 @@ REFUSES: dict[str, str] = {
     "peepholes": _PLAIN,
     "layer normalisation": _PLAIN,
     "`regularize`": _PLAIN,
+    "a rule of your own without `units`": "a kernel needs the part of the rule that goes unit by unit, `Rule.units`",
     "a cell without a rule": _ONLY,
     "a state that is not floating-point throughout": "the kernels compute in float32",
     "`model_parallel`": "a kernel cannot ask another device for its units",
@@ -70,47 +72,39 @@ def pallas_interpret(plan: Plan, inputs: Inputs) -> tuple[State, PyTree, State |
 
 
 def _pallas(plan: Plan, inputs: Inputs, interpret: bool) -> tuple[State, PyTree, State | None]:
-    why = reason_against(plan, inputs, interpret)
+    why = reason_at_run(plan, inputs)
     if why is not None:
-        raise NotImplementedError(f"unroll: implementation 'pallas' cannot run {plan.cell!r}: {why}")
+        name = "pallas_interpret" if interpret else "pallas"
+        raise NotImplementedError(f"unroll: implementation {name!r} cannot serve this call of {plan.cell!r}; {why}")
     return _fused(interpret, plan, inputs) if inputs.xs.size else bptt(plan, inputs)
 
 
-def reason_against(plan: Plan, inputs: Inputs, interpret: bool = False) -> str | None:
-    """Why the kernels cannot serve a call; `None` if they can."""
-    rule, params = plan.cell.rule, inputs.params
-    if rule is None or rule.units is None:
-        return _ONLY
+def reason_at_run(plan: Plan, inputs: Inputs) -> str | None:
+    """Why the kernels cannot serve a call that nothing is said against before: what only its arrays tell."""
+    params = inputs.params
     variants = {"w_proj": "a projection", "peephole": "peepholes", "norm": "layer normalisation"}
     for field, variant in variants.items():
         if getattr(params, field, None) is not None:
-            return f"it does not serve {variant}"
-    w_h = params.w_h
-    if not hasattr(w_h, "ndim") or w_h.ndim != 2:
-        return "its recurrent weight is not one matrix for all sequences"
+            return f"{variant}: {_PLAIN}"
+    w_h, hidden = getattr(params, "w_h", None), jax.tree.leaves(inputs.state)[-1].shape[-1]
+    if not isinstance(w_h, jax.Array) or w_h.ndim != 2 or w_h.shape[0] != hidden:
+        return f"its recurrent weight is not one matrix of {hidden} rows for all sequences"
     products = operands(plan, params).w_h.dtype.name
-    states = {leaf.dtype.name for leaf in jax.tree.leaves(inputs.state)}
-    plain = states == {"float32"} and products in ("float32", "bfloat16", "float16")
-    if not plain and not (interpret and states == {products} == {"float64"}):
-        return (
-            f"it serves float32, with products in float32, bfloat16 or float16, not {', '.join(states)} with "
-            f"products in {products}; for half precision give compute_dtype and float32 parameters"
-        )
-    if _cut(plan, params) is None:
-        return _too_many(w_h.shape[0])
-    return None if triton.is_available() else "this version of JAX has no jax.experimental.pallas.triton"
+    if products not in ("float32", "bfloat16", "float16", "float64"):
+        return f"it takes products in float32, bfloat16 or float16, not in {products}"
+    return None
 
 
 def limit(call: Call) -> str | None:
-    """The same, of what is known before there is a plan."""
-    rule, hidden = call.cell.rule, jax.tree.leaves(call.state)[-1].shape[-1]
-    if rule is None or rule.units is None:
-        return _ONLY
-    return _too_many(hidden) if hidden > residency.MOST_UNITS else None
-
-
-def _too_many(hidden: int) -> str:
-    return f"it serves up to {residency.MOST_UNITS} hidden units, not {hidden}"
+    """Why the kernels cannot serve a call of which no feature is refused: `units` of another rule, H, this JAX."""
+    if has_units_of_another(call):
+        return (
+            "its rule has a field of your own beside the library's `Rule.units`, which do not see it; give units=None"
+        )
+    hidden = jax.tree.leaves(call.state)[-1].shape[-1]
+    if hidden > residency.MOST_UNITS:
+        return f"it serves up to {residency.MOST_UNITS} hidden units, not {hidden}"
+    return None if triton.is_available() else "this version of JAX has no jax.experimental.pallas.triton"
 
 
 def _cut(plan: Plan, params: Params) -> residency.Cut | None:

@@ -71,7 +71,7 @@ def launch(
         name=name,
         compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
     )
-    with jax.default_matmul_precision(None if interpret else _precision(given.weights.dtype)):
+    with jax.default_matmul_precision(_wanted() if interpret else _precision(given.weights.dtype)):
         return structure_out.unflatten(call(*inputs))
 
 

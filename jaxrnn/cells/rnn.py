@@ -87,8 +87,7 @@ def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Floa
     return dparams, alg.dot_transposed(da, params.w_x)
 
 
-def rule_for(activation: Activation) -> Rule:
-    """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
+def _rule(activation: Activation) -> Rule:
     return Rule(
         project=_project,
         forward=functools.partial(_forward, activation),
@@ -112,6 +111,14 @@ def _units(activation: str) -> Units:
 
 def _delta(da: Array, extra: tuple[()]) -> Array:
     return da
+
+
+RULES = {name: _rule(name) for name in ACTIVATIONS}
+
+
+def rule_for(activation: Activation) -> Rule:
+    """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
+    return RULES[activation] if isinstance(activation, str) else _rule(activation)
 
 
 def check_activation(where: str, activation: Any) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jax.sharding import Mesh
+from jax.sharding import AxisType, Mesh
 
 from jaxrnn import _checks
 
@@ -14,3 +14,12 @@ def axis_of(where: str, name: str, mesh: Any, axis: Any) -> int:
     if axis not in mesh.axis_names:
         raise ValueError(f"{where}: {name} expected an axis of the mesh, {', '.join(mesh.axis_names)}; got {axis!r}")
     return mesh.shape[axis]
+
+
+def automatic(where: str, mesh: Mesh) -> None:
+    """The compiler decides where arrays lie on all axes of the mesh."""
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            f"{where}: mesh expected axes of AxisType.Auto, got {mesh.axis_types}; "
+            "make it with axis_types=(AxisType.Auto,) * number of axes"
+        )

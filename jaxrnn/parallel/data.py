@@ -68,7 +68,8 @@ def data_parallel(
            a loop of its own there too, but cannot see that segments need no exchange, so
            weight gradients wait for the end of the sequence, and with `checkpoint` they are
            summed over devices once a segment. On a mesh whose axes are `AxisType.Explicit`, as
-           `jax.make_mesh` makes them, `unroll` sees the sharding, and does as is done here.
+           `jax.make_mesh` makes them, within `jax.set_mesh(mesh)`, `unroll` sees the sharding, and
+           does as is done here.
         2. `jax.pmap`: it is an ordinary traced function; inputs need no leading device axis.
         3. A random key given whole draws the same noise on every device. Give
            `jax.random.split(key, len(devices))` with axis 0, and use `key[0]` in `f`; or

@@ -3,12 +3,12 @@
 from typing import TypeVar
 
 import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from jaxrnn import _checks
 from jaxrnn._types import Cell, Params, Placement, PyTree
 from jaxrnn.network import Bidirectional, Network, stack
-from jaxrnn.parallel._meshes import axis_of
+from jaxrnn.parallel._meshes import automatic, axis_of
 from jaxrnn.sequence.placed import row_shardings
 
 WHERE = "model_parallel"
@@ -79,11 +79,7 @@ def model_parallel(model: Model, mesh: Mesh, axis: str = "model", *, batch_axis:
            every step, by 13 collectives for an LSTM over 4 devices and 6 more backward.
     """
     axis_of(WHERE, "axis", mesh, axis)
-    if any(kind != AxisType.Auto for kind in mesh.axis_types):
-        raise ValueError(
-            f"{WHERE}: mesh expected axes of AxisType.Auto, got {mesh.axis_types}; "
-            "make it with axis_types=(AxisType.Auto,) * number of axes"
-        )
+    automatic(WHERE, mesh)
     if batch_axis is not None:
         axis_of(WHERE, "batch_axis", mesh, batch_axis)
         if batch_axis == axis:

@@ -21,9 +21,10 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.parallel._meshes import axis_of
+from jaxrnn.cells._step import cast_floating
+from jaxrnn.parallel._meshes import automatic, axis_of
 from jaxrnn.sequence.masking import mask_of_lengths, select
-from jaxrnn.sequence.unroll import unroll
+from jaxrnn.sequence.unroll import dtypes_of, unroll
 from jaxrnn.sequence.varying import vary_like
 
 WHERE = "pipeline"
@@ -54,7 +55,7 @@ def pipeline(
     Args:
         cell: whose outputs are as wide as what it reads: a first layer of another width, and
             a read-out, are run before and after.
-        mesh: of `jax.make_mesh` or `jax.sharding.Mesh`.
+        mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
         axis: the mesh axis of the layers; its n devices divide their number L.
         chunk: the steps that a layer hands on at a time.
         batch_axis: the mesh axis of the first batch axis, for data parallelism besides.
@@ -89,6 +90,7 @@ def pipeline(
         wavefront); Huang et al. 2019, arXiv:1811.06965 (idle time of a pipeline).
     """
     axis_of(WHERE, "axis", mesh, axis)
+    automatic(WHERE, mesh)
     if batch_axis is not None:
         axis_of(WHERE, "batch_axis", mesh, batch_axis)
         if batch_axis == axis:
@@ -123,17 +125,18 @@ def pipeline(
             None if value is None else _checks.step_mask(WHERE, name, value, steps)
             for name, value in (("mask", mask), ("resets", resets))
         )
-        if steps[0] % plan.chunk and mask is None:
+        if mask is None and (steps[0] % plan.chunk or not steps[0]):
             mask = jnp.ones(steps, bool)  # the steps that fill the last chunk take no part
-        if states is None:
-            states = cell.initial_state((layers, *steps[1:]), xs.dtype)
+        _, dtype, out_dtype = dtypes_of(WHERE, cell, params, xs, compute_dtype)
+        states = cell.initial_state((layers, *steps[1:])) if states is None else jax.tree.map(jnp.asarray, states)
         options = {
             "checkpoint": checkpoint,
             "compute_dtype": compute_dtype,
             "implementation": implementation,
             "clip_gradient": clip_gradient,
         }
-        return _run(plan, params, states, (xs, mask, resets), options)
+        over_time = (xs.astype(out_dtype), mask, resets)  # as wide as outputs, which layers read
+        return _run(plan, params, cast_floating(states, dtype), over_time, options)
 
     return run
 
@@ -166,7 +169,7 @@ def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
 def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
     """The shard_map: what is over time in chunks `(C, K, *B, ·)`, whole on every device."""
     time = over_time[0].shape[0]
-    chunks = -(-time // plan.chunk)
+    chunks = max(1, -(-time // plan.chunk))
 
     def chunked(leaf: Array) -> Array:
         filled = jnp.pad(leaf, [(0, chunks * plan.chunk - time)] + [(0, 0)] * (leaf.ndim - 1))

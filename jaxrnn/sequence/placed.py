@@ -18,7 +18,7 @@ from jaxrnn._types import Cell, Params, Placement, PyTree, Rule, State
 from jaxrnn.cells._algebra import Dropped, Shared
 from jaxrnn.sequence.plan import Inputs, Plan
 from jaxrnn.sequence.segments import Run, segment_length
-from jaxrnn.sequence.varying import is_manual, vary_like
+from jaxrnn.sequence.varying import varies, vary_like
 
 
 def check_placement(where: str, cell: Cell, xs: Array) -> None:
@@ -27,7 +27,7 @@ def check_placement(where: str, cell: Cell, xs: Array) -> None:
     assert placement is not None
     if cell.rule is None or cell.sample is not None:
         raise NotImplementedError(f"{where}: cell {cell!r} cannot share its units out over devices; place a plain cell")
-    if is_manual(xs):
+    if varies(xs):
         raise ValueError(
             f"{where}: cell {cell!r} shares its work out itself, expected a call outside of shard_map; "
             "for the batch give model_parallel a batch_axis in the place of data_parallel"
@@ -93,7 +93,7 @@ def seen_placement(inputs: Inputs) -> Placement | None:
     xs = jax.tree.leaves(inputs.xs)[0]
     sharding = jax.typeof(xs).sharding
     batch = tuple(sharding.spec)[1:-1]
-    if not any(batch) or is_manual(xs):
+    if not any(batch) or varies(xs):
         return None
     return Placement(sharding.mesh, None, batch)
 

@@ -164,13 +164,8 @@ def _prepare(
         raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
     check_alike(where, xs, **{"lengths" if lengths is not None else "mask": mask}, resets=resets)
 
-    compute_dtype = _compute_dtype(where, compute_dtype, cell)
-    if compute_dtype is None:
-        dtype = out_dtype = jnp.result_type(xs, *_floats(params))
-    else:
-        dtype, out_dtype = _accumulator(compute_dtype), xs.dtype
-    if state is None:
-        state = cell.initial_state(batch_shape)
+    compute_dtype, dtype, out_dtype = dtypes_of(where, cell, params, xs, compute_dtype)
+    state = cell.initial_state(batch_shape) if state is None else state
     if resets is not None and reset_state is None:
         reset_state = cell.initial_state(batch_shape)
     if truncate is not None:
@@ -183,7 +178,6 @@ def _prepare(
         "checkpoint": checkpoint, "compute_dtype": compute_dtype, "truncate": truncate, "clip_gradient": clip_gradient,
     }  # fmt: skip
     call = Call(cell, device_of(xs), dtype, xs.shape, expected, varies((params, xs)), options)
-    runner = _choose(where, implementation, call)
     inputs = Inputs(params, xs, state, mask, resets, reset_state, window_borders(time, truncate, reverse))
     inputs = cast_floating(jax.tree.map(jnp.asarray, inputs), dtype)
     if key is not None and cell.sample is not None:
@@ -194,14 +188,21 @@ def _prepare(
         seen = seen_placement(inputs)
         if seen is not None:
             cell, inputs = cell._replace(placement=seen), resharded(inputs, seen)
-            runner = _choose(where, implementation, call._replace(cell=cell))
-    if cell.placement is not None:
-        runner = Placed(runner)
+    runner = _choose(where, implementation, call._replace(cell=cell))
     keep_gates = checkpoint != "gates"
     once = keep_gates and may_be_sharded(inputs)
     segment = segment_length(time, math.prod(batch_shape))
     plan = Plan(cell, reverse, return_states, compute_dtype, clip_gradient, keep_gates, segment, once)
     return plan, runner, inputs, out_dtype
+
+
+def dtypes_of(where: str, cell: Cell, params: Params, xs: Array, compute_dtype: Any) -> tuple[Any, Any, Any]:
+    """The dtype of the operands of products, if one is named; that of states and gates; that of outputs."""
+    if compute_dtype is None:
+        dtype = jnp.result_type(xs, *_floats(params))
+        return None, dtype, dtype
+    compute_dtype = _compute_dtype(where, compute_dtype, cell)
+    return compute_dtype, _accumulator(compute_dtype), xs.dtype
 
 
 def _accumulator(compute_dtype: Any) -> Any:
@@ -245,14 +246,12 @@ def _choose(where: str, implementation: str | None, call: Call) -> Any:
     if reason is not None:
         raise NotImplementedError(f"{where}: implementation {name!r} cannot serve this call of {call.cell!r}; {reason}")
     run = IMPLEMENTATIONS[name].run
-    if checkpoint in (None, "gates") or run is reference:  # a Python loop keeps what it keeps
-        return run
-    return Segmented(run, checkpoint)
+    if checkpoint not in (None, "gates") and run is not reference:  # a Python loop keeps what it keeps
+        run = Segmented(run, checkpoint)
+    return run if call.cell.placement is None else Placed(run)
 
 
 def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
-    if compute_dtype is None:
-        return None
     try:
         dtype = jnp.dtype(compute_dtype)
     except TypeError:

@@ -17,11 +17,6 @@ def _axes(tree: PyTree) -> frozenset[Any]:
     return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in leaves))
 
 
-def is_manual(tree: PyTree) -> bool:
-    """Whether this is a device's own part of something, inside `shard_map`."""
-    return bool(_axes(tree))
-
-
 def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
     """`tree`, every leaf varying over the axes that any leaf of it or of the others varies over.
 
