@@ -51,6 +51,7 @@ def test_windows_follow_one_another_and_hand_on_their_states():
     first = next(k for k in range(4) if (streams[k : k + 12] == whole).all())
     np.testing.assert_array_equal(np.concatenate(targets, 1).T, streams[first + 1 : first + 13])
     assert task.batch(7, 3)[2].all()
+    assert all(leaf.shape[task.carry_axis] == task.examples == B for leaf in jax.tree.leaves(task.carry))
     starts = {tuple(task.batch(seed, 3 * epoch)[0][:, 0]) for seed in range(3) for epoch in range(6)}
     assert len(starts) > 1  # epochs are cut elsewhere
     states = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 9.0), task.carry)  # of another epoch

@@ -200,8 +200,11 @@ def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
     )
     for index, written in ((1, []), (0, [saved_models.FILE])):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        saved_models.save_model(tmp_path, "char_lm", options, ("a", "b", "c"), params)
+        saved_models.save_model(tmp_path, "poems", options, ("a", "b", "c"), params)
         assert [path.name for path in tmp_path.iterdir()] == written
+    with pytest.raises(ValueError, match="is damaged, or not of this script"):
+        saved_models.load_model(tmp_path, "char_lm")
+    assert saved_models.load_model(tmp_path, "poems").symbols == ("a", "b", "c")
 
 
 def test_devices_are_the_first_of_every_process():

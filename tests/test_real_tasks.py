@@ -13,6 +13,8 @@ from experiments.datasets import poems as quatrains
 from experiments.datasets.airline import Series
 from experiments.datasets.vowels import Utterances
 from experiments.models.language import language_model
+from experiments.training.accuracy import accuracy_record, print_accuracy
+from experiments.training.loop import Course, Evaluation, TrainState
 from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 SCRIPTS = {
@@ -205,6 +207,32 @@ def test_each_network_has_the_rate_that_did_best_and_the_dropout_of_its_size():
     assert [network.dropout for network in polyphonic_music.networks_of(config)] == [0.0, 0.2]
     given = dataclasses.replace(config, dropout=0.1)
     assert [network.dropout for network in polyphonic_music.networks_of(given)] == [0.1, 0.1]
+
+
+def test_the_loss_of_a_forecast_is_that_of_each_month(monkeypatch):
+    """A network that says a quarter of the first number it reads, here the month's place in its window."""
+    monkeypatch.setattr(forecast, "many_to_many", lambda cell, model, xs: xs[..., :1] / 4)
+    months = np.arange("1950-03", "1953-03", dtype="datetime64[M]")
+    prepared = forecast.prepare(Series(months, np.arange(100, 136, dtype=np.float32)), 24)
+    task = forecast.task_of(forecast.Config(window=3, batch_size=2), None, prepared, 24)
+    xs = np.float32([[[0], [1], [2]], [[3], [4], [5]]])  # (B, T, I)
+    changes = np.float32([[0.0, 0.25, 0.5], [0.75, 1.0, 1.5]]) * forecast.SCALE
+    found, _ = task.loss(None, (), (xs, changes), None)
+    np.testing.assert_allclose(found, (100 * 0.25 * forecast.SCALE) ** 2 / 6, rtol=1e-5)
+
+
+def test_what_is_recorded_of_an_accuracy(capsys):
+    def at(step, *values):
+        return Evaluation(step, 1.0, np.zeros(2), {"test accuracy": np.float64(values)})
+
+    state = TrainState(None, None, {"w": np.zeros((2, 5))}, None, None)
+    course = Course(state, None, [at(10, 0.1, 0.2), at(20, 0.75, 0.85)])
+    record = accuracy_record(course, [3, 4])
+    assert record["test_accuracy"] == [0.75, 0.85]
+    assert (record["test_accuracy_mean"], record["parameters"], record["steps"]) == (pytest.approx(0.8), 5, [10, 20])
+    assert record["test_accuracy_by_evaluation"] == [[0.1, 0.2], [0.75, 0.85]]
+    print_accuracy("accuracy", course, "90")
+    assert "75.0 85.0 │ 80.0 │        90 │          5" in capsys.readouterr().out
 
 
 # ---- poems
