@@ -193,8 +193,8 @@ def test_a_task_that_cannot_be_shared_out_needs_one_process(monkeypatch):
 
 
 def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
-    model = saved_models.model_of(3, {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0})
-    options = dict.fromkeys(saved_models.OPTIONS, 1)
+    options = {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0}
+    model = saved_models.model_of(3, options)
     params = jax.tree.map(
         lambda leaf: np.zeros((1, *leaf.shape), np.float32), jax.eval_shape(model.init, jax.random.key(0))
     )
