@@ -27,7 +27,7 @@ SCRIPTS = (
     Script("mnist_1d", "MNIST-1D by the published protocol", "3"),
     Script("japanese_vowels", "speakers by their vowels: lengths, both directions", "2"),
     Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "15"),
-    Script("char_lm", "learns any text by its characters, and goes on after a prompt", "25"),
+    Script("char_lm", "learns any text by its characters, and goes on after a prompt", "6"),
     Script("poems", "learns Tang quatrains and writes new ones", "9"),
     Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
     Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
