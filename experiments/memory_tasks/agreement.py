@@ -21,7 +21,6 @@ FIRST_PREPOSITION = FIRST_NOUN + len(NOUNS)
 FIRST_VERB = FIRST_PREPOSITION + len(PREPOSITIONS)
 FIRST_PAST = FIRST_VERB + len(VERBS)
 NOTHING = -1
-SLOTS = 4  # words of a modifier, at most
 
 
 def draw_sentences(rng: np.random.Generator, modifiers: int, count: int) -> Batch:
