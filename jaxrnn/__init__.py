@@ -27,7 +27,7 @@ from jaxrnn.cells import (
     rnn,
     rnn_step,
 )
-from jaxrnn.modes import generate, last_output
+from jaxrnn.generation import generate, last_output
 from jaxrnn.network import Bidirectional, Network, count_params, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.saving import load, save

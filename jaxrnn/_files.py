@@ -59,19 +59,24 @@ def checked_path(where: str, path: Any) -> Path:
 
 
 def write(where: str, path: Path, content: Content) -> None:
-    """The whole content, or nothing: written and synced beside its place, then moved there."""
+    """A safetensors file with the whole content, or nothing."""
     serialise = _safetensors(where).numpy.save
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in content.arrays.items()}
     rest = {name: part for name, part in content._asdict().items() if name != "arrays"}
     entry = json.dumps({"version": VERSION, **rest, "checksums": checksums})
     whole = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
+    write_whole(where, path, whole)
+
+
+def write_whole(where: str, path: Path, content: bytes) -> None:
+    """A file with this content, or nothing: written and synced beside its place, then moved there."""
     target = Path(os.path.realpath(path))  # a link stays one
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder")
         with open(temporary, "xb") as file:
-            file.write(whole)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
@@ -79,7 +84,8 @@ def write(where: str, path: Path, content: Content) -> None:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"{where}: path: {error.strerror}; nothing was changed", str(path)) from error
+            said = error.strerror or error
+            raise OSError(error.errno, f"{where}: path: {said}; nothing was changed", str(path)) from error
         raise
 
 

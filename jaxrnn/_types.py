@@ -15,16 +15,22 @@ letter    meaning
 A *cell* holds the equations of one step and knows nothing of time. The *driver*
 in :mod:`jaxrnn.sequence` knows time and nothing of a cell's equations. A
 :class:`Rule` is the wall between them.
+
+Cells compare and hash by value, because jit keeps compiled programs by the value of their
+static arguments. A function that depends on options is therefore a :class:`jaxrnn._bound.Bound`, never a
+closure.
 """
 
-import inspect
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
+
+from jaxrnn._bound import picklable
 
 AnyArray = jax.Array | np.ndarray | np.generic  # what users may pass; inside the library all is jax.Array
 PyTree = Any
@@ -33,58 +39,49 @@ State = PyTree
 DType = Any
 
 
-@runtime_checkable
-class Initializer(Protocol):
-    """Draws an array: the signature of everything in :mod:`jax.nn.initializers`."""
-
-    def __call__(self, key: Array, shape: Any, dtype: Any = ..., /) -> Array: ...
-
-
-@runtime_checkable
-class BiasInitializer(Protocol):
-    """Draws the biases of all gates of a cell, in the order of ``gates``: ``(G*H,)``."""
-
-    def __call__(self, key: Array, gates: tuple[str, ...], hidden_size: int, dtype: Any, /) -> Array: ...
-
-
 class Tape(NamedTuple):
-    """What the forward pass leaves behind of a step, or of all steps with a leading axis T."""
+    """What the forward pass keeps of a step, or of all steps with a leading axis T."""
 
     before: State  # the state that entered the step
     after: State  # the state that left it
     residual: PyTree  # what `Rule.forward` chose to keep
 
 
-class Units(NamedTuple):
-    """What a rule does unit by unit, around its one recurrent product h W_h: for kernels that hold the whole loop.
+class Pointwise(NamedTuple):
+    """The part of a rule that works on every unit by itself, around its one recurrent product h W_h.
 
-    ``forward`` and ``backward`` of the rule call these very functions, so that the equations
-    stand once. Arrays are ``(*B, N)``, of any N of the H units, and what there is of every gate
-    is a tuple of G; ``params`` are read for vectors ``(N,)`` alone, never for matrices.
+    A kernel that holds the whole loop over time calls these functions. The rule's ``forward`` and
+    ``backward`` call them too, so that the equations stand once. Arrays are ``(*B, N)``, for any N
+    of the H units. What exists for every gate is a tuple of G. Of ``params`` only vectors ``(N,)``
+    are read, never matrices.
 
     Attributes:
-        shown: ``(state) -> h``: what the product reads, which is also the output.
-        forward: ``(params, state, zs, products) -> (state, residual)``, from a gate's share of
-            ``project`` and of h W_h.
+        hidden: ``(state) -> h``, which the product reads, and which is the output.
+        forward: ``(params, state, zs, products) -> (state, residual)``, from each gate's share
+            of ``project`` and of h W_h.
         backward: ``(params, tape, dstate) -> (dstate_before, dproducts, extra)``: the cotangent
-            that passes by the product, that of the product, and what ``delta`` needs besides.
-        received: ``(dstate, dh) -> dstate`` with ``dh`` added where ``shown`` reads.
+            that does not go through the product, the cotangent of the product, and what ``delta``
+            needs besides.
+        add_to_hidden: ``(dstate, dh) -> dstate``, with ``dh`` added to the part that ``hidden`` reads.
         delta: ``(dproducts, extra) -> delta``: what ``Rule.accumulate`` reads, from the gates side
             by side ``(T, *B, GH)``.
+        stands_for: the rule's own ``forward`` and ``backward``. In a rule with other ones these
+            functions are not its equations, and kernels refuse it.
     """
 
-    shown: Callable[[State], Array]
+    hidden: Callable[[State], Array]
     forward: Callable[[Params, State, tuple[Array, ...], tuple[Array, ...]], tuple[State, PyTree]]
     backward: Callable[[Params, Tape, State], tuple[State, tuple[Array, ...], PyTree]]
-    received: Callable[[State, Array], State]
+    add_to_hidden: Callable[[State, Array], State]
     delta: Callable[[Array, PyTree], PyTree]
+    stands_for: tuple[Callable[..., Any], Callable[..., Any]]
 
 
 class Rule(NamedTuple):
-    """A cell taken apart for back-propagation through time.
+    """A cell split into four parts for back-propagation through time.
 
     ``forward`` and ``backward`` run inside the loops over time, so they hold only
-    what depends on the state; ``project`` and ``accumulate`` see all steps at once
+    what depends on the state. ``project`` and ``accumulate`` see all steps at once
     and turn T small products into a large one. ``project`` and ``forward`` must
     accept any leading axes, so that a step, and a whole sequence whose states are
     known, go through the same lines.
@@ -95,17 +92,16 @@ class Rule(NamedTuple):
         backward: ``(params, tape, dstate, dy) -> (dstate_before, delta)``. The
             transpose of ``forward`` in the state, by hand. ``dstate`` is the cotangent
             of ``tape.after``. ``delta`` is any pytree that ``accumulate`` reads. It must
-            be linear in ``(dstate, dy)``: a step that takes no part gets zeros.
+            be linear in ``(dstate, dy)``: a masked step gets zeros.
         accumulate: ``(params, xs, tape, deltas) -> (dparams, dxs)``. The cotangents of
             parameters and inputs of many steps at once, of all or of a segment; those of
             parameters are summed over segments. Every argument but ``params`` has a
             leading axis of steps.
         matrices: names of the fields of ``params`` that enter matrix products:
             what ``compute_dtype`` casts.
-        prepare: ``(params) -> params``, or ``None``: what ``backward`` gets in their place, laid
-            out once before its loop, as a transposed matrix.
-        units: the part of it that goes unit by unit, or ``None``: what a fused kernel needs. It is
-            the library's own, of no public type: where another field is replaced, give ``None``.
+        prepare: ``(params) -> params``, or ``None``: what ``backward`` gets instead of the
+            parameters, made once before its loop, such as a transposed matrix.
+        pointwise: the part that works on every unit by itself, or ``None``. Fused kernels need it.
     """
 
     project: Callable[[Params, PyTree], PyTree]
@@ -114,56 +110,88 @@ class Rule(NamedTuple):
     accumulate: Callable[[Params, PyTree, Tape, PyTree], tuple[Params, PyTree]]
     matrices: tuple[str, ...] = ()
     prepare: Callable[[Params], Params] | None = None
-    units: Units | None = None
+    pointwise: Pointwise | None = None
+
+    def __reduce__(self) -> Any:
+        return Rule, tuple(map(picklable, self))
 
 
-class Config(NamedTuple):
-    """How a cell was made: a call of one of the library's factories, but for the initialisers.
+class LayerRules(NamedTuple):
+    """The rules of a network that runs as one cell: of each layer, one a direction."""
 
-    Attributes:
-        factory: its name, as "lstm".
-        options: pairs of a name and a value, in the order of the factory's signature, those
-            with their default value included. A cell among them is there as its own
-            :class:`Config`.
+    layers: tuple[tuple[Rule | None, ...], ...]
+
+
+class Equations(NamedTuple):
+    """The part of a cell that a compiled program depends on. Initialisers have no part in it."""
+
+    step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
+    rule: Rule | LayerRules | None
+
+
+def format_value(value: Any) -> str:
+    """A value as it stands in the name of a cell: functions by their names."""
+    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+
+
+def format_call(name: str, options: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """The call `name(...)` with these options, without those that have their default value."""
+    words = [
+        f"{option}={format_value(value)}" if option in defaults else format_value(value)
+        for option, value in options.items()
+        if option not in defaults or value != defaults[option]
+    ]
+    return f"{name}({', '.join(words)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class CellConfig:
+    """How a cell of the library was made: the options of its factory, but for the initialisers.
+
+    Each family has its own subclass, with a field for each option.
     """
 
-    factory: str
-    options: tuple[tuple[str, Any], ...]
+    factory: ClassVar[str]  # the name of the function that makes the cell
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options by name, in the order of the factory's signature."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
-class Placement(NamedTuple):
-    """Over which axes of a mesh a cell's work is shared out, wherever it is unrolled."""
+    def __reduce__(self) -> Any:
+        return type(self), tuple(map(picklable, self.options.values()))
 
-    mesh: Mesh
-    units: str | None  # the axis of the hidden units
-    batch: tuple[Any, ...]  # for each batch axis that of the mesh, or `None`; those left out are whole
+    def __repr__(self) -> str:
+        fields = dataclasses.fields(self)
+        defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+        return format_call(self.factory, self.options, defaults)
 
 
 class Cell(NamedTuple):
     """The equations of one step of a recurrent network, as a record of pure functions.
 
-    The first three are all a cell of your own needs: it is then differentiated through
-    the scan. Giving it a :class:`Rule` makes it fast.
+    The first three fields are all a cell of your own needs: it is then differentiated through
+    the scan. A :class:`Rule` makes it fast. Cells that the library makes with equal
+    options are equal, and share every compiled program. A cell of your own is equal to itself.
+    Cells can be pickled if the functions in them can: a lambda needs cloudpickle.
 
     Attributes:
         init: ``(key, input_size, dtype=None) -> params``.
         initial_state: ``(batch_shape=(), dtype=None) -> state``, whose leaves start with
             the axes of ``batch_shape``.
         step: ``(params, state, x) -> (state, y)``.
-        rule: the same step taken apart, or ``None``.
-        check: ``(where, params, input_shape) -> None``: raises where ``params`` is not
+        rule: the same step split into four parts, or ``None``.
+        check: ``(where, params, input_shape) -> None``: raises if ``params`` is not
             this cell's, or does not fit inputs of that shape. ``None`` checks nothing.
         sample: ``(key, params, xs) -> (params, xs)`` with the random masks of one sequence
             in them, or ``None`` for a cell without noise.
-        name: how the cell calls itself in messages.
-        config: how it was made, what :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
-        placement: the devices of a cell from :func:`jaxrnn.model_parallel`; ``None`` elsewhere. Within a
-            call, `unroll` sets it itself for a batch on an explicit mesh.
+        name: what messages call the cell.
+        config: how it was made, which :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
 
     Example:
         >>> import jaxrnn
-        >>> jaxrnn.lstm(256)
-        lstm(256)
+        >>> jaxrnn.lstm(256), jaxrnn.lstm(256) == jaxrnn.lstm(256)
+        (lstm(256), True)
     """
 
     init: Callable[..., Params]
@@ -173,34 +201,46 @@ class Cell(NamedTuple):
     check: Callable[[str, Params, tuple[int, ...]], None] | None = None
     sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
-    config: Config | None = None
-    placement: Placement | None = None
+    config: CellConfig | None = None
 
     def __repr__(self) -> str:
         return self.name
 
+    def __deepcopy__(self, memo: Any) -> "Cell":
+        return self  # nothing in it changes
 
-def shown(value: Any) -> str:
-    """A value as it stands in a name: functions by theirs."""
-    return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
+    def __reduce__(self) -> Any:
+        return Cell, tuple(map(picklable, self))
+
+    @property
+    def equations(self) -> Equations:
+        """What programs that run the cell are compiled for."""
+        return Equations(self.step, self.rule)
 
 
-def made_by(factory: Callable[..., Cell], **options: Any) -> dict[str, Any]:
-    """The fields `name` and `config` of a cell that `factory` makes of these options.
+class Placement(NamedTuple):
+    """The axes of a mesh over which the work of a cell is sharded."""
 
-    The name is the call itself, without the options that have their default value. A cell
-    around a cell of the user's own has no configuration.
-    """
-    options = {name: value.item() if isinstance(value, np.generic) else value for name, value in options.items()}
-    defaults = {name: parameter.default for name, parameter in inspect.signature(factory).parameters.items()}
-    words = [
-        shown(value) if defaults[name] is inspect.Parameter.empty else f"{name}={shown(value)}"
-        for name, value in options.items()
-        if value != defaults[name]
-    ]
-    config = tuple((name, value.config if isinstance(value, Cell) else value) for name, value in options.items())
-    known = not any(isinstance(value, Cell) and value.config is None for value in options.values())
-    return {
-        "name": f"{factory.__name__}({', '.join(words)})",
-        "config": Config(factory.__name__, config) if known else None,
-    }
+    mesh: Mesh
+    hidden: str | None  # the axis of the hidden units
+    batch: tuple[Any, ...]  # for each batch axis that of the mesh, or `None`; those left out are whole
+
+
+class PlacedCell(NamedTuple):
+    """A cell and the devices that :func:`jaxrnn.unroll` runs it on. In all else it is that cell."""
+
+    cell: Cell
+    placement: Placement
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cell, name)
+
+    def __deepcopy__(self, memo: Any) -> "PlacedCell":
+        return self
+
+    def __repr__(self) -> str:
+        return repr(self.cell)
+
+
+AnyCell = Cell | PlacedCell
+CELL_TYPES = (Cell, PlacedCell)

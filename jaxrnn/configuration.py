@@ -13,26 +13,30 @@ from typing import Any
 import jax
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Config, shown
+from jaxrnn._types import CELL_TYPES, AnyCell, Cell, CellConfig, format_value
 from jaxrnn.cells import gru, indrnn, lstm, mgu, regularize, rnn
-from jaxrnn.network import Bidirectional, Network, stack
+from jaxrnn.network import Bidirectional, Network, stack, walk
 
 FACTORIES: dict[str, Callable[..., Cell]] = {f.__name__: f for f in (rnn, lstm, gru, mgu, indrnn, regularize)}
 STACK = ("cells", "merge", "dropout", "residual")
 
 
-def describe(network: Network | Cell) -> dict[str, Any]:
+def describe(network: Network | AnyCell) -> dict[str, Any]:
     """`network` as dictionaries, lists, strings, numbers and booleans.
 
     Raises:
         TypeError, ValueError: naming the layer, for a cell of the user's own, and for an
             activation or a merge that is a callable.
     """
-    if isinstance(network, Cell):
+    if isinstance(network, CELL_TYPES):
         return _describe_cell("", network)
     if callable(network.merge):
-        raise ValueError(f"merge expected a name, got {shown(network.merge)}; a function cannot be written as data")
-    layers = [_describe_layer(f"layers[{k}]", layer) for k, layer in enumerate(network.layers)]
+        given = format_value(network.merge)
+        raise ValueError(f"merge expected a name, got {given}; a function cannot be written as data")
+    layers = []
+    for ways in walk(network.layers):
+        entries = [_describe_cell(f"layers{way.path}", way.cell) for way in ways]
+        layers.append(entries[0] if len(ways) == 1 else dict(zip(Bidirectional._fields, entries, strict=True)))
     values = (layers, network.merge, network.dropout, network.residual)
     return {"factory": "stack", **dict(zip(STACK, values, strict=True))}
 
@@ -70,25 +74,20 @@ def equations(entry: Any) -> Any:
     return kept
 
 
-def _describe_layer(at: str, layer: Cell | Bidirectional) -> dict[str, Any]:
-    if isinstance(layer, Bidirectional):
-        return {name: _describe_cell(f"{at}.{name}", getattr(layer, name)) for name in layer._fields}
-    return _describe_cell(at, layer)
-
-
-def _describe_cell(at: str, cell: Cell) -> dict[str, Any]:
-    if cell.config is None or cell.config.factory not in FACTORIES:
+def _describe_cell(at: str, cell: AnyCell) -> dict[str, Any]:
+    config = cell.config
+    if config is None or config.factory not in FACTORIES:
         raise TypeError(f"{at or 'cell'} expected one that the library makes, got {cell!r}, which is your own")
-    return _describe_config(at, cell.config)
+    return _describe_config(at, config)
 
 
-def _describe_config(at: str, config: Config) -> dict[str, Any]:
+def _describe_config(at: str, config: CellConfig) -> dict[str, Any]:
     entry: dict[str, Any] = {"factory": config.factory}
-    for name, value in config.options:
+    for name, value in config.options.items():
         path = f"{at}.{name}" if at else name
         if callable(value):
-            raise ValueError(f"{path} expected a name, got {shown(value)}; a function cannot be written as data")
-        if isinstance(value, Config):
+            raise ValueError(f"{path} expected a name, got {format_value(value)}; a function cannot be written as data")
+        if isinstance(value, CellConfig):
             value = _describe_config(path, value)
         elif isinstance(value, tuple):  # one rate for each part of a state, by name
             value = dict(zip(getattr(value, "_fields", ()), value, strict=True))

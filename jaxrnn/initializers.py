@@ -1,22 +1,76 @@
-"""Where parameters start. Any initialiser of :mod:`jax.nn.initializers` serves as well.
+"""Initial values of parameters. Any initialiser of :mod:`jax.nn.initializers` works as well.
 
 Cells draw every gate's block on its own, so an initialiser sees ``(I, H)`` or ``(H, H)``,
 never the stacked ``(I, G*H)``: "orthogonal" means one orthogonal matrix a gate, and the
 fans of Glorot are those of a gate. Bias initialisers see the names of all gates at once,
 because some of them tie one gate to another.
+
+What these functions return compares by value and can be pickled.
 """
 
+import dataclasses
 import math
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxrnn._types import BiasInitializer, Initializer
+from jaxrnn._bound import Bound
 
-glorot_uniform = jax.nn.initializers.glorot_uniform
-orthogonal = jax.nn.initializers.orthogonal
+
+@runtime_checkable
+class Initializer(Protocol):
+    """Draws an array: the signature of everything in :mod:`jax.nn.initializers`."""
+
+    def __call__(self, key: Array, shape: Any, dtype: Any = ..., /) -> Array: ...
+
+
+@runtime_checkable
+class BiasInitializer(Protocol):
+    """Draws the biases of all gates of a cell, in the order of ``gates``: ``(G*H,)``."""
+
+    def __call__(self, key: Array, gates: tuple[str, ...], hidden_size: int, dtype: Any, /) -> Array: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Initializers:
+    """What draws the parameters of a cell: `w_x`, the recurrent matrices, and the biases."""
+
+    kernel: Initializer
+    recurrent: Initializer
+    bias: BiasInitializer
+
+
+def _draw_by_jax(name: str, options: tuple[Any, ...], key: Array, shape: Any, *dtype: Any) -> Array:
+    return getattr(jax.nn.initializers, name)(*options)(key, shape, *dtype)
+
+
+def _axes(axis: Any) -> Any:
+    return axis if isinstance(axis, int) else tuple(axis)
+
+
+def glorot_uniform(in_axis: Any = -2, out_axis: Any = -1, batch_axis: Any = (), dtype: Any = None) -> Initializer:
+    """:func:`jax.nn.initializers.glorot_uniform`: U(±√(6 / (fan_in + fan_out))).
+
+    References:
+        Glorot & Bengio 2010, equation 16.
+    """
+    return Bound(_draw_by_jax, "glorot_uniform", (_axes(in_axis), _axes(out_axis), _axes(batch_axis), dtype))
+
+
+def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
+    """:func:`jax.nn.initializers.orthogonal`: `scale` times an orthogonal matrix, uniformly drawn.
+
+    References:
+        Saxe, McClelland & Ganguli 2014, arXiv:1312.6120.
+    """
+    return Bound(_draw_by_jax, "orthogonal", (scale, column_axis, dtype))
+
+
+def uniform(scale: float = 1e-2, dtype: Any = None) -> Initializer:
+    """:func:`jax.nn.initializers.uniform`: U(0, `scale`)."""
+    return Bound(_draw_by_jax, "uniform", (scale, dtype))
 
 
 def _is_number(value: Any) -> bool:
@@ -24,17 +78,17 @@ def _is_number(value: Any) -> bool:
 
 
 def torch_uniform() -> Initializer:
-    """U(-1/√H, 1/√H), H being the last axis: where every parameter of `torch.nn.LSTM` starts.
+    """U(-1/√H, 1/√H), with H the last axis: the distribution of every parameter of `torch.nn.LSTM`.
 
     References:
         torch.nn.RNNBase.reset_parameters.
     """
+    return _torch_uniform
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
-        bound = 1.0 / math.sqrt(max(shape[-1], 1))
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return init
+def _torch_uniform(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+    bound = 1.0 / math.sqrt(max(shape[-1], 1))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def identity(scale: float = 1.0) -> Initializer:
@@ -48,14 +102,14 @@ def identity(scale: float = 1.0) -> Initializer:
     """
     if not _is_number(scale):
         raise TypeError(f"identity: scale expected a number, got {scale!r}")
+    return Bound(_identity, scale)
 
-    def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
-        del key
-        if len(shape) != 2 or shape[0] != shape[1]:
-            raise ValueError(f"identity: shape expected a square (H, H), got {tuple(shape)}; use it for recurrent_init")
-        return jnp.asarray(scale, dtype) * jnp.eye(shape[0], dtype=dtype)
 
-    return init
+def _identity(scale: float, key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
+    del key
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"identity: shape expected a square (H, H), got {tuple(shape)}; use it for recurrent_init")
+    return jnp.asarray(scale, dtype) * jnp.eye(shape[0], dtype=dtype)
 
 
 def gate_bias(default: float = 0.0, **gates: float) -> BiasInitializer:
@@ -75,15 +129,23 @@ def gate_bias(default: float = 0.0, **gates: float) -> BiasInitializer:
     for name, value in {"default": default, **gates}.items():
         if not _is_number(value):
             raise TypeError(f"gate_bias: {name} expected a number, got {value!r}")
+    return Bound(_gate_bias, default, tuple(sorted(gates.items())))
 
-    def init(key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
-        del key
-        unknown = sorted(set(gates) - set(names))
-        if unknown:
-            raise ValueError(f"gate_bias: gate {unknown[0]!r} is not one of this cell's: {', '.join(names)}")
-        return jnp.concatenate([jnp.full((hidden_size,), gates.get(name, default), dtype) for name in names])
 
-    return init
+def _gate_bias(
+    default: float,
+    gates: tuple[tuple[str, float], ...],
+    key: Array,
+    names: tuple[str, ...],
+    hidden_size: int,
+    dtype: Any,
+) -> Array:
+    del key
+    values = dict(gates)
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(f"gate_bias: gate {unknown[0]!r} is not one of this cell's: {', '.join(names)}")
+    return jnp.concatenate([jnp.full((hidden_size,), values.get(name, default), dtype) for name in names])
 
 
 def torch_uniform_bias() -> BiasInitializer:
@@ -93,12 +155,12 @@ def torch_uniform_bias() -> BiasInitializer:
         1. torch adds two biases, each drawn so; here there is one (a GRU's `b_hn` is
            drawn apart), and its variance is half of that of torch's sum.
     """
+    return _torch_uniform_bias
 
-    def init(key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
-        bound = 1.0 / math.sqrt(hidden_size)
-        return jax.random.uniform(key, (len(names) * hidden_size,), dtype, -bound, bound)
 
-    return init
+def _torch_uniform_bias(key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
+    bound = 1.0 / math.sqrt(hidden_size)
+    return jax.random.uniform(key, (len(names) * hidden_size,), dtype, -bound, bound)
 
 
 def chrono(max_time: int) -> BiasInitializer:
@@ -117,24 +179,24 @@ def chrono(max_time: int) -> BiasInitializer:
         raise TypeError(f"chrono: max_time expected a number of steps, got {max_time!r}")
     if max_time < 3:
         raise ValueError(f"chrono: max_time expected at least 3 steps, got {max_time}")
+    return Bound(_chrono, max_time)
 
-    def init(key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
-        kept = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1.0, max_time - 1.0))
-        keep_gate = "f" if {"f", "g"} <= set(names) else "z"
-        if keep_gate not in names:
-            raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")
-        biases = {keep_gate: kept}
-        if keep_gate == "f":
-            biases["i"] = -kept
-        return jnp.concatenate([biases.get(name, jnp.zeros((hidden_size,), dtype)) for name in names])
 
-    return init
+def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
+    kept = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1.0, max_time - 1.0))
+    keep_gate = "f" if {"f", "g"} <= set(names) else "z"
+    if keep_gate not in names:
+        raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")
+    biases = {keep_gate: kept}
+    if keep_gate == "f":
+        biases["i"] = -kept
+    return jnp.concatenate([biases.get(name, jnp.zeros((hidden_size,), dtype)) for name in names])
 
 
 def draw_gates(initializer: Initializer, key: Array, gates: int, shape: tuple[int, int], dtype: Any) -> Array:
     """One block of `shape` a gate, side by side: `(rows, gates * columns)`.
 
-    Drawn in float32 at least: the decomposition behind `orthogonal` knows no narrower dtype.
+    Drawn in float32 at least: the decomposition in `orthogonal` does not support a narrower dtype.
     """
     drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
     keys = jax.random.split(key, gates)

@@ -1,9 +1,8 @@
 """Stacks of cells: layers of any sizes and kinds, one or both directions, dropout between them."""
 
-import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,17 +10,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Config, Params, PyTree, State, shown
-from jaxrnn.backends import IMPLEMENTATIONS
-from jaxrnn.backends.cudnn import in_one_call
+from jaxrnn._bound import Bound
+from jaxrnn._types import CELL_TYPES, AnyArray, AnyCell, Cell, LayerRules, Params, PyTree, State, format_call
+from jaxrnn.sequence import registry
 from jaxrnn.sequence.unroll import unroll
 
-MERGES: dict[str, Callable[[Array, Array], Array]] = {
-    "concat": lambda forward, backward: jnp.concatenate([forward, backward], axis=-1),
-    "sum": jnp.add,
-    "mul": jnp.multiply,
-    "average": lambda forward, backward: (forward + backward) / 2,
-}
+
+def _concat(forward: Array, backward: Array) -> Array:
+    return jnp.concatenate([forward, backward], axis=-1)
+
+
+def _average(forward: Array, backward: Array) -> Array:
+    return (forward + backward) / 2
+
+
+Merge = Callable[[Array, Array], Array]
+MERGES: dict[str, Merge] = {"concat": _concat, "sum": jnp.add, "mul": jnp.multiply, "average": _average}
 
 
 class Bidirectional(NamedTuple):
@@ -29,6 +33,47 @@ class Bidirectional(NamedTuple):
 
     forward: Any
     backward: Any
+
+
+Layer = AnyCell | Bidirectional
+
+# The walk over layers and directions. An entry is a layer, or what belongs to one: its parameters, its states.
+
+
+def directions(entry: Any) -> tuple[Any, ...]:
+    """The parts of an entry, one a direction: two of a :class:`Bidirectional`, else the entry itself."""
+    return tuple(entry) if isinstance(entry, Bidirectional) else (entry,)
+
+
+def from_directions(parts: Sequence[Any]) -> Any:
+    """The inverse of `directions`."""
+    return Bidirectional(*parts) if len(parts) == 2 else parts[0]
+
+
+class Direction(NamedTuple):
+    """One cell of a network, and what belongs to it."""
+
+    path: str  # after the name of a tuple over layers, such as "[0].forward"
+    reverse: bool
+    cell: Any
+    parts: tuple[Any, ...]  # of each of the trees that were walked with the layers
+
+
+def walk_layer(k: int, layer: Any, *entries: Any) -> list[Direction]:
+    """The directions of layer `k`, with their parts of the entries that belong to it."""
+    cells = directions(layer)
+    parts = zip(*map(directions, entries), strict=True) if entries else ((),) * len(cells)
+    names = [f".{name}" for name in Bidirectional._fields] if len(cells) == 2 else [""]
+    return [
+        Direction(f"[{k}]{name}", reverse, cell, tuple(own))
+        for name, reverse, cell, own in zip(names, (False, True), cells, parts, strict=False)
+    ]
+
+
+def walk(layers: Sequence[Any], *trees: Sequence[Any]) -> Iterator[list[Direction]]:
+    """Every layer of a network, by its directions, from the input up."""
+    for k, (layer, *entries) in enumerate(zip(layers, *trees, strict=True)):
+        yield walk_layer(k, layer, *entries)
 
 
 class Network(NamedTuple):
@@ -53,34 +98,41 @@ class Network(NamedTuple):
     initial_state: Callable[..., State]
     unroll: Callable[..., tuple[Any, ...]]
     step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
-    layers: tuple[Cell | Bidirectional, ...]
-    merge: str | Callable[[Array, Array], Array] = "concat"
+    layers: tuple[Layer, ...]
+    merge: str | Merge = "concat"
     dropout: float = 0.0
     residual: bool = False
 
+    def __deepcopy__(self, memo: Any) -> "Network":
+        return self  # nothing in it changes
+
     def __repr__(self) -> str:
-        given = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
-        named = [f", {name}={shown(v)}" for name, v in given.items() if v != self._field_defaults[name]]
-        return f"stack([{', '.join(map(repr, self.layers))}]{''.join(named)})"
+        options = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
+        return format_call("stack", {"cells": list(self.layers), **options}, self._field_defaults)
 
 
 class _Plan(NamedTuple):
-    layers: tuple[Cell | Bidirectional, ...]
-    merge: Callable[[Array, Array], Array]
+    layers: tuple[Layer, ...]
+    merge: str | Merge
     dropout: float
     residual: bool
-    whole: Cell | None = None  # what "cudnn" runs in one call, if it can
+
+    @property
+    def is_bidirectional(self) -> bool:
+        """Whether any layer reads both ways."""
+        return any(len(directions(layer)) == 2 for layer in self.layers)
+
+    def merged(self, outputs: Sequence[Array]) -> Array:
+        """One output of those of a layer's directions."""
+        return merge_of(self.merge)(*outputs) if len(outputs) == 2 else outputs[0]
 
 
-def _per_cell(f: Callable[..., Any], layer: Cell | Bidirectional, *others: Any) -> Any:
-    """`f` of a layer's cell, or of both of them as a `Bidirectional`."""
-    if isinstance(layer, Bidirectional):
-        pairs = (tuple(o[k] for o in others) for k in range(2))
-        return Bidirectional(*(f(cell, *other) for cell, other in zip(layer, pairs, strict=True)))
-    return f(layer, *others)
+def merge_of(merge: str | Merge) -> Merge:
+    """The function that makes one output of two."""
+    return MERGES[merge] if isinstance(merge, str) else merge
 
 
-def _output_size(cell: Cell) -> int:
+def _output_size(cell: Any) -> int:
     """The last axis of a cell's output, which does not depend on what it reads."""
 
     def run(key: Array) -> Array:
@@ -89,14 +141,13 @@ def _output_size(cell: Cell) -> int:
     return jax.eval_shape(run, jax.random.key(0)).shape[-1]
 
 
-def _layer_size(layer: Cell | Bidirectional, merge: Callable[[Array, Array], Array]) -> int:
-    if isinstance(layer, Cell):
-        return _output_size(layer)
-    halves = [jax.ShapeDtypeStruct((_output_size(cell),), jnp.float32) for cell in layer]
+def _layer_size(layer: Layer, merge: Merge) -> int:
+    sizes = [_output_size(cell) for cell in directions(layer)]
+    if len(sizes) == 1:
+        return sizes[0]
     try:
-        return jax.eval_shape(merge, *halves).shape[-1]
+        return jax.eval_shape(merge, *(jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes)).shape[-1]
     except (TypeError, ValueError) as error:
-        sizes = [half.shape[-1] for half in halves]
         raise ValueError(f"stack: merge expected directions of equal sizes, got {sizes[0]} and {sizes[1]}") from error
 
 
@@ -104,15 +155,18 @@ def _init(plan: _Plan, key: Array, input_size: int, dtype: Any = None) -> Params
     """A tuple over layers of the cells' parameters."""
     size, params = _checks.positive_int("stack.init", "input_size", input_size), []
     for layer, key_layer in zip(plan.layers, jax.random.split(key, len(plan.layers)), strict=True):
-        keys = jax.random.split(key_layer) if isinstance(layer, Bidirectional) else key_layer
-        params.append(_per_cell(lambda cell, k, size=size: cell.init(k, size, dtype), layer, keys))
-        size = _layer_size(layer, plan.merge)
+        cells = directions(layer)
+        keys = jax.random.split(key_layer) if len(cells) == 2 else (key_layer,)
+        params.append(from_directions([cell.init(k, size, dtype) for cell, k in zip(cells, keys, strict=True)]))
+        size = _layer_size(layer, merge_of(plan.merge))
     return tuple(params)
 
 
 def _initial_state(plan: _Plan, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
     """A tuple over layers of the cells' initial states."""
-    return tuple(_per_cell(lambda cell: cell.initial_state(batch_shape, dtype), layer) for layer in plan.layers)
+    return tuple(
+        from_directions([cell.initial_state(batch_shape, dtype) for cell in directions(layer)]) for layer in plan.layers
+    )
 
 
 def _drop(rate: float, key: Array, ys: Array) -> Array:
@@ -120,23 +174,30 @@ def _drop(rate: float, key: Array, ys: Array) -> Array:
     return jnp.where(keep, ys / (1 - rate), jnp.zeros_like(ys))
 
 
-def _run_layer(
-    plan: _Plan, layer: Cell | Bidirectional, params: Params, xs: Any, state: State, key: Array | None, options: dict
-) -> tuple[Any, ...]:
-    """`unroll` of one layer, in one direction or both and merged."""
-    if isinstance(layer, Cell):
-        return unroll(layer, params, xs, state, key=key, **options)
-    reset_state = options.pop("reset_state")
-    keys = (None, None) if key is None else jax.random.split(key)
-    halves = [
-        unroll(
-            layer[k], params[k], xs, state if state is None else state[k], reverse=bool(k), key=keys[k],
-            reset_state=reset_state if reset_state is None else reset_state[k], **options,
-        )
-        for k in range(2)
-    ]  # fmt: skip
-    finals, outputs, *states = (Bidirectional(*both) for both in zip(*halves, strict=True))
-    return finals, plan.merge(*outputs), *states
+def run_layers(
+    plan: Any,
+    run: Callable[[Direction, Any], tuple[Any, Array]],
+    xs: Any,
+    *trees: Sequence[Any],
+    between: Callable[[int, Array], Array] = lambda k, ys: ys,
+) -> tuple[list[list[Any]], Array]:
+    """Every layer over the outputs of the one below it.
+
+    `run(direction, xs) -> (kept, ys)` runs one direction, with its parts of the trees; `between(k, ys)`
+    changes what the next layer reads. `plan` is a network or what it is made of.
+
+    Returns:
+        What was kept, by layer and direction, and the outputs of the last layer.
+    """
+    kept = []
+    for k, ways in enumerate(walk(plan.layers, *trees)):
+        found = [run(way, xs) for way in ways]
+        kept.append([own for own, _ in found])
+        outputs = [ys for _, ys in found]
+        ys = merge_of(plan.merge)(*outputs) if len(outputs) == 2 else outputs[0]
+        ys = ys + xs if plan.residual and k else ys
+        xs = between(k, ys) if k < len(plan.layers) - 1 else ys
+    return kept, xs
 
 
 def _unroll(
@@ -156,109 +217,116 @@ def _unroll(
     for name, given in (("states", states), ("reset_state", reset_state)):
         if given is not None:
             _check_layers(where, name, given, plan.layers)
-    if reverse and any(isinstance(layer, Bidirectional) for layer in plan.layers):
+    if reverse and plan.is_bidirectional:
         raise ValueError(
             f"{where}: reverse expected False for a bidirectional network, which reads both ways; got True"
         )
-    implementation = options.get("implementation")
-    _checks.one_of(where, "implementation", implementation, (None, *IMPLEMENTATIONS))
-    dropped = plan.dropout and key is not None and depth > 1
-    if implementation == "cudnn" and plan.whole is not None and not dropped:
-        return _unroll_whole(
-            plan, plan.whole, params, xs, states, dict(options, reset_state=reset_state, reverse=reverse)
-        )
+    implementation = registry.named(where, options.get("implementation"))
+    drops = bool(plan.dropout) and key is not None and depth > 1
+    layers = tuple(directions(layer) for layer in plan.layers)
+    if implementation is not None and not drops and _is_one_cell(plan) and implementation.supports_layers(layers):
+        return _unroll_as_one_cell(plan, params, xs, states, dict(options, reset_state=reset_state, reverse=reverse))
     keys: Any = [(None, None)] * depth if key is None else jax.random.split(key, (depth, 2))
-    outcomes = []
-    for k, layer in enumerate(plan.layers):
-        here = dict(options, reset_state=None if reset_state is None else reset_state[k])
-        if not isinstance(layer, Bidirectional):
-            here["reverse"] = reverse
-        key_cell, key_drop = keys[k]
-        outcome = _run_layer(plan, layer, params[k], xs, None if states is None else states[k], key_cell, here)
-        ys = outcome[1] + xs if plan.residual and k else outcome[1]
-        last = k == depth - 1
-        xs = _drop(plan.dropout, key_drop, ys) if plan.dropout and key is not None and not last else ys
-        outcomes.append(outcome)
-    finals, _, *every = zip(*outcomes, strict=True)
-    return (tuple(finals), xs, *(tuple(states) for states in every))
+    cell_keys = [_split_key(layer, own) for layer, (own, _) in zip(plan.layers, keys, strict=True)]
+
+    def run(way: Direction, xs: Any) -> tuple[Any, Array]:
+        own, state, reset, cell_key = way.parts
+        given = {"key": cell_key, "reset_state": reset, "reverse": reverse or way.reverse, **options}
+        final, ys, *over_time = unroll(way.cell, own, xs, state, **given)
+        return (final, *over_time), ys
+
+    def dropped(k: int, ys: Array) -> Array:
+        return _drop(plan.dropout, keys[k][1], ys) if drops else ys
+
+    nothing = [from_directions([None] * len(cells)) for cells in layers]
+    trees = (params, nothing if states is None else states, nothing if reset_state is None else reset_state, cell_keys)
+    kept, ys = run_layers(plan, run, xs, *trees, between=dropped)
+    by_layer = ([from_directions(part) for part in zip(*layer, strict=True)] for layer in kept)
+    finals, *over_time = zip(*by_layer, strict=True)
+    return (finals, ys, *over_time)
 
 
-def _whole(plan: _Plan) -> Cell | None:
-    """The network as one cell, if its layers have the form of one call of cuDNN."""
-    layers = [tuple(layer) if isinstance(layer, Bidirectional) else (layer,) for layer in plan.layers]
-    between = len(layers) > 1 and (plan.residual or (len(layers[0]) == 2 and plan.merge is not MERGES["concat"]))
-    placed = any(cell.placement is not None for layer in layers for cell in layer)
-    if placed or between or not in_one_call(layers):
-        return None
-    return Cell(
-        init=functools.partial(_init, plan),
-        initial_state=functools.partial(_initial_state, plan),
-        step=functools.partial(_step, plan),
-        check=functools.partial(_check_whole, layers),
-        name=f"stack([{', '.join(map(repr, plan.layers))}])",
-        config=Config("stack", (("cells", tuple(cell.config for layer in layers for cell in layer)),)),
-    )
+def _split_key(layer: Layer, key: Array | None) -> Any:
+    """The keys of a layer's directions."""
+    if len(directions(layer)) == 1:
+        return key
+    return Bidirectional(*((None, None) if key is None else jax.random.split(key)))
 
 
-def _check_whole(layers: Sequence[tuple[Cell, ...]], where: str, params: Params, input_shape: tuple[int, ...]) -> None:
-    """What the cells check one by one, each layer reading the directions below it side by side."""
-    for cells, here in zip(layers, params, strict=True):
-        for cell, record in zip(cells, here if isinstance(here, Bidirectional) else (here,), strict=True):
-            assert cell.check is not None
-            cell.check(where, record, input_shape)
-        input_shape = (*input_shape[:-1], sum(_output_size(cell) for cell in cells))
+# A network as one cell, for an implementation that runs all layers in one call
 
 
-def _unroll_whole(
-    plan: _Plan, whole: Cell, params: Params, xs: AnyArray, states: State | None, options: dict
+def _is_one_cell(plan: _Plan) -> bool:
+    """Whether nothing but two directions side by side stands between its layers."""
+    between = plan.residual or (plan.is_bidirectional and merge_of(plan.merge) is not _concat)
+    return len(plan.layers) == 1 or not between
+
+
+def _unroll_as_one_cell(
+    plan: _Plan, params: Params, xs: AnyArray, states: State | None, options: dict[str, Any]
 ) -> tuple[Any, ...]:
     """All layers in one call."""
-    finals, ys = unroll(whole, params, xs, states, **options)
-    if isinstance(plan.layers[0], Bidirectional) and plan.merge is not MERGES["concat"]:
-        ys = plan.merge(*jnp.split(ys, 2, axis=-1))
-    return finals, ys
+    layers = tuple(directions(layer) for layer in plan.layers)
+    cell = Cell(
+        init=Bound(_init, plan),
+        initial_state=Bound(_initial_state, plan),
+        step=Bound(_step, plan),
+        rule=LayerRules(tuple(tuple(cell.rule for cell in layer) for layer in layers)),  # pyright: ignore
+        check=Bound(_check_as_one_cell, plan),
+        name=f"stack([{', '.join(map(repr, plan.layers))}])",
+    )
+    finals, ys = unroll(cell, params, xs, states, **options)
+    return finals, plan.merged(jnp.split(ys, 2, axis=-1)) if len(layers[0]) == 2 else ys
+
+
+def _check_as_one_cell(plan: _Plan, where: str, params: Params, input_shape: tuple[int, ...]) -> None:
+    """The checks of the cells, each layer reading the directions below it side by side."""
+    for ways in walk(plan.layers, params):
+        for way in ways:
+            way.cell.check(where, *way.parts, input_shape)
+        input_shape = (*input_shape[:-1], sum(_output_size(way.cell) for way in ways))
 
 
 def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]) -> tuple[State, Array]:
     """One step of every layer, the outputs of one being the inputs of the next."""
     where = "stack.step"
-    if any(isinstance(layer, Bidirectional) for layer in plan.layers):
+    if plan.is_bidirectional:
         raise ValueError(f"{where}: expected a unidirectional network; a bidirectional one needs the whole sequence")
     _check_layers(where, "params", params, plan.layers)
     _check_layers(where, "states", states, plan.layers)
-    y, after = jnp.asarray(x), []
-    for k, layer in enumerate(plan.layers):
-        assert isinstance(layer, Cell)
-        state, out = layer.step(params[k], states[k], y)
-        y = out + y if plan.residual and k else out
-        after.append(state)
-    return tuple(after), y
+    kept, y = run_layers(plan, lambda way, y: way.cell.step(*way.parts, y), jnp.asarray(x), params, states)
+    return tuple(state for (state,) in kept), y
 
 
-def _check_layers(where: str, name: str, value: Any, layers: tuple[Cell | Bidirectional, ...]) -> None:
+def _check_layers(where: str, name: str, value: Any, layers: tuple[Layer, ...]) -> None:
     if not isinstance(value, tuple) or hasattr(value, "_fields") or len(value) != len(layers):
         raise TypeError(
             f"{where}: {name} expected a tuple over {len(layers)} layers, got {_checks.describe(value)}; "
             "those of a single cell are one entry of it"
         )
     for k, (layer, entry) in enumerate(zip(layers, value, strict=True)):
-        if isinstance(layer, Bidirectional) != isinstance(entry, Bidirectional):
-            kind = "a Bidirectional(forward, backward)" if isinstance(layer, Bidirectional) else "one direction"
-            raise TypeError(f"{where}: {name}[{k}] expected {kind}, got {_checks.describe(entry)}")
+        check_directions(where, f"{name}[{k}]", layer, entry)
 
 
-def _check_layer(k: int, layer: Any, bidirectional: bool) -> Cell | Bidirectional:
-    pair = layer if isinstance(layer, Bidirectional) else (layer,)
-    if not all(isinstance(cell, Cell) for cell in pair):
+def check_directions(where: str, name: str, layer: Any, entry: Any) -> None:
+    """Raises unless an entry has the directions of the layer it belongs to."""
+    if len(directions(layer)) != len(directions(entry)):
+        kind = "one direction" if len(directions(layer)) == 1 else "a Bidirectional(forward, backward)"
+        raise TypeError(f"{where}: {name} expected {kind}, got {_checks.describe(entry)}")
+
+
+def _check_layer(k: int, layer: Any, bidirectional: bool) -> Layer:
+    cells = directions(layer)
+    if not all(isinstance(cell, CELL_TYPES) for cell in cells):
         raise TypeError(f"stack: cells[{k}] expected a Cell or a Bidirectional of two, got {_checks.describe(layer)}")
-    return Bidirectional(layer, layer) if bidirectional and isinstance(layer, Cell) else layer
+    return Bidirectional(layer, layer) if bidirectional and len(cells) == 1 else layer
 
 
 def stack(
-    cells: Sequence[Cell | Bidirectional],
+    cells: Sequence[Layer],
     *,
     bidirectional: bool = False,
-    merge: str | Callable[[Array, Array], Array] = "concat",
+    merge: str | Merge = "concat",
     dropout: float = 0.0,
     residual: bool = False,
 ) -> Network:
@@ -302,7 +370,7 @@ def stack(
         2. PyTorch: dropout is drawn from a key and off without one.
         3. Keras: `merge` is its `merge_mode`; "ave" is "average".
     """
-    if isinstance(cells, (Cell, Bidirectional)) or not isinstance(cells, Sequence):
+    if isinstance(cells, (*CELL_TYPES, Bidirectional)) or not isinstance(cells, Sequence):
         raise TypeError(f"stack: cells expected a sequence of cells, got {_checks.describe(cells)}; wrap one in a list")
     if not cells:
         raise ValueError("stack: cells expected at least one, got none")
@@ -310,22 +378,20 @@ def stack(
     layers = tuple(_check_layer(k, cell, bidirectional) for k, cell in enumerate(cells))
     if not callable(merge):
         _checks.one_of("stack", "merge", merge, (*MERGES, "a callable"))
-    combine = merge if callable(merge) else MERGES[merge]
     plan = _Plan(
-        layers, combine, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
+        layers, merge, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
     )
-    plan = plan._replace(whole=_whole(plan))
-    sizes = [_layer_size(layer, combine) for layer in layers]
+    sizes = [_layer_size(layer, merge_of(merge)) for layer in layers]
     for k, (below, size) in enumerate(itertools.pairwise(sizes), start=1):
         if plan.residual and below != size:
             raise ValueError(
                 f"stack: residual expected layers of equal sizes, got {below} below and {size} at layer {k}"
             )
     return Network(
-        init=functools.partial(_init, plan),
-        initial_state=functools.partial(_initial_state, plan),
-        unroll=functools.partial(_unroll, plan),
-        step=functools.partial(_step, plan),
+        init=Bound(_init, plan),
+        initial_state=Bound(_initial_state, plan),
+        unroll=Bound(_unroll, plan),
+        step=Bound(_step, plan),
         layers=layers,
         merge=merge,
         dropout=plan.dropout,

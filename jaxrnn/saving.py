@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxrnn import _checks, _files, configuration
-from jaxrnn._types import Cell, Params
+from jaxrnn._types import CELL_TYPES, AnyCell, Params
 from jaxrnn.network import Network
 
 KINDS = (jnp.floating, jnp.signedinteger, jnp.unsignedinteger, jnp.bool_)
@@ -19,7 +19,7 @@ KINDS = (jnp.floating, jnp.signedinteger, jnp.unsignedinteger, jnp.bool_)
 
 def save(
     path: str | os.PathLike[str],
-    network: Network | Cell,
+    network: Network | AnyCell,
     params: Params,
     metadata: Mapping[str, Any] | None = None,
     *,
@@ -79,7 +79,7 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str], network: Network | Cell | None = None, *, return_metadata: bool = False
+    path: str | os.PathLike[str], network: Network | AnyCell | None = None, *, return_metadata: bool = False
 ) -> tuple[Any, ...]:
     """Reads what :func:`save` wrote: a network, made anew, and its parameters.
 
@@ -138,11 +138,11 @@ def _named(params: Params) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in paths}
 
 
-def _abstract(network: Network | Cell, input_size: int) -> Params:
+def _abstract(network: Network | AnyCell, input_size: int) -> Params:
     return jax.eval_shape(lambda key: network.init(key, input_size), jax.random.key(0))
 
 
-def _input_size(network: Network | Cell, arrays: Mapping[str, np.ndarray]) -> int:
+def _input_size(network: Network | AnyCell, arrays: Mapping[str, np.ndarray]) -> int:
     """The input size of params: read off the first axis that grows with it, whatever the cell calls it."""
     one, two = (_named(_abstract(network, size)) for size in (1, 2))
     for name, array in arrays.items():
@@ -194,11 +194,11 @@ def _to_jax(where: str, path: os.PathLike[str], name: str, array: np.ndarray) ->
 
 
 def _check_network(where: str, network: Any) -> None:
-    if not isinstance(network, (Network, Cell)):
+    if not isinstance(network, (Network, *CELL_TYPES)):
         raise TypeError(f"{where}: network expected one from jaxrnn.stack, or a cell, got {_checks.describe(network)}")
 
 
-def _describe(network: Network | Cell) -> Any:
+def _describe(network: Network | AnyCell) -> Any:
     try:
         return configuration.describe(network)
     except (TypeError, ValueError) as error:
@@ -206,7 +206,7 @@ def _describe(network: Network | Cell) -> Any:
         raise type(error)(f"save: network: {error}; {remedy}") from error
 
 
-def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | Cell | None) -> Network | Cell:
+def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | AnyCell | None) -> Network | AnyCell:
     """The network of the file, or the given one when it computes the same."""
     if entry is None:
         if network is None:
@@ -229,7 +229,7 @@ def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | C
     return network
 
 
-def _equations(network: Network | Cell) -> Any:
+def _equations(network: Network | AnyCell) -> Any:
     """What the outputs depend on, or `None` for a network that cannot be described."""
     try:
         return configuration.equations(configuration.describe(network))

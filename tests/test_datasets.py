@@ -28,7 +28,7 @@ from experiments.datasets import (
     text,
     vowels,
 )
-from tests.dataset_files import CONTENTS, GZIPPED, set_of, write
+from tests.support.dataset_files import CONTENTS, GZIPPED, set_of, write
 
 MODULES = [m.name for m in pkgutil.iter_modules(experiments.datasets.__path__) if m.name != "__main__"]
 

@@ -23,7 +23,7 @@ from experiments.datasets import (
     _table,
 )
 from experiments.datasets._sources import Addresses, Package
-from tests.dataset_files import CONTENTS, GZIPPED, deb_of, files_below, set_of, tar_of, write, zip_of
+from tests.support.dataset_files import CONTENTS, GZIPPED, deb_of, files_below, set_of, tar_of, write, zip_of
 
 ROOT = Path(experiments.datasets.__file__).parents[2]
 

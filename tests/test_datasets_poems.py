@@ -9,7 +9,7 @@ import pytest
 from experiments.datasets import (
     poems,
 )
-from tests.dataset_files import set_of, tar_of, write
+from tests.support.dataset_files import set_of, tar_of, write
 
 HEAVEN = "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬藏閏餘成歲律呂調陽雲騰致雨露結為霜"
 

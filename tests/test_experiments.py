@@ -22,7 +22,7 @@ from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
 from experiments.models.readout import init_readout
-from tests.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
 
 # Sequential images
 

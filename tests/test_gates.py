@@ -17,7 +17,7 @@ from experiments.gates import measures
 from experiments.models import real_tasks
 from experiments.models.readout import many_to_one
 from jaxrnn.analysis import GateStatistics
-from tests.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
 
 RHYME = "Round and round the ragged rock the ragged rascal ran.\n" * 12
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.models import language
 from experiments.training.loop import begin, make_optimiser, training
-from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 V, B, WINDOW = 5, 3, 4
 TEXT = np.random.default_rng(0).integers(0, V, 50)

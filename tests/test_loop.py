@@ -21,7 +21,7 @@ from experiments.training.checkpoints import Checkpoints, check_folder
 from experiments.training.logs import Keepers, Log, TensorBoard
 from experiments.training.loop import Settings, Task, fit, make_optimiser, population, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
-from tests.training import compiled_quickly  # noqa: F401
+from tests.support.training import compiled_quickly  # noqa: F401
 
 
 def pull(params, carry, batch, key):

@@ -9,7 +9,7 @@ import pytest
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.lstm_vs_gru import plan
 from experiments.lstm_vs_gru.plan import adding, parameters_of, planned, sized
-from tests.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
 
 # Sizes
 

@@ -21,8 +21,8 @@ from experiments.command.report import CannotRun
 from experiments.models import saved as saved_models
 from experiments.training import placing, runs
 from experiments.training.loop import Settings, Task, fit
-from tests.distributed_worker import trained
-from tests.training import optax_promotes
+from tests.support.distributed_worker import trained
+from tests.support.training import optax_promotes
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # found: 2e-7 and 5e-16

@@ -15,7 +15,7 @@ from experiments.datasets.vowels import Utterances
 from experiments.models.language import language_model
 from experiments.training.accuracy import accuracy_record, print_accuracy
 from experiments.training.loop import Course, Evaluation, TrainState
-from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 SCRIPTS = {
     "char_lm": char_lm,

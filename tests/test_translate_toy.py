@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import translate_toy
 from experiments.datasets import translation
-from tests.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
 
 
 @pytest.mark.parametrize(("name", "size"), [("addition", 3), ("reversal", 7)])

@@ -12,7 +12,6 @@ import jaxrnn
 from experiments.benchmarks import _peers
 from experiments.benchmarks._contestants import Contestant, Model, of_model, unrolled
 from experiments.benchmarks._problem import Problem
-from jaxrnn import backends
 
 # float32 products are float32, tf32 products may be TF32; bf16 is operands of products for jaxrnn, whose states stay
 # in float32, and everything for PyTorch, as its users have it.
@@ -44,12 +43,13 @@ def own_options(name: str, dtype: str) -> dict[str, Any]:
 
 
 def why_not(problem: Problem, options: dict[str, Any]) -> str | None:
-    """The reason why `unroll` cannot serve these options here; nothing is computed."""
-    name = options["implementation"]
-    if name not in backends.IMPLEMENTATIONS:
-        return f"jaxrnn {jaxrnn.__version__} has no implementation of this name"
+    """The reason why `unroll` does not support these options here; nothing is computed."""
     try:
         jax.eval_shape(lambda p, xs: jaxrnn.unroll(problem.cell, p, xs, **options), problem.params, problem.xs)
+    except ValueError as error:
+        if "implementation expected" not in str(error):
+            raise
+        return f"jaxrnn {jaxrnn.__version__} has no implementation of this name"
     except NotImplementedError as error:
         return str(error).partition("; ")[2] or str(error)
     return None

@@ -1,13 +1,13 @@
 """What the analysis knows of each family of cells: the names and places of its gates, and none of its equations."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
 
-from jaxrnn._types import Cell, Params
+from jaxrnn._bound import Bound
+from jaxrnn._types import CELL_TYPES, Cell, Params
 from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
@@ -43,11 +43,11 @@ def _family(params: Any) -> Family | None:
         blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * rows else LSTM_GATES
         return Family(blocks, ("i", "f", "o"), _lstm_values, ("f", False))
     if isinstance(params, GRUParams):
-        return Family(GRU_GATES, ("r", "z"), functools.partial(_first, GRU_GATES), ("z", False))
+        return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), ("z", False))
     if isinstance(params, MGUParams):
-        return Family(MGU_GATES, ("f",), functools.partial(_first, MGU_GATES), ("f", True))
+        return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), ("f", True))
     if isinstance(params, (RNNParams, IndRNNParams)):
-        return Family(RNN_GATES, (), functools.partial(_first, ()), None)
+        return Family(RNN_GATES, (), Bound(_first, ()), None)
     return None
 
 
@@ -64,7 +64,7 @@ def family_of_params(where: str, params: Any) -> Family:
 
 def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
     """The family of a cell that has gates, and the shapes of its parameters."""
-    shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, Cell) else None
+    shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
     if family is None or not family.gates or cell.rule is None:
         raise NotImplementedError(f"{where}: cell expected an LSTM, GRU or MGU, which have gates; got {cell!r}")

@@ -10,18 +10,20 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, PyTree, State
+from jaxrnn._types import AnyCell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.masking import mask_of_lengths, only, shifted
 from jaxrnn.sequence.unroll import unroll
+
+Step = Callable[[Params, State, Array], tuple[State, PyTree]]
 
 
 class Steps(NamedTuple):
     """All steps of a sequence, leaves `(T, *B, ·)`."""
 
     before: State  # what entered each step
-    xs: Array  # zeros where a step takes no part
-    mask: Bool[Array, "T *B"] | None  # which steps take part; None: all
+    xs: Array  # zeros at masked steps
+    mask: Bool[Array, "T *B"] | None  # false at masked steps; None: none is masked
 
 
 class Trajectory(NamedTuple):
@@ -35,7 +37,7 @@ class Trajectory(NamedTuple):
 
 def trajectory(
     where: str,
-    cell: Cell,
+    cell: AnyCell,
     params: Params,
     xs: Any,
     state: State | None = None,
@@ -85,7 +87,7 @@ def state_size(state: State, leading: int) -> int:
 
 
 def flat_step(
-    cell: Cell, params: Params, state: State, x: Float[Array, "I"]
+    step_of_cell: Step, params: Params, state: State, x: Float[Array, "I"]
 ) -> tuple[Float[Array, "S"], Callable[[Float[Array, "S"]], Float[Array, "S"]]]:
     """The state of one sequence as a vector, and the step from there as a function of vectors.
 
@@ -94,6 +96,6 @@ def flat_step(
     flat, unravel = ravel_pytree(state)
 
     def step(flat: Float[Array, "S"]) -> Float[Array, "S"]:
-        return ravel_pytree(cell.step(params, unravel(flat), x)[0])[0].astype(flat.dtype)
+        return ravel_pytree(step_of_cell(params, unravel(flat), x)[0])[0].astype(flat.dtype)
 
     return flat, step

@@ -6,8 +6,6 @@ normalised over all blocks together, the block of their scales counts as zero in
 the weights, so that the other gates see what they saw before.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array
 
 from jaxrnn import _checks
+from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import gated_family_of
 from jaxrnn.cells._algebra import Dropped
@@ -28,7 +27,7 @@ class _Fixed(NamedTuple):
     start: int
     stop: int
     peephole: int | None  # its row, if there are peepholes and it has one
-    logit: np.ndarray
+    logit: tuple[float, ...]  # of one entry for all units, or of one for each
 
 
 def _without(fixed: _Fixed, leaf: Any) -> Any:
@@ -40,7 +39,7 @@ def _without(fixed: _Fixed, leaf: Any) -> Any:
     return leaf.at[..., fixed.start : fixed.stop].set(0)
 
 
-def _cut(fixed: _Fixed, params: Params) -> Params:
+def _without_gate(fixed: _Fixed, params: Params) -> Params:
     """The parameters without those of the gate; also their cotangents."""
     changes: dict[str, Any] = {"b": _without(fixed, params.b)}
     norm = getattr(params, "norm", None)
@@ -56,33 +55,47 @@ def _cut(fixed: _Fixed, params: Params) -> Params:
 
 def _held(fixed: _Fixed, params: Params, dtype: Any) -> Params:
     """The parameters with which the gate has its value whatever it reads."""
-    params = _cut(fixed, params)
+    params = _without_gate(fixed, params)
     b = jnp.zeros(params.w_x.shape[-1:], dtype) if params.b is None else params.b
-    return params._replace(b=b.at[fixed.start : fixed.stop].set(jnp.asarray(fixed.logit, b.dtype)))
+    logit = jnp.asarray(fixed.logit, b.dtype)
+    return params._replace(b=b.at[fixed.start : fixed.stop].set(jnp.broadcast_to(logit, fixed.stop - fixed.start)))
 
 
-def _step(cell: Cell, fixed: _Fixed, params: Params, state: State, x: Array) -> tuple[State, PyTree]:
-    return cell.step(_held(fixed, params, params.w_x.dtype), state, x)
+def _step(step: Any, fixed: _Fixed, params: Params, state: State, x: Array) -> tuple[State, PyTree]:
+    return step(_held(fixed, params, params.w_x.dtype), state, x)
+
+
+# The rule of the cell with parameters in which the gate is fixed. Only `project` reads the bias.
+
+
+def _project(rule: Rule, fixed: _Fixed, params: Params, xs: PyTree) -> PyTree:
+    return rule.project(_held(fixed, params, xs.dtype), xs)
+
+
+def _forward(rule: Rule, fixed: _Fixed, params: Params, state: State, z: PyTree) -> tuple[State, PyTree, PyTree]:
+    return rule.forward(_without_gate(fixed, params), state, z)
+
+
+def _accumulate(
+    rule: Rule, fixed: _Fixed, params: Params, xs: PyTree, tape: Tape, deltas: PyTree
+) -> tuple[Params, PyTree]:
+    dparams, dxs = rule.accumulate(_without_gate(fixed, params), xs, tape, deltas)
+    return _without_gate(fixed, dparams), dxs
+
+
+def _prepare(rule: Rule, fixed: _Fixed, params: Params) -> Params:
+    params = _without_gate(fixed, params)
+    return params if rule.prepare is None else rule.prepare(params)
 
 
 def _rule(rule: Rule, fixed: _Fixed) -> Rule:
-    """The rule of the cell, given parameters in which the gate is fixed; the bias is read by `project` alone."""
-    cut: Callable[[Params], Params] = functools.partial(_cut, fixed)
-
-    def accumulate(params: Params, xs: PyTree, tape: Tape, deltas: PyTree) -> tuple[Params, PyTree]:
-        dparams, dxs = rule.accumulate(cut(params), xs, tape, deltas)
-        return cut(dparams), dxs
-
-    def prepare(params: Params) -> Params:
-        return cut(params) if rule.prepare is None else rule.prepare(cut(params))
-
     return Rule(
-        project=lambda params, xs: rule.project(_held(fixed, params, xs.dtype), xs),
-        forward=lambda params, state, z: rule.forward(cut(params), state, z),
+        project=Bound(_project, rule, fixed),
+        forward=Bound(_forward, rule, fixed),
         backward=rule.backward,
-        accumulate=accumulate,
+        accumulate=Bound(_accumulate, rule, fixed),
         matrices=rule.matrices,
-        prepare=prepare,
+        prepare=Bound(_prepare, rule, fixed),
     )
 
 
@@ -122,7 +135,7 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     """
     where = "ablate_gates"
     family, shapes = gated_family_of(where, cell)
-    if cell.sample is not None:
+    if not isinstance(cell, Cell) or cell.sample is not None:
         raise NotImplementedError(f"{where}: cell expected one without noise, got {cell!r}; ablate it, then regularize")
     if gate not in family.gates or gate not in family.blocks:
         coupled = gate in family.gates
@@ -138,14 +151,14 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     fixed = _Fixed(place * hidden, (place + 1) * hidden, peephole, logit)
     assert cell.rule is not None
     return cell._replace(
-        step=functools.partial(_step, cell, fixed),
+        step=Bound(_step, cell.step, fixed),
         rule=_rule(cell.rule, fixed),
         name=f"ablate_gates({cell.name}, {gate!r})",
         config=None,
     )
 
 
-def _logit(where: str, value: Any, hidden: int) -> np.ndarray:
+def _logit(where: str, value: Any, hidden: int) -> tuple[float, ...]:
     if isinstance(value, Tracer):
         raise TypeError(f"{where}: value expected a number or an array, got a traced one; make the cell outside of jit")
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
@@ -158,4 +171,4 @@ def _logit(where: str, value: Any, hidden: int) -> np.ndarray:
     if not ((numbers >= 0) & (numbers <= 1)).all():
         raise ValueError(f"{where}: value expected numbers in [0, 1], got {_checks.describe(value)}")
     with np.errstate(divide="ignore"):
-        return np.log(numbers) - np.log1p(-numbers)
+        return tuple(np.atleast_1d(np.log(numbers) - np.log1p(-numbers)).tolist())

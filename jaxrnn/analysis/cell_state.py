@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
 from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
@@ -105,35 +105,34 @@ def cell_state_jacobian_terms(
             f"{where}: cell expected an LSTM with its params, got {cell!r} and {type(params).__name__}"
         )
     run = trajectory(where, cell, params, xs, state, lengths)
-    return _terms(cell, reduce, run.params, run.steps)
+    return _terms(cell.rule, repr(cell), reduce, run.params, run.steps)
 
 
-def _gates(cell: Cell, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:
+def _gates(rule: Rule, name: str, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:
     where = "cell_state_jacobian_terms"
-    assert cell.rule is not None
-    residual = cell.rule.forward(params, state, cell.rule.project(params, xs))[2]
+    residual = rule.forward(params, state, rule.project(params, xs))[2]
     if own_residual(residual) is not residual:
         raise NotImplementedError(
-            f"{where}: cell expected an LSTM without zoneout, got {cell!r}; the h that zoneout mixes is not o ⊙ tanh(c)"
+            f"{where}: cell expected an LSTM without zoneout, got {name}; the h that zoneout mixes is not o ⊙ tanh(c)"
         )
     return family_of_params(where, params).values(residual)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _terms(cell: Cell, reduce: Callable | None, params: LSTMParams, steps: Steps) -> CellStateTerms:
-    o = _gates(cell, params, steps.before, steps.xs)["o"]
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _terms(rule: Rule, name: str, reduce: Callable | None, params: LSTMParams, steps: Steps) -> CellStateTerms:
+    o = _gates(rule, name, params, steps.before, steps.xs)["o"]
 
     def at(now: tuple[Array, Steps]) -> CellStateTerms:
-        o_before, (before, x, takes_part) = now
+        o_before, (before, x, valid) = now
 
         def gates(c: Float[Array, "H"]) -> tuple[Array, Array, Array]:
-            found = _gates(cell, params, LSTMState(hidden(params, o_before, c), c), x)
+            found = _gates(rule, name, params, LSTMState(hidden(params, o_before, c), c), x)
             return found["f"], found["i"], found["g"]
 
         (f, i, g), (df, di, dg) = gates(before.c), jax.jacfwd(gates)(before.c)
         terms = CellStateTerms(jnp.diag(f), before.c[:, None] * df, g[:, None] * di, i[:, None] * dg)
         held = CellStateTerms(jnp.eye(f.shape[0], dtype=f.dtype), *(jnp.zeros_like(df),) * 3)
-        terms = select(takes_part, terms, held)
+        terms = select(valid, terms, held)
         return terms if reduce is None else CellStateTerms(*map(reduce, terms))
 
     flat = per_sequence(steps)

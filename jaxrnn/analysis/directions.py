@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.analysis._logscale import unit
-from jaxrnn.analysis._trajectory import Steps, Trajectory, trajectory
+from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, trajectory
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.masking import select
 
@@ -56,7 +56,7 @@ def tangent_norms(
     """
     where = "tangent_norms"
     run = trajectory(where, cell, params, xs, state, lengths, mask)
-    return _forward(cell, run.params, run.steps, _direction(where, "tangent", tangent, key, run))
+    return _forward(cell.step, run.params, run.steps, _direction(where, "tangent", tangent, key, run))
 
 
 def cotangent_norms(
@@ -99,7 +99,7 @@ def cotangent_norms(
     """
     where = "cotangent_norms"
     run = trajectory(where, cell, params, xs, state, lengths, mask)
-    return _backward(cell, run.params, run.steps, _direction(where, "cotangent", cotangent, key, run))
+    return _backward(cell.step, run.params, run.steps, _direction(where, "cotangent", cotangent, key, run))
 
 
 def _direction(where: str, name: str, given: Any, key: Array | None, run: Trajectory) -> State:
@@ -126,9 +126,9 @@ def _carried(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(cell: Cell, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
+def _forward(step_of_cell: Step, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
     def body(carry: tuple[State, Array], now: Steps) -> tuple[tuple[State, Array], Array]:
-        step = lambda state: cell.step(params, state, now.xs)[0]  # noqa: E731
+        step = lambda state: step_of_cell(params, state, now.xs)[0]  # noqa: E731
         _, image = jax.jvp(step, (now.before,), (carry[0],))
         return _carried(*carry, image, now.mask)
 
@@ -137,9 +137,9 @@ def _forward(cell: Cell, params: Params, steps: Steps, direction: State) -> Floa
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _backward(cell: Cell, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
+def _backward(step_of_cell: Step, params: Params, steps: Steps, direction: State) -> Float[Array, "T *B"]:
     def body(carry: tuple[State, Array], now: Steps) -> tuple[tuple[State, Array], Array]:
-        step = lambda state: cell.step(params, state, now.xs)[0]  # noqa: E731
+        step = lambda state: step_of_cell(params, state, now.xs)[0]  # noqa: E731
         _, pull = jax.vjp(step, now.before)
         return _carried(*carry, pull(carry[0])[0], now.mask)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.analysis._families import Values, gated_family_of, own_residual
+from jaxrnn._types import AnyArray, Cell, Params, Rule, State
+from jaxrnn.analysis._families import Family, Values, gated_family_of, own_residual
 from jaxrnn.analysis._trajectory import Steps, trajectory
 from jaxrnn.sequence.masking import only
 
@@ -60,17 +60,15 @@ def gate_values(
         >>> list(gates), gates["f"].shape
         (['i', 'f', 'g', 'o'], (6, 2, 4))
     """
-    gated_family_of("gate_values", cell)
+    family, _ = gated_family_of("gate_values", cell)
     run = trajectory("gate_values", cell, params, xs, state, lengths, mask)
-    values = _values(cell, run.params, run.steps)
+    values = _values(family, cell.rule, run.params, run.steps)
     return {name: values[name] for name in ("i", "r", "z", "f", "g", "n", "o") if name in values}  # jit sorts by name
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _values(cell: Cell, params: Params, steps: Steps) -> Values:
-    family, _ = gated_family_of("gate_values", cell)
-    assert cell.rule is not None
-    residual = cell.rule.forward(params, steps.before, cell.rule.project(params, steps.xs))[2]
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _values(family: Family, rule: Rule, params: Params, steps: Steps) -> Values:
+    residual = rule.forward(params, steps.before, rule.project(params, steps.xs))[2]
     return only(steps.mask, family.values(own_residual(residual)))
 
 
@@ -128,7 +126,7 @@ def gate_statistics(
         raise ValueError(f"{where}: low and high expected 0 < low <= high < 1, got {low} and {high}")
     bins = _checks.positive_int(where, "bins", bins)
     run = trajectory(where, cell, params, xs, state, lengths, mask)
-    values = _values(cell, run.params, run.steps)
+    values = _values(family, cell.rule, run.params, run.steps)
     found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in family.gates}
     assert family.kept is not None
     name, complement = family.kept

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
+from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, State
 from jaxrnn.analysis._logscale import (
     Scaled,
     at_one_scale,
@@ -30,8 +30,8 @@ from jaxrnn.analysis._logscale import (
     times,
     unscaled,
 )
-from jaxrnn.analysis._trajectory import Steps, Trajectory, trajectory
-from jaxrnn.network import MERGES, Bidirectional, Network
+from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, trajectory
+from jaxrnn.network import Direction, Network, from_directions, merge_of, run_layers, walk
 from jaxrnn.sequence.masking import only, select
 
 
@@ -49,7 +49,7 @@ class GradientFlow(NamedTuple):
 
 
 def gradient_flow(
-    net_or_cell: Network | Cell,
+    net_or_cell: Network | AnyCell,
     params: Params,
     xs: Float[AnyArray, "T *B I"],
     loss: Callable[[State, Array], Array],
@@ -117,7 +117,7 @@ def gradient_flow(
         return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
     run = trajectory(where, net_or_cell, params, xs, state, lengths, mask)
     value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
-    found, _ = _back(net_or_cell, False, contributions, run.params, run.steps, dfinal, _plain(dys, xs))
+    found, _ = _back(net_or_cell.step, False, contributions, run.params, run.steps, dfinal, _plain(dys, xs))
     return GradientFlow(value, *found)
 
 
@@ -156,7 +156,7 @@ def _state_norms(dstate: State, dy: Array, position: int | None, log_scale: Arra
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _back(
-    cell: Cell, reverse: bool, keep: bool, params: Params, steps: Steps, dfinal: State, dys: Scaled
+    step_of_cell: Step, reverse: bool, keep: bool, params: Params, steps: Steps, dfinal: State, dys: Scaled
 ) -> tuple[tuple[State, Params, Params | None], Scaled]:
     """The norms, the contributions if they are to be kept, and the cotangents of xs."""
 
@@ -166,7 +166,7 @@ def _back(
 
         def step(params: Params, state: State, x: Array) -> tuple[State, PyTree]:
             nonlocal position
-            after, y = cell.step(params, state, x)
+            after, y = step_of_cell(params, state, x)
             position = _own_output(after, y)
             return after, y
 
@@ -195,66 +195,43 @@ def _back(
 # ---- the layers of a network
 
 
-class _Way(NamedTuple):
-    """A cell of a layer, in the direction it reads."""
+class _Run(NamedTuple):
+    """A direction of a layer that was run."""
 
-    cell: Cell
-    reverse: bool
+    way: Direction
     run: Trajectory
-
-
-def _ways(layer: Cell | Bidirectional, value: Any) -> tuple[Any, ...]:
-    """What belongs to each direction of a layer."""
-    return tuple(value) if isinstance(layer, Bidirectional) else (value,)
-
-
-def _layer(layer: Cell | Bidirectional, values: list[Any]) -> Any:
-    return Bidirectional(*values) if isinstance(layer, Bidirectional) else values[0]
-
-
-def _merge(net: Network) -> Callable[[Array, Array], Array]:
-    return MERGES[net.merge] if isinstance(net.merge, str) else net.merge
-
-
-def _run_layers(
-    net: Network, params: Params, xs: Any, states: Any, lengths: Any, mask: Any
-) -> tuple[list[list[_Way]], State, Array]:
-    """Every layer's runs, the final states, and the outputs."""
-    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask))  # checks the arguments
-    states = net.initial_state(xs.shape[1:-1]) if states is None else states
-    layers, finals = [], []
-    for k, layer in enumerate(net.layers):
-        both = zip(_ways(layer, layer), _ways(layer, params[k]), _ways(layer, states[k]), (False, True), strict=False)
-        ways = [
-            _Way(cell, reverse, trajectory("gradient_flow", cell, own, xs, state, lengths, mask, reverse))
-            for cell, own, state, reverse in both
-        ]
-        outputs = [way.run.ys for way in ways]
-        out = _merge(net)(*outputs) if isinstance(layer, Bidirectional) else outputs[0]
-        xs = out + xs if net.residual and k else out
-        layers.append(ways)
-        finals.append(_layer(layer, [way.run.final for way in ways]))
-    return layers, tuple(finals), xs
 
 
 def _of_network(
     net: Network, params: Params, xs: Any, loss: Callable, states: Any, lengths: Any, mask: Any, keep: bool
 ) -> GradientFlow:
-    layers, finals, ys = _run_layers(net, params, xs, states, lengths, mask)
+    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask))  # checks the arguments
+    states = net.initial_state(xs.shape[1:-1]) if states is None else states
+
+    def run(way: Direction, xs: Any) -> tuple[_Run, Array]:
+        own, state = way.parts
+        found = trajectory("gradient_flow", way.cell, own, xs, state, lengths, mask, way.reverse)
+        return _Run(way, found), found.ys
+
+    layers, ys = run_layers(net, run, xs, params, states)
+    finals = tuple(from_directions([each.run.final for each in runs]) for runs in layers)
     value, (dfinals, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(finals, ys)
     dys, found = _plain(dys, xs), []
+    of_final = [[way.parts[0] for way in ways] for ways in walk(net.layers, dfinals)]
     for k in range(len(layers) - 1, -1, -1):
-        layer, ways = net.layers[k], layers[k]
-        parts = [dys]
-        if isinstance(layer, Bidirectional):
-            _, pull = jax.vjp(_merge(net), *(way.run.ys for way in ways))
-            parts = [Scaled(part, dys.log_scale) for part in pull(dys.value)]
         backs = [
-            _back(way.cell, way.reverse, keep, way.run.params, way.run.steps, dfinal, part)
-            for way, dfinal, part in zip(ways, _ways(layer, dfinals[k]), parts, strict=True)
+            _back(each.way.cell.step, each.way.reverse, keep, each.run.params, each.run.steps, dfinal, part)
+            for each, dfinal, part in zip(layers[k], of_final[k], _unmerged(net, layers[k], dys), strict=True)
         ]
-        found.insert(0, [_layer(layer, list(values)) for values in zip(*(back[0] for back in backs), strict=True)])
-        passed = [back[1] for back in backs] + ([dys] if net.residual and k else [])
-        dys = plus(*passed)
+        found.insert(0, [from_directions(parts) for parts in zip(*(own for own, _ in backs), strict=True)])
+        dys = plus(*(dxs for _, dxs in backs), *([dys] if net.residual and k else []))
     norms, weights, contributions = (tuple(values) for values in zip(*found, strict=True))
     return GradientFlow(value, norms, weights, contributions if keep else None)
+
+
+def _unmerged(net: Network, runs: list[_Run], dys: Scaled) -> list[Scaled]:
+    """The cotangents of the outputs of a layer's directions."""
+    if len(runs) == 1:
+        return [dys]
+    _, pull = jax.vjp(merge_of(net.merge), *(each.run.ys for each in runs))
+    return [Scaled(part, dys.log_scale) for part in pull(dys.value)]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
-from jaxrnn.analysis._trajectory import Steps, batched, flat_step, per_sequence, trajectory
+from jaxrnn.analysis._trajectory import Step, Steps, batched, flat_step, per_sequence, trajectory
 from jaxrnn.sequence.masking import select
 
 Reduce = Callable[[Array], PyTree]
@@ -66,15 +66,15 @@ def state_jacobians(
     if reduce is not None and not callable(reduce):
         raise TypeError(f"{where}: reduce expected a function of one Jacobian, got {_checks.describe(reduce)}")
     run = trajectory(where, cell, params, xs, state, lengths, mask)
-    return jacobians_of(cell, reduce, run.params, run.steps)
+    return jacobians_of(cell.step, reduce, run.params, run.steps)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def jacobians_of(cell: Cell, reduce: Reduce | None, params: Params, steps: Steps) -> PyTree:
+def jacobians_of(step_of_cell: Step, reduce: Reduce | None, params: Params, steps: Steps) -> PyTree:
     """The Jacobian of each of these steps, reduced if asked for."""
 
     def at(now: Steps) -> PyTree:
-        flat, step = flat_step(cell, params, now.before, now.xs)
+        flat, step = flat_step(step_of_cell, params, now.before, now.xs)
         jacobian = select(now.mask, jax.jacfwd(step)(flat), jnp.eye(flat.shape[0], dtype=flat.dtype))
         return jacobian if reduce is None else reduce(jacobian)
 

@@ -10,7 +10,16 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.analysis._trajectory import Steps, batched, factored_dtype, flat_step, per_sequence, state_size, trajectory
+from jaxrnn.analysis._trajectory import (
+    Step,
+    Steps,
+    batched,
+    factored_dtype,
+    flat_step,
+    per_sequence,
+    state_size,
+    trajectory,
+)
 from jaxrnn.sequence.masking import select
 
 
@@ -82,7 +91,7 @@ def lyapunov_exponents(
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     size = state_size(run.final, run.steps.xs.ndim - 2)
     start = _start(where, count, directions, size).astype(factored_dtype(run.steps.xs.dtype))
-    growth = _growth(cell, run.params, run.steps, start)
+    growth = _growth(cell.step, run.params, run.steps, start)
     counted = jnp.broadcast_to(jnp.arange(growth.shape[0])[(..., *[None] * (growth.ndim - 1))] >= discard, growth.shape)
     if run.steps.mask is not None:
         counted = counted & run.steps.mask[..., None]
@@ -109,9 +118,9 @@ def _start(where: str, count: Any, directions: Any, size: int) -> Float[Array, "
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _growth(cell: Cell, params: Params, steps: Steps, start: Float[Array, "S k"]) -> Float[Array, "T *B k"]:
+def _growth(step_of_cell: Step, params: Params, steps: Steps, start: Float[Array, "S k"]) -> Float[Array, "T *B k"]:
     def body(directions: Array, now: Steps) -> tuple[Array, Array]:
-        flat, step = flat_step(cell, params, now.before, now.xs)
+        flat, step = flat_step(step_of_cell, params, now.before, now.xs)
         push = lambda direction: jax.jvp(step, (flat,), (direction,))[1]  # noqa: E731
         images = jax.vmap(push, in_axes=1, out_axes=1)(directions.astype(flat.dtype))
         turned, scales = jnp.linalg.qr(images.astype(directions.dtype))

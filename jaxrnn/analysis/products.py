@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.analysis._axes import Axes, after, ball
+from jaxrnn.analysis._jacobi_svd import Axes, after, ball
 from jaxrnn.analysis._trajectory import trajectory
 from jaxrnn.analysis.jacobians import jacobians_of
 
@@ -38,7 +38,7 @@ def jacobian_products(
     is singular to working precision, as with a dead ReLU unit, those it loses are -inf.
 
     Costs the T B S² numbers and the derivatives of :func:`state_jacobians`, and O(T B S³) with a
-    factor of some tens: one-sided Jacobi rotations in every step, see `_axes.py`. S is H, and
+    factor of some tens: one-sided Jacobi rotations in every step, see `_jacobi_svd.py`. S is H, and
     2H for an LSTM. For large S ask :func:`cotangent_norms`, at one derivative of every step.
 
     Args:
@@ -63,7 +63,7 @@ def jacobian_products(
         Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, section 2.
     """
     run = trajectory("jacobian_products", cell, params, xs, state, lengths, mask)
-    logs = _log_singular_values(jacobians_of(cell, None, run.params, run.steps))
+    logs = _log_singular_values(jacobians_of(cell.step, None, run.params, run.steps))
     return JacobianProducts(logs[..., 0], logs)
 
 

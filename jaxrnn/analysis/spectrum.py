@@ -9,8 +9,8 @@ from jaxtyping import Array, Complex, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import Params
-from jaxrnn.analysis._axes import after, ball
 from jaxrnn.analysis._families import family_of_params
+from jaxrnn.analysis._jacobi_svd import after, ball
 from jaxrnn.analysis._trajectory import factored_dtype
 
 

@@ -1,11 +1,10 @@
 """The few array operations that every cell is written in.
 
 A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, a
-:class:`Dropped` or :class:`Shared` matrix, or in the backward loop a :class:`Turned` one;
+:class:`Dropped` or :class:`Sharded` matrix, or in the backward loop a :class:`Transposed` one.
 `dot`, `dot_transposed` and `outer` are a product with it and the two cotangents of that product.
 Products take their operands in the dtype of the weight and accumulate in the dtype of the
-other operand: with weights in bfloat16 and states in float32 they are mixed-precision ones,
-with one dtype throughout plain ones.
+other operand: weights in bfloat16 with states in float32 give mixed-precision products.
 """
 
 from typing import Any, NamedTuple
@@ -22,30 +21,29 @@ class Dropped(NamedTuple):
     keep: Bool[Array, "*B N"]
 
 
-class Shared(NamedTuple):
+class Sharded(NamedTuple):
     """The columns of a matrix that one of several devices holds, inside `shard_map`.
 
-    The units that it reads are shared out over the same devices: x, its cotangent and what a
-    product gives are this device's units. They are gathered before a product, `(*B, N)` from
-    every `(*B, N/n)`; cotangents are summed over the devices, and scattered.
+    The units that the matrix reads are sharded over the same devices. A product gathers them,
+    `(*B, N)` from every device's `(*B, N/n)`. Their cotangents are summed over the devices and scattered.
     """
 
     w: Float[Array, "N M"]
     axis: str  # of the mesh
 
 
-class Turned(NamedTuple):
-    """A weight that is only multiplied from the other side: its transpose stands in memory.
+class Transposed(NamedTuple):
+    """The transpose of a weight, in memory, for `dot_transposed` alone.
 
-    A product with a matrix as it stands reads it faster than one with its transpose.
+    A product with a matrix as it stands is faster than one with its transpose.
     """
 
-    transposed: Float[Array, "M N"]
+    w: Float[Array, "M N"]
     keep: Bool[Array, "*B N"] | None
-    axis: str | None = None  # of a `Shared` matrix
+    axis: str | None = None  # of a `Sharded` matrix
 
 
-Weight = Array | Dropped | Shared | Turned
+Weight = Array | Dropped | Sharded | Transposed
 
 
 def _kept(x: Array, keep: Array | None) -> Array:
@@ -55,15 +53,15 @@ def _kept(x: Array, keep: Array | None) -> Array:
 
 def _matrix(w: Weight) -> tuple[Array, Array | None]:
     """The array of a weight, and the units it reads, `None` for all."""
-    assert not isinstance(w, Turned)  # that is for dot_transposed alone
-    if isinstance(w, Shared):
+    assert not isinstance(w, Transposed)
+    if isinstance(w, Sharded):
         return w.w, None
     return (w.w, w.keep) if isinstance(w, Dropped) else (w, None)
 
 
 def _axis(w: Weight) -> str | None:
-    """The mesh axis that a weight's columns, and what it reads, are shared out over."""
-    return w.axis if isinstance(w, (Shared, Turned)) else None
+    """The mesh axis over which the columns of a weight, and what it reads, are sharded."""
+    return w.axis if isinstance(w, (Sharded, Transposed)) else None
 
 
 def _gathered(x: Array, axis: str | None) -> Array:
@@ -77,7 +75,7 @@ def _scattered(dx: Array, axis: str | None) -> Array:
 
 
 def shape(w: Weight) -> tuple[int, int]:
-    """The units that a matrix reads, of a `Shared` one this device's, and its columns."""
+    """The units that a matrix reads, those on this device for a `Sharded` one, and its columns."""
     matrix, _ = _matrix(w)
     axis = _axis(w)
     return matrix.shape[0] // (1 if axis is None else lax.axis_size(axis)), matrix.shape[1]
@@ -92,21 +90,21 @@ def dot(x: Float[Array, "*B N"], w: Weight) -> Float[Array, "*B M"]:
     return lax.dot_general(operand, matrix, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=x.dtype)
 
 
-def turn(names: tuple[str, ...], params: Any) -> Any:
-    """`params` with the matrices of these names as :class:`Turned`, where they are there."""
+def transpose(names: tuple[str, ...], params: Any) -> Any:
+    """`params` with the matrices of these names, where they are not `None`, as :class:`Transposed`."""
 
-    def turned(w: Weight) -> Weight:
+    def transposed(w: Weight) -> Weight:
         matrix, keep = _matrix(w)
-        return w if matrix.ndim == 1 else Turned(matrix.T, keep, _axis(w))
+        return w if matrix.ndim == 1 else Transposed(matrix.T, keep, _axis(w))
 
     present = [name for name in names if getattr(params, name) is not None]
-    return params._replace(**{name: turned(getattr(params, name)) for name in present})
+    return params._replace(**{name: transposed(getattr(params, name)) for name in present})
 
 
 def dot_transposed(d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*B N"]:
     """d wᵀ, over the last axis of d: the cotangent of x in x w."""
-    if isinstance(w, Turned):
-        return _kept(_scattered(dot(d, w.transposed), w.axis), w.keep)
+    if isinstance(w, Transposed):
+        return _kept(_scattered(dot(d, w.w), w.axis), w.keep)
     matrix, keep = _matrix(w)
     operand = d.astype(matrix.dtype)
     if matrix.ndim == 1:
@@ -117,7 +115,7 @@ def dot_transposed(d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*B N"]:
 
 
 def outer(x: Float[Array, "*B K"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "N *M"]:
-    """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d. K is N, but N/n of a `Shared` w."""
+    """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d. K is N, or N/n for a `Sharded` w."""
     matrix, keep = _matrix(w)
     leading = tuple(range(x.ndim - 1))
     accumulator = d.dtype
@@ -129,9 +127,9 @@ def outer(x: Float[Array, "*B K"], d: Float[Array, "*B M"], w: Weight) -> Float[
 
 def columns(w: Weight, start: int, stop: int) -> Weight:
     """The columns `start` to `stop` of a weight."""
-    if isinstance(w, Turned):
-        return w._replace(transposed=w.transposed[start:stop])
-    return w._replace(w=w.w[:, start:stop]) if isinstance(w, (Dropped, Shared)) else w[:, start:stop]
+    if isinstance(w, Transposed):
+        return w._replace(w=w.w[start:stop])
+    return w._replace(w=w.w[:, start:stop]) if isinstance(w, (Dropped, Sharded)) else w[:, start:stop]
 
 
 def total(d: Float[Array, "*B M"]) -> Float[Array, "M"]:
@@ -144,7 +142,7 @@ def add(a: Float[Array, "*B M"], b: Float[Array, "M"] | None) -> Float[Array, "*
     return a if b is None else a + jnp.broadcast_to(b, a.shape)
 
 
-def same(a: Array) -> Array:
+def identity(a: Array) -> Array:
     """a."""
     return a
 
@@ -167,6 +165,11 @@ def split(a: Float[Array, "*B GH"], gates: int) -> list[Array]:
 def sigmoid_slope(s: Array) -> Array:
     """σ' from the value s = σ(a)."""
     return s * (1 - s)
+
+
+def relu_slope(y: Array) -> Array:
+    """relu' from the value y = max(a, 0); 0 at a = 0."""
+    return (y > 0).astype(y.dtype)
 
 
 def tanh_slope(y: Array) -> Array:

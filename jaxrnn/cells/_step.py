@@ -21,13 +21,16 @@ def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any 
 
 
 def checked_step(
-    where: str, rule: Rule, expected_state: Any, params: Params, state: State, x: Any
+    where: str, check: Any, expected_state: Any, rule: Rule, params: Params, state: State, x: Any
 ) -> tuple[State, Array]:
     """`forward` after `project` of one step, in one dtype: that of params and x together.
 
-    `expected_state(batch_shape)` makes a state of the right structure and shapes.
+    `check(where, params, input_shape)` checks the parameters, `None` nothing; `expected_state(batch_shape)`
+    makes a state of the right structure and shapes.
     """
     x = _checks.floating(where, "x", x)
+    if check is not None:
+        check(where, params, x.shape)
     _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])))
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
     params, state, x = cast_floating((params, state, x), dtype)

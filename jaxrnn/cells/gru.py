@@ -26,18 +26,20 @@ t+1 together:
     δW_x = Σ x_tᵀ δa_t    δb = Σ δa_t    δx_t = δa_t W_xᵀ    with δa = [δa_r, δa_z, δa_n]
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, Units, made_by
+from jaxrnn._bound import Bound
+from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
-from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("r", "z", "n")
 
@@ -57,6 +59,27 @@ class GRUParams(NamedTuple):
     b: Float[Array, "GH"] | None = None
     b_hn: Float[Array, "H"] | None = None  # the bias inside r ⊙ (h W_hn + b_hn); reset-after alone
     norm: GRUNorm | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GRUConfig(FamilyConfig):
+    """The options of :func:`gru`."""
+
+    factory: ClassVar[str] = "gru"
+    gates: ClassVar = GATES
+    use_bias: bool = True
+    reset_after: bool = True
+    layer_norm: bool = False
+
+    def shapes(self, input_size: int) -> GRUParams:
+        h, stacked = self.hidden_size, dims(3 * self.hidden_size)
+        return GRUParams(
+            w_x=dims(input_size, 3 * h),
+            w_h=dims(h, 3 * h),
+            b=stacked if self.use_bias else None,
+            b_hn=dims(h) if self.use_bias and self.reset_after else None,
+            norm=GRUNorm(stacked, stacked) if self.layer_norm else None,
+        )
 
 
 def _scale_x(params: GRUParams) -> Array | None:
@@ -85,11 +108,11 @@ def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[A
 
 def _forward_after(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     a, product = ln.product(h, params.w_h, _scale_h(params))
-    h, gates = _units_forward(params, h, zs, tuple(alg.split(a, 3)))
+    h, gates = _pointwise_forward(params, h, zs, tuple(alg.split(a, 3)))
     return h, h, (*gates[:-1], product)
 
 
-def _units_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...], products: tuple[Array, ...]):
+def _pointwise_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...], products: tuple[Array, ...]):
     """From the gates' shares of x W_x + b and h W_h."""
     (z_r, z_z, z_n), (a_r, a_z, a_n) = zs, products  # (*B, H) each
     r = jax.nn.sigmoid(z_r + a_r)
@@ -100,14 +123,14 @@ def _units_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, 
 
 
 def _backward_after(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    dpast, dproducts, extra = _units_backward(params, tape, dh + dy)
+    dpast, dproducts, extra = _pointwise_backward(params, tape, dh + dy)
     recurrent = jnp.concatenate(dproducts, axis=-1)  # (*B, 3H)
     dproduct = ln.product_backward(recurrent, _scale_h(params), tape.residual[-1])
     return dpast + alg.dot_transposed(dproduct, params.w_h), (recurrent, *extra)
 
 
-def _units_backward(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"]):
-    """What passes by the product, [δa_r, δa_z, δq], and δa_n."""
+def _pointwise_backward(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"]):
+    """The cotangent of h_{t-1} beside the product, [δa_r, δa_z, δq], and δa_n."""
     r, z, n, q, _ = tape.residual
     da_z = dh * (tape.before - n) * alg.sigmoid_slope(z)
     da_n = dh * (1 - z) * alg.tanh_slope(n)
@@ -180,34 +203,21 @@ def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape
     return GRUParams(w_x=dw_x, w_h=jnp.concatenate([dw_rz, dw_n], axis=-1), b=db, norm=norm), dxs
 
 
-_MATRICES = {"matrices": ("w_x", "w_h"), "prepare": functools.partial(alg.turn, ("w_h",))}
-_UNITS = Units(
-    shown=alg.same,
-    forward=_units_forward,
-    backward=_units_backward,
-    received=alg.plus,
-    delta=lambda recurrent, extra: (recurrent, *extra),
+def _delta_after(recurrent: Float[Array, "T *B GH"], extra: tuple[Array]) -> tuple[Array, Array]:
+    return recurrent, *extra
+
+
+_TRANSPOSE = Bound(alg.transpose, ("w_h",))
+_POINTWISE = Pointwise(
+    hidden=alg.identity,
+    forward=_pointwise_forward,
+    backward=_pointwise_backward,
+    add_to_hidden=alg.plus,
+    delta=_delta_after,
+    stands_for=(_forward_after, _backward_after),
 )
-RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, **_MATRICES, units=_UNITS)
-RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, **_MATRICES)
-
-
-def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
-    _checks.input_features(where, input_shape, params.w_x)
-    stacked = (3 * hidden_size,)
-    shapes = {"w_x": input_shape[-1:] + stacked, "w_h": (hidden_size, *stacked), "b": stacked, "b_hn": (hidden_size,)}
-    _checks.params_shapes(where, params, {k: v for k, v in shapes.items() if getattr(params, k) is not None})
-    if params.norm is not None:
-        _checks.params_record(where, params.norm, GRUNorm)
-        _checks.params_shapes(where, params.norm, {"scale_x": stacked, "scale_h": stacked})
-
-
-def _check(
-    hidden_size: int, present: tuple[tuple[str, bool], ...], where: str, params: Any, input_shape: tuple[int, ...]
-) -> None:
-    _checks.params_record(where, params, GRUParams)
-    _checks.params_presence(where, params, dict(present))
-    _check_shapes(where, params, input_shape, hidden_size)
+RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, ("w_x", "w_h"), _TRANSPOSE, _POINTWISE)
+RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, ("w_x", "w_h"), _TRANSPOSE)
 
 
 def gru_step(
@@ -257,13 +267,8 @@ def gru_step(
     """
     reset_after = _checks.boolean("gru_step", "reset_after", reset_after)
     _checks.params_record("gru_step", params, GRUParams)
-    x = _checks.floating("gru_step", "x", x)
-    hidden_size = _checks.rows("gru_step", params, "w_h")
-    _check_shapes("gru_step", params, x.shape, hidden_size)
-    if not reset_after:
-        _checks.params_presence("gru_step", params, {"b_hn": False})
-    zeros = functools.partial(zeros_state, hidden_size)
-    return checked_step("gru_step", RESET_AFTER if reset_after else RESET_BEFORE, zeros, params, state, x)
+    config = GRUConfig(_checks.rows("gru_step", params, "w_h"), reset_after=reset_after, layer_norm=True)
+    return step_of("gru_step", config, RESET_AFTER if reset_after else RESET_BEFORE, params, state, x)
 
 
 def gru(
@@ -303,29 +308,12 @@ def gru(
         >>> jaxrnn.gru(256).init(jax.random.key(0), 28).b_hn.shape
         (256,)
     """
-    hidden_size = _checks.positive_int("gru", "hidden_size", hidden_size)
-    use_bias = _checks.boolean("gru", "use_bias", use_bias)
-    reset_after = _checks.boolean("gru", "reset_after", reset_after)
-    layer_norm = _checks.boolean("gru", "layer_norm", layer_norm)
-    present = (("b", use_bias), ("b_hn", use_bias and reset_after), ("norm", layer_norm))
-
-    def init(key: Array, input_size: int, dtype: Any = None) -> GRUParams:
-        input_size = _checks.positive_int("gru.init", "input_size", input_size)
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b, key_bhn = jax.random.split(key, 4)
-        return GRUParams(
-            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
-            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
-            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
-            b_hn=bias_init(key_bhn, GATES, hidden_size, dtype)[2 * hidden_size :] if use_bias and reset_after else None,
-            norm=GRUNorm(*(jnp.ones((3 * hidden_size,), dtype),) * 2) if layer_norm else None,
-        )
-
-    return Cell(
-        init=init,
-        initial_state=functools.partial(zeros_state, hidden_size),
-        step=functools.partial(gru_step, reset_after=reset_after),
-        rule=RESET_AFTER if reset_after else RESET_BEFORE,
-        check=functools.partial(_check, hidden_size, present),
-        **made_by(gru, hidden_size=hidden_size, use_bias=use_bias, reset_after=reset_after, layer_norm=layer_norm),
+    config = GRUConfig(
+        _checks.positive_int("gru", "hidden_size", hidden_size),
+        _checks.boolean("gru", "use_bias", use_bias),
+        _checks.boolean("gru", "reset_after", reset_after),
+        _checks.boolean("gru", "layer_norm", layer_norm),
     )
+    rule = RESET_AFTER if config.reset_after else RESET_BEFORE
+    draw = Initializers(kernel_init, recurrent_init, bias_init)
+    return make_cell(config, Bound(gru_step, reset_after=config.reset_after), rule, draw)

@@ -7,17 +7,17 @@ rnn.py, where a vector `w_h` stands for the diagonal matrix:
     δa_t = δh_t ⊙ φ'(a_t)    δh_{t-1} = δa_t ⊙ w_h    δw_h = Σ h_{t-1} ⊙ δa_t
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, made_by
-from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn._bound import Bound
+from jaxrnn._types import AnyArray, Cell
+from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
 from jaxrnn.cells.rnn import GATES, Activation, check_activation, rule_for
+from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 
 class IndRNNParams(NamedTuple):
@@ -28,16 +28,18 @@ class IndRNNParams(NamedTuple):
     b: Float[Array, "H"] | None = None
 
 
-def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
-    _checks.input_features(where, input_shape, params.w_x)
-    bias = {} if params.b is None else {"b": (hidden_size,)}
-    _checks.params_shapes(where, params, {"w_x": (input_shape[-1], hidden_size), "w_h": (hidden_size,), **bias})
+@dataclasses.dataclass(frozen=True, repr=False)
+class IndRNNConfig(FamilyConfig):
+    """The options of :func:`indrnn`."""
 
+    factory: ClassVar[str] = "indrnn"
+    gates: ClassVar = GATES
+    use_bias: bool = True
+    activation: Activation = "relu"
 
-def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, IndRNNParams)
-    _checks.params_presence(where, params, {"b": use_bias})
-    _check_shapes(where, params, input_shape, hidden_size)
+    def shapes(self, input_size: int) -> IndRNNParams:
+        h = self.hidden_size
+        return IndRNNParams(dims(input_size, h), dims(h), dims(h) if self.use_bias else None)
 
 
 def indrnn_step(
@@ -74,11 +76,8 @@ def indrnn_step(
     """
     check_activation("indrnn_step", activation)
     _checks.params_record("indrnn_step", params, IndRNNParams)
-    x = _checks.floating("indrnn_step", "x", x)
-    hidden_size = _checks.columns("indrnn_step", params, "w_x")
-    _check_shapes("indrnn_step", params, x.shape, hidden_size)
-    zeros = functools.partial(zeros_state, hidden_size)
-    return checked_step("indrnn_step", rule_for(activation), zeros, params, state, x)
+    config = IndRNNConfig(_checks.columns("indrnn_step", params, "w_x"))
+    return step_of("indrnn_step", config, rule_for(activation), params, state, x)
 
 
 def indrnn(
@@ -87,7 +86,7 @@ def indrnn(
     use_bias: bool = True,
     activation: Activation = "relu",
     kernel_init: Initializer = initializers.glorot_uniform(),
-    recurrent_init: Initializer = jax.nn.initializers.uniform(1.0),
+    recurrent_init: Initializer = initializers.uniform(1.0),
     bias_init: BiasInitializer = initializers.gate_bias(),
 ) -> Cell:
     """An independently recurrent network: a cell whose equations are those of :func:`indrnn_step`.
@@ -115,25 +114,11 @@ def indrnn(
         >>> jaxrnn.indrnn(128).init(jax.random.key(0), 28).w_h.shape
         (128,)
     """
-    hidden_size = _checks.positive_int("indrnn", "hidden_size", hidden_size)
-    use_bias = _checks.boolean("indrnn", "use_bias", use_bias)
     check_activation("indrnn", activation)
-
-    def init(key: Array, input_size: int, dtype: Any = None) -> IndRNNParams:
-        input_size = _checks.positive_int("indrnn.init", "input_size", input_size)
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b = jax.random.split(key, 3)
-        return IndRNNParams(
-            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
-            w_h=recurrent_init(key_h, (hidden_size,), dtype),
-            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
-        )
-
-    return Cell(
-        init=init,
-        initial_state=functools.partial(zeros_state, hidden_size),
-        step=functools.partial(indrnn_step, activation=activation),
-        rule=rule_for(activation),
-        check=functools.partial(_check, hidden_size, use_bias),
-        **made_by(indrnn, hidden_size=hidden_size, use_bias=use_bias, activation=activation),
+    config = IndRNNConfig(
+        _checks.positive_int("indrnn", "hidden_size", hidden_size),
+        _checks.boolean("indrnn", "use_bias", use_bias),
+        activation,
     )
+    draw = Initializers(kernel_init, recurrent_init, bias_init)
+    return make_cell(config, Bound(indrnn_step, activation=activation), rule_for(activation), draw)

@@ -26,18 +26,21 @@ t+1 together:
     δW_p = Σ m_tᵀ δh_t     δp_i = Σ δa_i ⊙ c_{t-1}    δp_f = Σ δa_f ⊙ c_{t-1}    δp_o = Σ δa_o ⊙ c_t
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, Units, made_by
+from jaxrnn._bound import Bound
+from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
-from jaxrnn.cells._step import checked_step
+from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.cells._step import zeros_state
+from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("i", "f", "g", "o")
 COUPLED_GATES = ("f", "g", "o")
@@ -72,6 +75,38 @@ class LSTMState(NamedTuple):
 
     h: Float[Array, "*B H"]  # P with a projection
     c: Float[Array, "*B H"]
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class LSTMConfig(FamilyConfig):
+    """The options of :func:`lstm`."""
+
+    factory: ClassVar[str] = "lstm"
+    projection_size: int | None = None
+    use_bias: bool = True
+    peephole: bool = False
+    coupled: bool = False
+    layer_norm: bool = False
+
+    @property
+    def gates(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return COUPLED_GATES if self.coupled else GATES
+
+    def shapes(self, input_size: int) -> LSTMParams:
+        p, h, gates = self.projection_size, self.hidden_size, len(self.gates)
+        stacked = dims(gates * h)
+        return LSTMParams(
+            w_x=dims(input_size, gates * h),
+            w_h=dims(p or h, gates * h),
+            b=stacked if self.use_bias else None,
+            w_proj=None if p is None else dims(h, p),
+            peephole=dims(gates - 1, h) if self.peephole else None,
+            norm=LSTMNorm(stacked, stacked, dims(h), dims(h)) if self.layer_norm else None,
+        )
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
+        sizes = (self.projection_size or self.hidden_size, self.hidden_size)
+        return LSTMState(*(zeros_state(size, batch_shape, dtype) for size in sizes))
 
 
 class _Gates(NamedTuple):
@@ -116,11 +151,11 @@ def _project(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
 
 def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
     a, product = ln.product(state.h, params.w_h, None if params.norm is None else params.norm.scale_h)
-    after, gates = _units_forward(params, state, z, tuple(alg.split(a, len(z))))
+    after, gates = _pointwise_forward(params, state, z, tuple(alg.split(a, len(z))))
     return after, after.h, gates._replace(product=product)
 
 
-def _units_forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a: tuple[Array, ...]):
+def _pointwise_forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a: tuple[Array, ...]):
     """From the gates' shares of x W_x + b and h W_h."""
     p_i, p_f, p_o = _peepholes(params)
     *a_i, a_f, a_g, a_o = (z_k + a_k for z_k, a_k in zip(z, a, strict=True))  # (*B, H) each
@@ -134,12 +169,12 @@ def _units_forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a
 
 def hidden(params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]) -> Float[Array, "*B HorP"]:
     """h_t, from o and c_t."""
-    m = o * jnp.tanh(_shown(params, c)[0])
+    m = o * jnp.tanh(_memory_read(params, c)[0])
     return m if params.w_proj is None else alg.dot(m, params.w_proj)
 
 
-def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
-    """u, what the output gate shows of c."""
+def _memory_read(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
+    """u, which the output gate reads: c, normalised if there is a norm."""
     if params.norm is None:
         return c, None
     kept = ln.normalise(c)
@@ -147,30 +182,30 @@ def _shown(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
 
 
 def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array, "*B H"]):
-    dbefore, das, (dh, du) = _units_backward(params, tape, _received(dstate, dy))
+    dbefore, das, (dh, du) = _pointwise_backward(params, tape, _add_to_hidden(dstate, dy))
     da = jnp.concatenate(das, axis=-1)  # (*B, GH)
     scale_h = None if params.norm is None else params.norm.scale_h
     dproduct = ln.product_backward(da, scale_h, tape.residual.product)
-    return _received(dbefore, alg.dot_transposed(dproduct, params.w_h)), _Delta(da, dh, du)
+    return _add_to_hidden(dbefore, alg.dot_transposed(dproduct, params.w_h)), _Delta(da, dh, du)
 
 
-def _received(dstate: LSTMState, dh: Array) -> LSTMState:
+def _add_to_hidden(dstate: LSTMState, dh: Array) -> LSTMState:
     return dstate._replace(h=alg.plus(dstate.h, dh))
 
 
-def _units_backward(params: LSTMParams, tape: Tape, dstate: LSTMState):
+def _pointwise_backward(params: LSTMParams, tape: Tape, dstate: LSTMState):
     """δc_{t-1}, δa by gate, and what the accumulation needs of a variant."""
     i, f, g, o, _ = tape.residual
     p_i, p_f, p_o = _peepholes(params)
     c_before = tape.before.c
-    u, shown = _shown(params, tape.after.c)
+    u, normalised = _memory_read(params, tape.after.c)
     tanh_u = jnp.tanh(u)
 
     dh = dstate.h
     dm = dh if params.w_proj is None else alg.dot_transposed(dh, params.w_proj)
     da_o = dm * tanh_u * alg.sigmoid_slope(o)
     du = dm * o * alg.tanh_slope(tanh_u)
-    through = du if params.norm is None else ln.normalise_backward(shown, alg.scale(du, params.norm.scale_c))
+    through = du if params.norm is None else ln.normalise_backward(normalised, alg.scale(du, params.norm.scale_c))
     dc = _peep(dstate.c + through, p_o, da_o)
     da_f = dc * (c_before - g if i is None else c_before) * alg.sigmoid_slope(f)
     da_g = dc * (1 - f if i is None else i) * alg.tanh_slope(g)
@@ -203,7 +238,7 @@ def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delt
 
 def _accumulate_projection(params: LSTMParams, tape: Tape, dh: Array) -> Array:
     assert params.w_proj is not None
-    m = tape.residual.o * jnp.tanh(_shown(params, tape.after.c)[0])
+    m = tape.residual.o * jnp.tanh(_memory_read(params, tape.after.c)[0])
     return alg.outer(m, dh, params.w_proj)
 
 
@@ -214,78 +249,39 @@ def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B 
 
 
 def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: Any) -> LSTMNorm:
-    shown = ln.normalise(tape.after.c)
+    normalised = ln.normalise(tape.after.c)
     return LSTMNorm(
         scale_x=alg.total(delta.a * product_x.value),
         scale_h=alg.total(delta.a * tape.residual.product.value),
-        scale_c=alg.total(delta.u * shown.value),
+        scale_c=alg.total(delta.u * normalised.value),
         offset_c=alg.total(delta.u),
     )
 
 
-_TURNED = functools.partial(alg.turn, ("w_h", "w_proj"))
-_UNITS = Units(
-    shown=lambda state: state.h,
-    forward=_units_forward,
-    backward=_units_backward,
-    received=_received,
-    delta=lambda da, extra: _Delta(da, *extra),
+def _hidden_of(state: LSTMState) -> Array:
+    return state.h
+
+
+def _delta(da: Float[Array, "T *B GH"], extra: tuple[Any, Any]) -> _Delta:
+    return _Delta(da, *extra)
+
+
+RULE = Rule(
+    project=_project,
+    forward=_forward,
+    backward=_backward,
+    accumulate=_accumulate,
+    matrices=("w_x", "w_h", "w_proj"),
+    prepare=Bound(alg.transpose, ("w_h", "w_proj")),
+    pointwise=Pointwise(
+        hidden=_hidden_of,
+        forward=_pointwise_forward,
+        backward=_pointwise_backward,
+        add_to_hidden=_add_to_hidden,
+        delta=_delta,
+        stands_for=(_forward, _backward),
+    ),
 )
-_MATRICES = ("w_x", "w_h", "w_proj")
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=_MATRICES, prepare=_TURNED, units=_UNITS)
-
-
-def _zeros(sizes: tuple[int, int], batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
-    """Of the sizes of h and c."""
-    dtype = jnp.result_type(float) if dtype is None else dtype
-    return LSTMState(*(jnp.zeros((*batch_shape, size), dtype) for size in sizes))
-
-
-def _sizes(where: str, params: LSTMParams) -> tuple[int, int]:
-    """The sizes of h and c, read from the params."""
-    output = _checks.rows(where, params, "w_h")
-    return output, output if params.w_proj is None else _checks.rows(where, params, "w_proj")
-
-
-def _shapes(input_size: int, sizes: tuple[int, int], coupled: bool) -> dict[str, tuple[int, ...]]:
-    """The shapes of everything an LSTM of these sizes may have."""
-    output, hidden = sizes
-    stacked = (3 if coupled else 4) * hidden
-    return {
-        "w_x": (input_size, stacked),
-        "w_h": (output, stacked),
-        "b": (stacked,),
-        "w_proj": (hidden, output),
-        "peephole": (2 if coupled else 3, hidden),
-    }
-
-
-def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], sizes: tuple[int, int], coupled: bool) -> None:
-    _checks.input_features(where, input_shape, params.w_x)
-    shapes = _shapes(input_shape[-1], sizes, coupled)
-    _checks.params_shapes(where, params, {k: v for k, v in shapes.items() if getattr(params, k) is not None})
-    if params.norm is not None:
-        _checks.params_record(where, params.norm, LSTMNorm)
-        hidden, stacked = sizes[1:], shapes["b"]
-        wanted = {"scale_x": stacked, "scale_h": stacked, "scale_c": hidden, "offset_c": hidden}
-        _checks.params_shapes(where, params.norm, wanted)
-
-
-class _Form(NamedTuple):
-    """Which variant a cell is: what its params must and must not have."""
-
-    use_bias: bool
-    projection: bool
-    peephole: bool
-    coupled: bool
-    layer_norm: bool
-
-
-def _check(form: _Form, sizes: tuple[int, int], where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, LSTMParams)
-    present = zip(("b", "w_proj", "peephole", "norm"), (form[0], form[1], form[2], form[4]), strict=True)
-    _checks.params_presence(where, params, dict(present))
-    _check_shapes(where, params, input_shape, sizes, form.coupled)
 
 
 def lstm_step(
@@ -334,11 +330,14 @@ def lstm_step(
         5. ONNX: gates in the order i o f c, peepholes i o f.
     """
     _checks.params_record("lstm_step", params, LSTMParams)
-    x = _checks.floating("lstm_step", "x", x)
-    sizes = _sizes("lstm_step", params)
-    coupled = getattr(params.w_x, "shape", (0,))[-1] == 3 * sizes[1]
-    _check_shapes("lstm_step", params, x.shape, sizes, coupled)
-    return checked_step("lstm_step", RULE, functools.partial(_zeros, sizes), params, state, x)
+    output = hidden = _checks.rows("lstm_step", params, "w_h")
+    if params.w_proj is not None:
+        hidden = _checks.rows("lstm_step", params, "w_proj")
+    coupled = getattr(params.w_x, "shape", (0,))[-1] == 3 * hidden
+    config = LSTMConfig(
+        hidden, None if params.w_proj is None else output, peephole=True, coupled=coupled, layer_norm=True
+    )
+    return step_of("lstm_step", config, RULE, params, state, x)
 
 
 def lstm(
@@ -393,34 +392,6 @@ def lstm(
                 f"lstm: projection_size expected less than hidden_size = {hidden_size}, got {projection_size}"
             )
     options = {"use_bias": use_bias, "peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
-    form = _Form(
-        projection=projection_size is not None, **{k: _checks.boolean("lstm", k, v) for k, v in options.items()}
-    )
-    gates = COUPLED_GATES if coupled else GATES
-    output_size = projection_size or hidden_size
-    sizes = (output_size, hidden_size)
-
-    def init(key: Array, input_size: int, dtype: Any = None) -> LSTMParams:
-        input_size = _checks.positive_int("lstm.init", "input_size", input_size)
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b, key_p = jax.random.split(key, 4)
-        draw = functools.partial(initializers.draw_gates, dtype=dtype)
-        ones = jnp.ones((len(gates) * hidden_size,), dtype)
-        units = jnp.ones((hidden_size,), dtype)
-        return LSTMParams(
-            w_x=draw(kernel_init, key_x, len(gates), (input_size, hidden_size)),
-            w_h=draw(recurrent_init, key_h, len(gates), (output_size, hidden_size)),
-            b=bias_init(key_b, gates, hidden_size, dtype) if use_bias else None,
-            w_proj=draw(recurrent_init, key_p, 1, (hidden_size, output_size)) if form.projection else None,
-            peephole=jnp.zeros((len(gates) - 1, hidden_size), dtype) if peephole else None,
-            norm=LSTMNorm(ones, ones, units, jnp.zeros_like(units)) if layer_norm else None,
-        )
-
-    return Cell(
-        init=init,
-        initial_state=functools.partial(_zeros, sizes),
-        step=lstm_step,
-        rule=RULE,
-        check=functools.partial(_check, form, sizes),
-        **made_by(lstm, hidden_size=hidden_size, projection_size=projection_size, **options),
-    )
+    variants = {name: _checks.boolean("lstm", name, value) for name, value in options.items()}
+    config = LSTMConfig(hidden_size, projection_size, **variants)
+    return make_cell(config, lstm_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))

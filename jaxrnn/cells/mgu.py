@@ -14,17 +14,19 @@ together, and s = f ⊙ h_{t-1}:
     δW_x = Σ x_tᵀ δa_t    δb = Σ δa_t    δx_t = δa_t W_xᵀ    with δa = [δa_f, δa_n]
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Rule, Tape, made_by
+from jaxrnn._bound import Bound
+from jaxrnn._types import AnyArray, Cell, Rule, Tape
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("f", "n")
 
@@ -35,6 +37,19 @@ class MGUParams(NamedTuple):
     w_x: Float[Array, "I GH"]
     w_h: Float[Array, "H GH"]
     b: Float[Array, "GH"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class MGUConfig(FamilyConfig):
+    """The options of :func:`mgu`."""
+
+    factory: ClassVar[str] = "mgu"
+    gates: ClassVar = GATES
+    use_bias: bool = True
+
+    def shapes(self, input_size: int) -> MGUParams:
+        h = self.hidden_size
+        return MGUParams(dims(input_size, 2 * h), dims(h, 2 * h), dims(2 * h) if self.use_bias else None)
 
 
 def _recurrent_blocks(params: MGUParams) -> tuple[alg.Weight, alg.Weight]:
@@ -80,21 +95,7 @@ def _accumulate(params: MGUParams, xs: Float[Array, "T *B I"], tape: Tape, delta
     return dparams, alg.dot_transposed(da, params.w_x)
 
 
-_TURNED = functools.partial(alg.turn, ("w_h",))
-RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"), prepare=_TURNED)
-
-
-def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
-    _checks.input_features(where, input_shape, params.w_x)
-    bias = {} if params.b is None else {"b": (2 * hidden_size,)}
-    shapes = {"w_x": (input_shape[-1], 2 * hidden_size), "w_h": (hidden_size, 2 * hidden_size), **bias}
-    _checks.params_shapes(where, params, shapes)
-
-
-def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, MGUParams)
-    _checks.params_presence(where, params, {"b": use_bias})
-    _check_shapes(where, params, input_shape, hidden_size)
+RULE = Rule(_project, _forward, _backward, _accumulate, matrices=("w_x", "w_h"), prepare=Bound(alg.transpose, ("w_h",)))
 
 
 def mgu_step(
@@ -133,10 +134,7 @@ def mgu_step(
         2. PyTorch and Keras have none.
     """
     _checks.params_record("mgu_step", params, MGUParams)
-    x = _checks.floating("mgu_step", "x", x)
-    hidden_size = _checks.rows("mgu_step", params, "w_h")
-    _check_shapes("mgu_step", params, x.shape, hidden_size)
-    return checked_step("mgu_step", RULE, functools.partial(zeros_state, hidden_size), params, state, x)
+    return step_of("mgu_step", MGUConfig(_checks.rows("mgu_step", params, "w_h")), RULE, params, state, x)
 
 
 def mgu(
@@ -169,24 +167,7 @@ def mgu(
         >>> jaxrnn.mgu(256).init(jax.random.key(0), 28).w_h.shape
         (256, 512)
     """
-    hidden_size = _checks.positive_int("mgu", "hidden_size", hidden_size)
-    use_bias = _checks.boolean("mgu", "use_bias", use_bias)
-
-    def init(key: Array, input_size: int, dtype: Any = None) -> MGUParams:
-        input_size = _checks.positive_int("mgu.init", "input_size", input_size)
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b = jax.random.split(key, 3)
-        return MGUParams(
-            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
-            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
-            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
-        )
-
-    return Cell(
-        init=init,
-        initial_state=functools.partial(zeros_state, hidden_size),
-        step=mgu_step,
-        rule=RULE,
-        check=functools.partial(_check, hidden_size, use_bias),
-        **made_by(mgu, hidden_size=hidden_size, use_bias=use_bias),
+    config = MGUConfig(
+        _checks.positive_int("mgu", "hidden_size", hidden_size), _checks.boolean("mgu", "use_bias", use_bias)
     )
+    return make_cell(config, mgu_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))

@@ -1,8 +1,8 @@
 """Noise inside the recurrence, around any cell: dropout, zoneout, DropConnect.
 
-All masks of a sequence are drawn before the loop. What is fixed for the sequence rides
-with the parameters, what changes with every step rides with the inputs, so that the
-driver and the cell's own equations know nothing of either.
+All masks of a sequence are drawn before the loop. Masks that hold for the whole sequence are
+kept in the parameters, masks that change with every step in the inputs. The driver and the
+cell's own equations know nothing of either.
 
 Zoneout holds a part of the state back, with d = 1 where it does:
 
@@ -10,15 +10,16 @@ Zoneout holds a part of the state back, with d = 1 where it does:
     δs̃_t = (1 - d) ⊙ δs_t                        δs_{t-1} += d ⊙ δs_t
 """
 
-import functools
-from typing import Any, NamedTuple
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape, made_by
+from jaxrnn._bound import Bound
+from jaxrnn._types import Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
 from jaxrnn.cells._algebra import Dropped
 from jaxrnn.cells._step import checked_step
 
@@ -37,6 +38,23 @@ class Rates(NamedTuple):
     recurrent_dropout: float
     dropconnect: float
     zoneout: State
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RegularizeConfig(CellConfig):
+    """The options of :func:`regularize`, and how its cell was made."""
+
+    factory: ClassVar[str] = "regularize"
+    cell: CellConfig
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    dropconnect: float = 0.0
+    zoneout: Any = 0.0  # a rate, or one for each part of the state
+
+    @property
+    def has_zoneout(self) -> bool:
+        """Whether any part of the state is held back."""
+        return any(jax.tree.leaves(self.zoneout))
 
 
 def _project(inner: Rule, params: Params, xs: PyTree) -> PyTree:
@@ -84,12 +102,12 @@ def _accumulate(inner: Rule, zoned: bool, params: Params, xs: PyTree, tape: Tape
 
 def _rule(inner: Rule, rates: Rates) -> Rule:
     if not any(jax.tree.leaves(rates.zoneout)):
-        return inner._replace(accumulate=functools.partial(_accumulate, inner, False))
+        return inner._replace(accumulate=Bound(_accumulate, inner, False))
     return Rule(
-        project=functools.partial(_project, inner),
-        forward=functools.partial(_forward, inner, rates.zoneout),
-        backward=functools.partial(_backward, inner, rates.zoneout),
-        accumulate=functools.partial(_accumulate, inner, True),
+        project=Bound(_project, inner),
+        forward=Bound(_forward, inner, rates.zoneout),
+        backward=Bound(_backward, inner, rates.zoneout),
+        accumulate=Bound(_accumulate, inner, True),
         matrices=inner.matrices,
         prepare=inner.prepare,
     )
@@ -99,8 +117,8 @@ def _keep(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
     return jax.random.bernoulli(key, 1 - rate, shape)
 
 
-def _sample(cell: Cell, rates: Rates, key: Array, params: Params, xs: Array) -> tuple[Params, PyTree]:
-    """The masks of one call: in the place of `w_h`, and beside the inputs."""
+def _sample(initial_state: Any, rates: Rates, key: Array, params: Params, xs: Array) -> tuple[Params, PyTree]:
+    """The parameters and inputs of one call with its random masks in them."""
     key_x, key_h, key_w, key_z = jax.random.split(key, 4)
     batch_shape = xs.shape[1:-1]
     if rates.input_dropout:
@@ -116,20 +134,17 @@ def _sample(cell: Cell, rates: Rates, key: Array, params: Params, xs: Array) -> 
     params = params._replace(w_h=w_h)
     if not any(jax.tree.leaves(rates.zoneout)):
         return params, xs
-    state = jax.eval_shape(lambda: cell.initial_state(batch_shape))
+    state = jax.eval_shape(lambda: initial_state(batch_shape))
     keys = jax.tree.unflatten(jax.tree.structure(state), list(jax.random.split(key_z, len(jax.tree.leaves(state)))))
     hold = jax.tree.map(lambda k, r, s: jax.random.bernoulli(k, r, (xs.shape[0], *s.shape)), keys, rates.zoneout, state)
     return params, Zoned(xs, hold)
 
 
-def _step(cell: Cell, rule: Rule, params: Params, state: State, x: PyTree) -> tuple[State, PyTree]:
+def _step(where: str, check: Any, initial_state: Any, rule: Rule, params: Params, state: State, x: PyTree):
     if isinstance(x, Zoned) or isinstance(getattr(params, "w_h", None), Dropped):
         state, y, _ = rule.forward(params, state, rule.project(params, x))
         return state, y
-    where = f"{cell.name} step"
-    if cell.check is not None:
-        cell.check(where, params, _checks.floating(where, "x", x).shape)
-    return checked_step(where, rule, cell.initial_state, params, state, x)
+    return checked_step(where, check, initial_state, rule, params, state, x)
 
 
 def _zoneout_rates(cell: Cell, zoneout: Any) -> State:
@@ -195,6 +210,8 @@ def regularize(
            gate; here one serves all gates.
         3. Flax has none of the three.
     """
+    if isinstance(cell, PlacedCell):
+        raise NotImplementedError(f"regularize: cell {cell!r} is sharded by units, which noise does not support")
     if cell.rule is None or not hasattr(jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0)), "w_h"):
         raise NotImplementedError(f"regularize: cell expected one with a rule and a parameter w_h, got {cell!r}")
     rates = Rates(
@@ -206,8 +223,9 @@ def regularize(
     options = rates._replace(zoneout=rates.zoneout if isinstance(zoneout, tuple) else float(zoneout))._asdict()
     rule = _rule(cell.rule, rates)
     return cell._replace(
-        step=functools.partial(_step, cell, rule),
+        step=Bound(_step, f"{cell.name} step", cell.check, cell.initial_state, rule),
         rule=rule,
-        sample=functools.partial(_sample, cell, rates),
-        **made_by(regularize, cell=cell, **options),
+        sample=Bound(_sample, cell.initial_state, rates),
+        name=format_call("regularize", {"cell": cell, **options}, dict.fromkeys(options, 0.0)),
+        config=None if cell.config is None else RegularizeConfig(cell.config, **options),
     )

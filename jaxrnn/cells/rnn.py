@@ -8,25 +8,27 @@ t+1 together:
     δW_x = Σ x_tᵀ δa_t    δW_h = Σ h_{t-1}ᵀ δa_t    δb = Σ δa_t    δx_t = δa_t W_xᵀ
 """
 
-import functools
+import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, Rule, Tape, Units, made_by
+from jaxrnn._bound import Bound
+from jaxrnn._types import AnyArray, Cell, Params, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("h",)
 
 # φ, and φ' written in the value h = φ(a), which the backward pass has at hand.
 ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
     "tanh": (jnp.tanh, alg.tanh_slope),
-    "relu": (jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
+    "relu": (jax.nn.relu, alg.relu_slope),
     "sigmoid": (jax.nn.sigmoid, alg.sigmoid_slope),
 }
 
@@ -39,6 +41,20 @@ class RNNParams(NamedTuple):
     w_x: Float[Array, "I H"]
     w_h: Float[Array, "H H"]
     b: Float[Array, "H"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class RNNConfig(FamilyConfig):
+    """The options of :func:`rnn`."""
+
+    factory: ClassVar[str] = "rnn"
+    gates: ClassVar = GATES
+    use_bias: bool = True
+    activation: Activation = "tanh"
+
+    def shapes(self, input_size: int) -> RNNParams:
+        h = self.hidden_size
+        return RNNParams(dims(input_size, h), dims(h, h), dims(h) if self.use_bias else None)
 
 
 def _project(params: Params, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
@@ -56,24 +72,24 @@ def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, A
 
 
 def _forward(activation: Activation, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
-    h, slope = _units_forward(activation, params, h, (z,), (alg.dot(h, params.w_h),))
+    h, slope = _pointwise_forward(activation, params, h, (z,), (alg.dot(h, params.w_h),))
     return h, h, slope
 
 
 def _backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    _, (da,), _ = _units_backward(activation, params, tape, dh + dy)
+    _, (da,), _ = _pointwise_backward(activation, params, tape, dh + dy)
     return alg.dot_transposed(da, params.w_h), da
 
 
-def _units_forward(
+def _pointwise_forward(
     activation: Activation, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]
 ):
     """From x W_x + b and h W_h."""
     return _activate(activation, zs[0] + products[0])
 
 
-def _units_backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
-    """δa; nothing passes by the product."""
+def _pointwise_backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
+    """δa; the whole cotangent of h_{t-1} goes through the product."""
     slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
     return None, (dh * slope,), ()
 
@@ -87,57 +103,36 @@ def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Floa
     return dparams, alg.dot_transposed(da, params.w_x)
 
 
-def _rule(activation: Activation) -> Rule:
-    return Rule(
-        project=_project,
-        forward=functools.partial(_forward, activation),
-        backward=functools.partial(_backward, activation),
-        accumulate=_accumulate,
-        matrices=("w_x", "w_h"),
-        prepare=functools.partial(alg.turn, ("w_h",)),
-        units=_units(activation) if isinstance(activation, str) else None,
-    )
-
-
-def _units(activation: str) -> Units:
-    return Units(
-        shown=alg.same,
-        forward=functools.partial(_units_forward, activation),
-        backward=functools.partial(_units_backward, activation),
-        received=alg.plus,
-        delta=_delta,
-    )
-
-
 def _delta(da: Array, extra: tuple[()]) -> Array:
     return da
 
 
-RULES = {name: _rule(name) for name in ACTIVATIONS}
-
-
 def rule_for(activation: Activation) -> Rule:
     """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
-    return RULES[activation] if isinstance(activation, str) else _rule(activation)
+    forward, backward = Bound(_forward, activation), Bound(_backward, activation)
+    pointwise = Pointwise(
+        hidden=alg.identity,
+        forward=Bound(_pointwise_forward, activation),
+        backward=Bound(_pointwise_backward, activation),
+        add_to_hidden=alg.plus,
+        delta=_delta,
+        stands_for=(forward, backward),
+    )
+    return Rule(
+        project=_project,
+        forward=forward,
+        backward=backward,
+        accumulate=_accumulate,
+        matrices=("w_x", "w_h"),
+        prepare=Bound(alg.transpose, ("w_h",)),
+        pointwise=pointwise if isinstance(activation, str) else None,
+    )
 
 
 def check_activation(where: str, activation: Any) -> None:
-    """`activation` is one that this family knows."""
+    """`activation` is a callable, or a name in `ACTIVATIONS`."""
     if not callable(activation):
         _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
-
-
-def _check_shapes(where: str, params: Any, input_shape: tuple[int, ...], hidden_size: int) -> None:
-    _checks.input_features(where, input_shape, params.w_x)
-    bias = {} if params.b is None else {"b": (hidden_size,)}
-    shapes = {"w_x": (input_shape[-1], hidden_size), "w_h": (hidden_size, hidden_size), **bias}
-    _checks.params_shapes(where, params, shapes)
-
-
-def _check(hidden_size: int, use_bias: bool, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    _checks.params_record(where, params, RNNParams)
-    _checks.params_presence(where, params, {"b": use_bias})
-    _check_shapes(where, params, input_shape, hidden_size)
 
 
 def rnn_step(
@@ -172,16 +167,13 @@ def rnn_step(
 
     Differs from:
         1. PyTorch: one bias, where `torch.nn.RNNCell` adds two; kernels are (in, out).
-        2. PyTorch: "sigmoid" and any callable are taken, not only "tanh" and "relu".
+        2. PyTorch: supports "sigmoid" and any callable, not only "tanh" and "relu".
         3. Keras: returns (state, output), the order of `jax.lax.scan`; Keras returns (output, [state]).
     """
     check_activation("rnn_step", activation)
     _checks.params_record("rnn_step", params, RNNParams)
-    x = _checks.floating("rnn_step", "x", x)
-    hidden_size = _checks.rows("rnn_step", params, "w_h")
-    _check_shapes("rnn_step", params, x.shape, hidden_size)
-    zeros = functools.partial(zeros_state, hidden_size)
-    return checked_step("rnn_step", rule_for(activation), zeros, params, state, x)
+    config = RNNConfig(_checks.rows("rnn_step", params, "w_h"))
+    return step_of("rnn_step", config, rule_for(activation), params, state, x)
 
 
 def rnn(
@@ -218,25 +210,11 @@ def rnn(
         >>> irnn.init(jax.random.key(0), 28).w_h.shape
         (100, 100)
     """
-    hidden_size = _checks.positive_int("rnn", "hidden_size", hidden_size)
-    use_bias = _checks.boolean("rnn", "use_bias", use_bias)
     check_activation("rnn", activation)
-
-    def init(key: Array, input_size: int, dtype: Any = None) -> RNNParams:
-        input_size = _checks.positive_int("rnn.init", "input_size", input_size)
-        dtype = jnp.result_type(float) if dtype is None else dtype
-        key_x, key_h, key_b = jax.random.split(key, 3)
-        return RNNParams(
-            w_x=initializers.draw_gates(kernel_init, key_x, len(GATES), (input_size, hidden_size), dtype),
-            w_h=initializers.draw_gates(recurrent_init, key_h, len(GATES), (hidden_size, hidden_size), dtype),
-            b=bias_init(key_b, GATES, hidden_size, dtype) if use_bias else None,
-        )
-
-    return Cell(
-        init=init,
-        initial_state=functools.partial(zeros_state, hidden_size),
-        step=functools.partial(rnn_step, activation=activation),
-        rule=rule_for(activation),
-        check=functools.partial(_check, hidden_size, use_bias),
-        **made_by(rnn, hidden_size=hidden_size, use_bias=use_bias, activation=activation),
+    config = RNNConfig(
+        _checks.positive_int("rnn", "hidden_size", hidden_size),
+        _checks.boolean("rnn", "use_bias", use_bias),
+        activation,
     )
+    draw = Initializers(kernel_init, recurrent_init, bias_init)
+    return make_cell(config, Bound(rnn_step, activation=activation), rule_for(activation), draw)

@@ -22,7 +22,7 @@ from jaxrnn.interop._mappings import (
     entry,
     to_jax,
 )
-from jaxrnn.network import Bidirectional
+from jaxrnn.network import walk_layer
 
 RECORDS: dict[str, Any] = {"rnn": RNNParams, "lstm": LSTMParams, "gru": GRUParams}
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
@@ -191,11 +191,8 @@ def read_layers(where: str, params: Any, peer: str, projection: bool = False) ->
         )
     layers = []
     for k, layer in enumerate(params):
-        halves = layer._asdict() if isinstance(layer, Bidirectional) else {"": layer}
-        names = (f"params[{k}].{half}" if half else f"params[{k}]" for half in halves)
         layers.append([
-            read_record(where, name, half, peer, projection)
-            for name, half in zip(names, halves.values(), strict=True)
+            read_record(where, f"params{way.path}", way.cell, peer, projection) for way in walk_layer(k, layer)
         ])  # fmt: skip
     return layers
 

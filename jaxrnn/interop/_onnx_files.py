@@ -1,7 +1,6 @@
-"""ONNX models in files, and the arrays in them: nothing is trusted, nothing is half-written."""
+"""ONNX models in files, and the arrays in them: nothing is trusted."""
 
 import os
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,28 +52,6 @@ def read_model(where: str, model: Any) -> Source:
             "is it truncated, or another kind of file?"
         )
     return Source(where, f"file {str(path)!r}", parsed, path.resolve().parent)
-
-
-def checked_path(where: str, path: Any) -> Path:
-    """`path` as a Path."""
-    if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{where}: path expected a string or a path, got {type(path).__name__}")
-    return Path(path)
-
-
-def write_model(model: "onnx.ModelProto", path: Path) -> None:
-    """All of the file or nothing of it: it takes its name when it is complete."""
-    target = Path(os.path.realpath(path))  # a link stays one
-    unfinished = target.with_name(f".{secrets.token_hex(8)}.unfinished")
-    content = model.SerializeToString()
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def tensor_array(source: Source, tensor: "onnx.TensorProto") -> np.ndarray:

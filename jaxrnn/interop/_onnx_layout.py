@@ -19,8 +19,19 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn._types import Cell
-from jaxrnn.cells import GRUParams, LSTMParams, RNNParams, gru, lstm, rnn
+from jaxrnn._types import AnyCell, Cell
+from jaxrnn.cells import (
+    GRUConfig,
+    GRUParams,
+    LSTMConfig,
+    LSTMParams,
+    RegularizeConfig,
+    RNNConfig,
+    RNNParams,
+    gru,
+    lstm,
+    rnn,
+)
 from jaxrnn.interop._mappings import check_shape
 
 THEIRS = {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}  # in our letters
@@ -53,31 +64,26 @@ class Weights(NamedTuple):
     P: np.ndarray | None = None  # (3H,)
 
 
-def form_of(name: str, cell: Cell) -> Form:
+def form_of(name: str, cell: AnyCell) -> Form:
     """The form of a cell, read from how it was made; a cell that no operator computes is refused."""
     config = cell.config
-    if config is not None and config.factory == "regularize":
-        options = dict(config.options)
-        rates = options["zoneout"] if isinstance(options["zoneout"], tuple) else (options["zoneout"],)
-        if any(rates):
+    if isinstance(config, RegularizeConfig):
+        if config.has_zoneout:
             raise ValueError(f"{name} expected a cell without zoneout, got {cell!r}; no operator of ONNX mixes states")
-        config = options["cell"]  # Dropout is off where nothing is trained.
-    if config is None or config.factory not in ("rnn", "lstm", "gru"):
+        config = config.cell  # Dropout is off where nothing is trained.
+    if not isinstance(config, (RNNConfig, LSTMConfig, GRUConfig)):
         raise ValueError(f"{name} expected a cell of rnn, lstm or gru, got {cell!r}; ONNX has no operator for it")
-    options = dict(config.options)
-    if options.get("layer_norm"):
+    if not isinstance(config, RNNConfig) and config.layer_norm:
         raise ValueError(
             f"{name} expected a cell without layer normalisation, got {cell!r}; ONNX's operators have none"
         )
-    activation = options.get("activation", "tanh")
-    if activation not in tuple(ACTIVATIONS):
-        raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {cell!r}")
-    return Form(
-        op=config.factory.upper(),
-        activation=activation,
-        reset_after=options.get("reset_after", True),
-        coupled=options.get("coupled", False),
-    )
+    if isinstance(config, RNNConfig):
+        if config.activation not in tuple(ACTIVATIONS):
+            raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {cell!r}")
+        return Form("RNN", activation=str(config.activation))
+    if isinstance(config, GRUConfig):
+        return Form("GRU", reset_after=config.reset_after)
+    return Form("LSTM", coupled=config.coupled)
 
 
 def cell_of(form: Form, hidden_size: int, use_bias: bool, peephole: bool, projection_size: int | None) -> Cell:

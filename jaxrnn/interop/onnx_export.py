@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn import _checks
-from jaxrnn._types import Cell, Params
+from jaxrnn import _checks, _files
+from jaxrnn._types import CELL_TYPES, AnyCell, Params
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._mappings import as_numpy
-from jaxrnn.interop._onnx_files import checked_path, require_onnx, write_model
+from jaxrnn.interop._onnx_files import require_onnx
 from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
-from jaxrnn.network import MERGES, Bidirectional, Network
+from jaxrnn.network import MERGES, Network, check_directions, directions, walk_layer
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ CONDITION_LIMIT = 100.0
 
 
 def to_onnx(
-    network: Network | Cell,
+    network: Network | AnyCell,
     params: Params,
     *,
     path: str | os.PathLike[str] | None = None,
@@ -97,13 +97,13 @@ def to_onnx(
     """
     where = "to_onnx"
     onnx = require_onnx(where)
-    target = None if path is None else checked_path(where, path)
+    target = None if path is None else _files.checked_path(where, path)
     for name, value in (("lengths", lengths), ("batch_first", batch_first), ("reverse", reverse)):
         _checks.boolean(where, name, value)
     _checks.one_of(where, "initial_state", initial_state, ("zeros", "inputs"))
     _check_opset(where, opset, onnx.defs.onnx_opset_version())
     parts = _parts(where, network, params)
-    if reverse and any(isinstance(layer, Bidirectional) for layer in parts.layers):
+    if reverse and any(len(entries) == 2 for entries in parts.entries):
         raise ValueError(f"{where}: reverse expected False for a network that reads both ways, got True")
     dtype = _dtype(where, parts.entries, opset)
     options = Options(lengths, initial_state == "inputs", parts.merge)
@@ -118,7 +118,7 @@ def to_onnx(
     if batch_first:
         x = graph.node("Transpose", [x], "x_time_first", perm=[1, 0, 2])
     for k, layer in enumerate(operators):
-        states = "" if isinstance(network, Cell) else f"_l{k}"
+        states = "" if isinstance(network, CELL_TYPES) else f"_l{k}"
         y = write_layer(graph, f"layer_{k}", states, x, layer, options)
         x = graph.node("Add", [y, x], f"layer_{k}.residual") if parts.residual and k else y
     if batch_first:
@@ -127,7 +127,7 @@ def to_onnx(
 
     model = graph.model(_checked_names(where, names, graph), opset)
     if target is not None:
-        write_model(model, target)
+        _files.write_whole(where, target, model.SerializeToString())
     return model
 
 
@@ -142,37 +142,32 @@ class _Entry(NamedTuple):
 class _Parts(NamedTuple):
     """What is exported."""
 
-    layers: tuple[Cell | Bidirectional, ...]
     entries: list[list[_Entry]]  # of every layer, one a direction
     merge: str
     residual: bool
 
 
 def _parts(where: str, network: Any, params: Any) -> _Parts:
-    if isinstance(network, Cell):
-        return _Parts((network,), [[_entry(where, "params", network, params)]], "concat", False)
+    if isinstance(network, CELL_TYPES):
+        return _Parts([[_entry(where, "params", network, params)]], "concat", False)
     if not isinstance(network, Network):
         raise TypeError(f"{where}: network expected a Network or a Cell, got {_checks.describe(network)}")
     merge = next((name for name, f in MERGES.items() if network.merge in (name, f)), None)
-    if merge is None and any(isinstance(layer, Bidirectional) for layer in network.layers):
+    if merge is None and any(len(directions(layer)) == 2 for layer in network.layers):
         raise ValueError(f"{where}: merge expected one of {', '.join(MERGES)}, got the function of {network!r}")
     depth = len(network.layers)
     if not isinstance(params, tuple) or hasattr(params, "_fields") or len(params) != depth:
         raise TypeError(f"{where}: params expected a tuple over {depth} layers, got {_checks.describe(params)}")
-    entries = [_entries(where, f"params[{k}]", network.layers[k], params[k]) for k in range(depth)]
-    return _Parts(network.layers, entries, merge or "concat", network.residual)
+    entries = [_entries(where, k, network.layers[k], params[k]) for k in range(depth)]
+    return _Parts(entries, merge or "concat", network.residual)
 
 
-def _entries(where: str, name: str, layer: Any, params: Any) -> list[_Entry]:
-    if isinstance(layer, Bidirectional) != isinstance(params, Bidirectional):
-        expected = "a Bidirectional(forward, backward)" if isinstance(layer, Bidirectional) else "one direction"
-        raise TypeError(f"{where}: {name} expected {expected}, got {_checks.describe(params)}")
-    if not isinstance(layer, Bidirectional):
-        return [_entry(where, name, layer, params)]
-    return [_entry(where, f"{name}.{half}", getattr(layer, half), getattr(params, half)) for half in layer._fields]
+def _entries(where: str, k: int, layer: Any, params: Any) -> list[_Entry]:
+    check_directions(where, f"params[{k}]", layer, params)
+    return [_entry(where, f"params{way.path}", way.cell, *way.parts) for way in walk_layer(k, layer, params)]
 
 
-def _entry(where: str, name: str, cell: Cell, params: Any) -> _Entry:
+def _entry(where: str, name: str, cell: AnyCell, params: Any) -> _Entry:
     form = layout.form_of(f"{where}: {name}", cell)
     if cell.check is not None:
         cell.check(f"{where}: {name}", params, getattr(getattr(params, "w_x", None), "shape", ())[:1])

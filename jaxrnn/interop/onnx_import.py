@@ -14,7 +14,7 @@ from jaxrnn.interop._onnx_chain import Layer, join, read_layers
 from jaxrnn.interop._onnx_files import Source, read_model
 from jaxrnn.interop._onnx_reader import DIRECTIONS, Node, read_node, recurrent_nodes
 from jaxrnn.interop._onnx_values import Values
-from jaxrnn.network import Bidirectional, Network, stack
+from jaxrnn.network import Bidirectional, Network, from_directions, stack
 
 if TYPE_CHECKING:
     import onnx
@@ -204,7 +204,7 @@ def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:
         for d in range(len(node.forms))
     ]
     cells, params = zip(*halves, strict=True)
-    return (cells[0], params[0]) if len(cells) == 1 else (Bidirectional(*cells), Bidirectional(*params))
+    return from_directions(cells), from_directions(params)
 
 
 def _cell(node: Node, d: int, weights: layout.Weights, w_proj: np.ndarray | None) -> tuple[Cell, Any]:

@@ -15,7 +15,7 @@ from jaxrnn import _checks
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
-from jaxrnn.network import Bidirectional
+from jaxrnn.network import from_directions
 
 PEER = "PyTorch"
 OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
@@ -107,7 +107,7 @@ def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | N
         suffixes = [f"_l{k}{direction}" for direction in directions]
         sizes = first._replace(input_size=features)
         halves = [_layer(entries, suffix, sizes, biases) for suffix in suffixes]
-        layers.append(Bidirectional(*halves) if len(halves) == 2 else halves[0])
+        layers.append(from_directions(halves))
         names += [n for s in suffixes for n in _layout(s, first.kind, biases, first.projection_size is not None)]
         features = len(directions) * first.output_size
     maps.check_names(entries, names)

@@ -5,20 +5,33 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from jaxrnn import _checks, interop
+from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params
 from jaxrnn.cells import LSTMState
 from jaxrnn.modules import _layout, _weights
-from jaxrnn.modules._variants import cell_of, check_torch_has, network_of
-from jaxrnn.network import Network, stack
+from jaxrnn.modules._loading import Loading
+from jaxrnn.modules._weights import DrawingOptions
+from jaxrnn.network import Layer, Network, stack
+from jaxrnn.sequence.implementations.protocol import Implementation
+
+
+class LayerOptions(DrawingOptions, total=False):
+    """The keyword arguments of every module of layers, beside those of PyTorch and of its cells."""
+
+    checkpoint: str | int | None
+    implementation: str | Implementation | None
+    compute_dtype: Any
+    deterministic: bool
+
 
 KeySource = nnx.Rngs | nnx.RngStream | Array
 
 
-class Recurrent(nnx.Module):
+class Recurrent(Loading, nnx.Module):
     """A stack of layers of one kind of cell; the base of :class:`RNN`, :class:`LSTM` and :class:`GRU`.
 
     Attributes:
@@ -34,7 +47,6 @@ class Recurrent(nnx.Module):
         self,
         factory: Callable[..., Cell],
         options: Mapping[str, Any],
-        *,
         input_size: int,
         hidden_size: int,
         num_layers: int,
@@ -42,14 +54,14 @@ class Recurrent(nnx.Module):
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
-        checkpoint: str | int | None,
-        implementation: str | None,
-        compute_dtype: Any,
-        param_dtype: Any,
-        deterministic: bool,
+        *,
+        checkpoint: str | int | None = None,
+        implementation: str | Implementation | None = None,
+        compute_dtype: Any = None,
+        param_dtype: Any = jnp.float32,
+        deterministic: bool = False,
         rngs: nnx.Rngs,
-        initialisers: tuple[Any, Any, Any],
-        metadata: tuple[Any, Any, Any],
+        **drawing: Any,
     ):
         where = type(self).__name__
         self.input_size = _checks.positive_int(where, "input_size", input_size)
@@ -69,14 +81,17 @@ class Recurrent(nnx.Module):
                 stacklevel=5,  # past two constructors and the two frames of nnx's own
             )
         options = {**options, "use_bias": self.bias}
-        cell = cell_of(factory, self.hidden_size, **options)
-        self._network = network_of(cell, self.num_layers, self.bidirectional, self.dropout)
+
+        def network(**drawn_by: Any) -> Network:
+            cells = [factory(self.hidden_size, **options, **drawn_by)] * self.num_layers
+            return stack(cells, bidirectional=self.bidirectional, dropout=self.dropout)
 
         def init(key: Array, **drawn_by: Any) -> Params:
-            cells = [factory(self.hidden_size, **options, **drawn_by)] * self.num_layers
-            return stack(cells, bidirectional=self.bidirectional).init(key, self.input_size, param_dtype)
+            return network(**drawn_by).init(key, self.input_size, param_dtype)
 
-        params, make_param = _weights.draw(where, rngs, self.hidden_size, initialisers, metadata, init)
+        self._network = network()
+
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing)
         self.layers = nnx.List([_weights.Weights(layer, make_param) for layer in params])
         self.rngs: nnx.RngStream | None = nnx.data(None)
         if self._drops and ("dropout" in rngs or "default" in rngs):
@@ -96,46 +111,8 @@ class Recurrent(nnx.Module):
         """The parameters as the functional API has them, a tuple over layers: for `self.network`."""
         return tuple(_weights.detach(layer) for layer in self.layers)
 
-    def load(self, params: Params) -> None:
-        """Puts functional parameters in.
-
-        Args:
-            params: of the structure and the shapes of `self.params`; cast to its dtype.
-
-        Raises:
-            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
-                module is then as it was.
-        """
-        _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
-        for layer, record in zip(self.layers, params, strict=True):
-            _weights.put(layer, record)
-
-    def load_torch(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:
-        """Puts the weights of a `torch.nn` module of the same name and configuration in.
-
-        Args:
-            state_dict: names to arrays, as its `state_dict()` has them.
-            prefix: the path of the module in the state dict of a larger model, such as
-                "encoder.rnn".
-
-        Raises:
-            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
-                module is then as it was.
-        """
-        check_torch_has(f"{type(self).__name__}.load_torch", self.network.layers[0])
-        self.load(interop.from_torch(state_dict, prefix))
-
-    def to_torch(self, prefix: str = "") -> dict[str, Any]:
-        """The state dict of a `torch.nn` module of the same name and configuration, as NumPy arrays.
-
-        Args:
-            prefix: the path of the module in the state dict of a larger model.
-
-        Raises:
-            ValueError: for a variant that PyTorch does not have.
-        """
-        check_torch_has(f"{type(self).__name__}.to_torch", self.network.layers[0])
-        return interop.to_torch(self.params, prefix)
+    def _parts(self) -> tuple[Layer, list[Any]]:
+        return self.network.layers[0], list(self.layers)
 
     def set_view(self, deterministic: bool | None = None) -> None:
         """What `nnx.view` can change.

@@ -1,5 +1,6 @@
 """PyTorch's layout of sequences and states, to and from that of the functional API."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import State
 from jaxrnn.cells import LSTMState
-from jaxrnn.network import Bidirectional, Network
+from jaxrnn.network import Network, directions, from_directions
 
 
 def time_first(where: str, xs: Any, input_size: int, batch_first: bool) -> Array:
@@ -48,7 +49,7 @@ def steps_time_first(where: str, name: str, value: Any, steps: tuple[int, ...], 
 
 def stack_states(states: State) -> Any:
     """`(L*D, *B, ·)` of states by layer; the row of a layer and direction is layer * D + direction."""
-    rows = [row for layer in states for row in (layer if isinstance(layer, Bidirectional) else (layer,))]
+    rows = [row for layer in states for row in directions(layer)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
@@ -68,13 +69,13 @@ def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int
             raise TypeError(f"{where}: hx expected the array h_0, got {_checks.describe(hx)}; only an LSTM has a c_0")
         hx = _rows(where, "hx", hx, expected, hint)
 
-    def row(n: int) -> Any:
+    rows = itertools.count()
+
+    def next_row() -> Any:
+        n = next(rows)
         return jax.tree.map(lambda a: a[n], hx)
 
-    return tuple(
-        Bidirectional(row(2 * k), row(2 * k + 1)) if isinstance(layer, Bidirectional) else row(k)
-        for k, layer in enumerate(network.layers)
-    )
+    return tuple(from_directions([next_row() for _ in directions(layer)]) for layer in network.layers)
 
 
 def _rows(where: str, name: str, value: Any, expected: Any, hint: str) -> Array:

@@ -1,25 +1,11 @@
 """From PyTorch's arguments to the options of the functional cells."""
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell
+from jaxrnn.cells import GRUConfig, RNNConfig
 from jaxrnn.cells.rnn import ACTIVATIONS
-from jaxrnn.network import Bidirectional, Network, stack
-
-
-@functools.lru_cache(maxsize=1024)
-def cell_of(factory: Callable[..., Cell], hidden_size: int, **options: Any) -> Cell:
-    """One cell for equal options, so that modules of one configuration share what they compile."""
-    return factory(hidden_size, **options)
-
-
-@functools.lru_cache(maxsize=1024)
-def network_of(cell: Cell, num_layers: int, bidirectional: bool, dropout: float) -> Network:
-    """One network for equal options, so that modules of one configuration have equal graph definitions."""
-    return stack([cell] * num_layers, bidirectional=bidirectional, dropout=dropout)
+from jaxrnn.network import Layer, directions
 
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
@@ -47,13 +33,12 @@ def gru_options(where: str, **variants: Any) -> dict[str, Any]:
     return {name: _checks.boolean(where, name, value) for name, value in variants.items()}
 
 
-def check_torch_has(where: str, layer: Cell | Bidirectional) -> None:
-    """PyTorch has equations like these, as far as the parameters do not show it."""
-    cell = layer.forward if isinstance(layer, Bidirectional) else layer
-    options = {} if cell.config is None else dict(cell.config.options)
-    if not options.get("reset_after", True):
+def check_torch_has(where: str, layer: Layer) -> None:
+    """Raises unless PyTorch has equations like these, as far as the parameters do not show it."""
+    config = directions(layer)[0].config
+    if isinstance(config, GRUConfig) and not config.reset_after:
         raise ValueError(f"{where}: reset_after expected True, got False; PyTorch's GRU resets after the product")
-    if options.get("activation", "tanh") not in ("tanh", "relu"):
+    if isinstance(config, RNNConfig) and config.activation not in ("tanh", "relu"):
         raise ValueError(
-            f"{where}: nonlinearity expected 'tanh' or 'relu', got {options['activation']!r}; PyTorch has no other"
+            f"{where}: nonlinearity expected 'tanh' or 'relu', got {config.activation!r}; PyTorch has no other"
         )

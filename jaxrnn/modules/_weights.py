@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Required, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,26 @@ from jaxtyping import Array
 
 from jaxrnn import _checks, initializers
 from jaxrnn._types import Params
+from jaxrnn.initializers import BiasInitializer, Initializer
 
 Metadata = Mapping[str, Any]
 MakeParam = Callable[[str, Array], nnx.Param]
 
 # Which initialiser and metadata a parameter takes; all others start as constants and carry none.
 ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias"}
+
+
+class DrawingOptions(TypedDict, total=False):
+    """The keyword arguments of every module that say how its parameters are drawn."""
+
+    param_dtype: Any
+    kernel_init: Initializer | None
+    recurrent_init: Initializer | None
+    bias_init: BiasInitializer | None
+    kernel_metadata: Metadata | None
+    recurrent_metadata: Metadata | None
+    bias_metadata: Metadata | None
+    rngs: Required[nnx.Rngs]
 
 
 class Role(NamedTuple):
@@ -27,34 +41,35 @@ class Role(NamedTuple):
     metadata: Metadata
 
 
-def _roles(hidden_size: int, initialisers: tuple[Any, Any, Any], metadata: tuple[Any, Any, Any]) -> dict[str, Role]:
+def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any]) -> dict[str, Role]:
     """What the caller gave, and PyTorch's U(±1/√H) in the place of `None`."""
+    for name in drawing:
+        if name not in DrawingOptions.__annotations__:
+            raise TypeError(f"{where}.__init__() got an unexpected keyword argument {name!r}")
     bound = 1.0 / math.sqrt(hidden_size)
 
     def uniform(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    defaults = (uniform, uniform, initializers.torch_uniform_bias())
-    given = zip(("kernel", "recurrent", "bias"), initialisers, defaults, metadata, strict=True)
-    return {name: Role(init or default, carried or {}) for name, init, default, carried in given}
+    defaults = {"kernel": uniform, "recurrent": uniform, "bias": initializers.torch_uniform_bias()}
+    return {
+        name: Role(drawing.get(f"{name}_init") or default, drawing.get(f"{name}_metadata") or {})
+        for name, default in defaults.items()
+    }
 
 
 def draw(
-    where: str,
-    rngs: Any,
-    hidden_size: int,
-    initialisers: tuple[Any, Any, Any],
-    metadata: tuple[Any, Any, Any],
-    init: Callable[..., Params],
+    where: str, rngs: Any, hidden_size: int, init: Callable[..., Params], drawing: Mapping[str, Any]
 ) -> tuple[Params, MakeParam]:
     """Functional parameters, and what makes a `Param` of each of their arrays.
 
-    `init(key, kernel_init=, recurrent_init=, bias_init=)` gets initialisers that return arrays;
-    what the caller's return around theirs, as `nnx.with_partitioning` does, goes to the `Param`s.
+    `init(key, kernel_init=, recurrent_init=, bias_init=)` gets initialisers that return arrays.
+    Metadata that the caller's initialisers return with theirs, as `nnx.with_partitioning` does, goes to
+    the `Param`s. `drawing` are the caller's initialisers and metadata, as in :class:`DrawingOptions`.
     """
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"{where}: rngs expected flax.nnx.Rngs, such as nnx.Rngs(0), got {_checks.describe(rngs)}")
-    roles, wrappings = _roles(hidden_size, initialisers, metadata), {}
+    roles, wrappings = _roles(where, hidden_size, drawing), {}
 
     def unwrapped(name: str) -> Callable[..., Array]:
         def draw(*args: Any) -> Array:

@@ -1,22 +1,25 @@
 """`RNNCell`, `LSTMCell` and `GRUCell`: one step each, for `flax.nnx.RNN` and `nnx.Bidirectional`."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from jaxrnn import _checks, interop
-from jaxrnn._types import AnyArray, BiasInitializer, Cell, Initializer, Params, State
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.initializers import Initializer
 from jaxrnn.modules import _weights
-from jaxrnn.modules._variants import cell_of, check_torch_has, gru_options, lstm_options, rnn_options
-from jaxrnn.modules._weights import Metadata
+from jaxrnn.modules._loading import Loading
+from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
+from jaxrnn.modules._weights import DrawingOptions
+from jaxrnn.network import Layer
 
 
-class RecurrentCell(nnx.RNNCellBase):
+class RecurrentCell(Loading, nnx.RNNCellBase):
     """One step of a functional cell; the base of :class:`RNNCell`, :class:`LSTMCell` and :class:`GRUCell`.
 
     Its parameters are `nnx.Param`s under the names of the functional API, such as `w_x`.
@@ -29,14 +32,13 @@ class RecurrentCell(nnx.RNNCellBase):
         self,
         factory: Callable[..., Cell],
         options: Mapping[str, Any],
-        *,
         input_size: int,
         hidden_size: int,
         bias: bool,
-        param_dtype: Any,
+        *,
+        param_dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
-        initialisers: tuple[Any, Any, Any],
-        metadata: tuple[Any, Any, Any],
+        **drawing: Any,
     ):
         where = type(self).__name__
         self.input_size = _checks.positive_int(where, "input_size", input_size)
@@ -44,12 +46,12 @@ class RecurrentCell(nnx.RNNCellBase):
         self.bias = _checks.boolean(where, "bias", bias)
         self.param_dtype = param_dtype
         options = {**options, "use_bias": self.bias}
-        self._cell = cell_of(factory, self.hidden_size, **options)
+        self._cell = factory(self.hidden_size, **options)
 
         def init(key: Array, **drawn_by: Any) -> Params:
             return factory(self.hidden_size, **options, **drawn_by).init(key, self.input_size, param_dtype)
 
-        params, make_param = _weights.draw(where, rngs, self.hidden_size, initialisers, metadata, init)
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing)
         _weights.attach(self, params, make_param)
 
     @property
@@ -62,28 +64,8 @@ class RecurrentCell(nnx.RNNCellBase):
         """The parameters as the functional API has them: for `self.cell`."""
         return _weights.detach(self)
 
-    def load(self, params: Params) -> None:
-        """Puts functional parameters in.
-
-        Args:
-            params: of the structure and the shapes of `self.params`; cast to its dtype.
-
-        Raises:
-            TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
-                module is then as it was.
-        """
-        _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
-        _weights.put(self, params)
-
-    def load_torch(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:
-        """Puts the weights of the `torch.nn` cell of the same name in, as :meth:`LSTM.load_torch` does."""
-        check_torch_has(f"{type(self).__name__}.load_torch", self.cell)
-        self.load(interop.from_torch(state_dict, prefix))
-
-    def to_torch(self, prefix: str = "") -> dict[str, Any]:
-        """The state dict of the `torch.nn` cell of the same name, as :meth:`LSTM.to_torch` gives it."""
-        check_torch_has(f"{type(self).__name__}.to_torch", self.cell)
-        return interop.to_torch(self.params, prefix)
+    def _parts(self) -> tuple[Layer, list[Any]]:
+        return self.cell, [self]
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, carry: State, inputs: Float[AnyArray, "*B I"]
@@ -166,21 +148,12 @@ class LSTMCell(RecurrentCell):
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        rngs: nnx.Rngs,
+        **options: Unpack[DrawingOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
         super().__init__(
             lstm, lstm_options("LSTMCell", hidden_size, proj_size, **variants),
-            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.proj_size = proj_size
 
@@ -219,20 +192,11 @@ class GRUCell(RecurrentCell):
         *,
         reset_after: bool = True,
         layer_norm: bool = False,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        rngs: nnx.Rngs,
+        **options: Unpack[DrawingOptions],
     ):
         super().__init__(
             gru, gru_options("GRUCell", reset_after=reset_after, layer_norm=layer_norm),
-            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, bias, **options,
         )  # fmt: skip
 
 
@@ -266,20 +230,10 @@ class RNNCell(RecurrentCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str | Callable[..., Any] = "tanh",
-        *,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        rngs: nnx.Rngs,
+        **options: Unpack[DrawingOptions],
     ):
         super().__init__(
             rnn, rnn_options("RNNCell", nonlinearity),
-            input_size=input_size, hidden_size=hidden_size, bias=bias, param_dtype=param_dtype, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity

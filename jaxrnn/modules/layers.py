@@ -1,16 +1,11 @@
 """`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
-import jax.numpy as jnp
-from flax import nnx
-
-from jaxrnn._types import BiasInitializer, Initializer
 from jaxrnn.cells import gru, lstm, rnn
-from jaxrnn.modules._base import Recurrent
+from jaxrnn.modules._base import LayerOptions, Recurrent
 from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
-from jaxrnn.modules._weights import Metadata
 
 
 class LSTM(Recurrent):
@@ -78,27 +73,12 @@ class LSTM(Recurrent):
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,
-        checkpoint: str | int | None = None,
-        implementation: str | None = None,
-        compute_dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        deterministic: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
         super().__init__(
             lstm, lstm_options("LSTM", hidden_size, proj_size, **variants),
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
-            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.proj_size = proj_size
 
@@ -145,26 +125,11 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         layer_norm: bool = False,
-        checkpoint: str | int | None = None,
-        implementation: str | None = None,
-        compute_dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        deterministic: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ):
         super().__init__(
             gru, gru_options("GRU", reset_after=reset_after, layer_norm=layer_norm),
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
-            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
 
 
@@ -207,26 +172,10 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        *,
-        checkpoint: str | int | None = None,
-        implementation: str | None = None,
-        compute_dtype: Any = None,
-        param_dtype: Any = jnp.float32,
-        kernel_init: Initializer | None = None,
-        recurrent_init: Initializer | None = None,
-        bias_init: BiasInitializer | None = None,
-        kernel_metadata: Metadata | None = None,
-        recurrent_metadata: Metadata | None = None,
-        bias_metadata: Metadata | None = None,
-        deterministic: bool = False,
-        rngs: nnx.Rngs,
+        **options: Unpack[LayerOptions],
     ):
         super().__init__(
             rnn, rnn_options("RNN", nonlinearity),
-            input_size=input_size, hidden_size=hidden_size, num_layers=num_layers, bias=bias, batch_first=batch_first,
-            dropout=dropout, bidirectional=bidirectional, checkpoint=checkpoint, implementation=implementation,
-            compute_dtype=compute_dtype, param_dtype=param_dtype, deterministic=deterministic, rngs=rngs,
-            initialisers=(kernel_init, recurrent_init, bias_init),
-            metadata=(kernel_metadata, recurrent_metadata, bias_metadata),
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity

@@ -1,24 +1,33 @@
-"""The units of a layer shared out over devices: for weights and states too wide for one."""
+"""The units of a layer sharded over devices: for weights and states too wide for one."""
 
-from typing import TypeVar
+from typing import overload
 
 import jax
 from jax.sharding import Mesh
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, Placement, PyTree
-from jaxrnn.network import Bidirectional, Network, stack
+from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
+from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
+from jaxrnn.network import Network, from_directions, stack, walk
 from jaxrnn.parallel._meshes import automatic, axis_of
-from jaxrnn.sequence.placed import row_shardings
+from jaxrnn.sequence.sharding import row_shardings
 
 WHERE = "model_parallel"
-FACTORIES = ("rnn", "lstm", "gru", "mgu", "indrnn")
-
-Model = TypeVar("Model", Cell, Network)
+CONFIGS = (RNNConfig, LSTMConfig, GRUConfig, MGUConfig, IndRNNConfig)
 
 
-def model_parallel(model: Model, mesh: Mesh, axis: str = "model", *, batch_axis: str | None = None) -> Model:
-    """The same cell or network, the hidden units of each layer shared out over a mesh axis.
+@overload
+def model_parallel(model: Cell, mesh: Mesh, axis: str = "model", *, batch_axis: str | None = None) -> PlacedCell: ...
+
+
+@overload
+def model_parallel(model: Network, mesh: Mesh, axis: str = "model", *, batch_axis: str | None = None) -> Network: ...
+
+
+def model_parallel(
+    model: Cell | Network, mesh: Mesh, axis: str = "model", *, batch_axis: str | None = None
+) -> PlacedCell | Network:
+    """The same cell or network, with the hidden units of each layer sharded over a mesh axis.
 
     Of the n devices along the axis each holds, of every weight, the columns of its H/n units,
     all gates of a unit, and computes their part of h_t and c_t; the others' part of h_{t-1}
@@ -89,7 +98,10 @@ def model_parallel(model: Model, mesh: Mesh, axis: str = "model", *, batch_axis:
         return _placed("model", model, placement)
     if not isinstance(model, Network):
         raise TypeError(f"{WHERE}: model expected a Cell or a Network, got {_checks.describe(model)}")
-    layers = [_layer(f"layers[{k}]", layer, placement) for k, layer in enumerate(model.layers)]
+    layers = [
+        from_directions([_placed(f"layers{way.path}", way.cell, placement) for way in ways])
+        for ways in walk(model.layers)
+    ]
     return stack(layers, merge=model.merge, dropout=model.dropout, residual=model.residual)
 
 
@@ -130,26 +142,21 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
     return row_shardings(params, Placement(mesh, axis, ()))
 
 
-def _layer(where: str, layer: Cell | Bidirectional, placement: Placement) -> Cell | Bidirectional:
-    if isinstance(layer, Bidirectional):
-        return Bidirectional(*(_placed(f"{where}.{name}", getattr(layer, name), placement) for name in layer._fields))
-    return _placed(where, layer, placement)
-
-
-def _placed(where: str, cell: Cell, placement: Placement) -> Cell:
-    """The cell with its placement, if its units can be parted."""
+def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
+    """The cell with its placement, if its units can be computed apart."""
     config = cell.config
-    if config is None or config.factory not in FACTORIES or dict(config.options).get("layer_norm"):
+    if not isinstance(config, CONFIGS) or getattr(config, "layer_norm", False):
+        names = ", ".join(each.factory for each in CONFIGS)
         raise NotImplementedError(
-            f"{WHERE}: {where} expected a cell of {', '.join(FACTORIES)} without layer normalisation, "
+            f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
             f"got {cell!r}; what a unit computes must not depend on the others but through matrices"
         )
-    assert placement.units is not None
-    devices = placement.mesh.shape[placement.units]
+    assert placement.hidden is not None
+    devices = placement.mesh.shape[placement.hidden]
     for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)):
         if leaf.shape[-1] % devices:
             raise ValueError(
-                f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.units!r} "
+                f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.hidden!r} "
                 f"divide, got {leaf.shape[-1]} in {cell!r}"
             )
-    return cell._replace(placement=placement)
+    return PlacedCell(cell, placement)

@@ -23,9 +23,10 @@ from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.parallel._meshes import automatic, axis_of
+from jaxrnn.sequence.arguments import dtypes_of
 from jaxrnn.sequence.masking import mask_of_lengths, select
-from jaxrnn.sequence.unroll import dtypes_of, unroll
-from jaxrnn.sequence.varying import vary_like
+from jaxrnn.sequence.sharding import vary_like
+from jaxrnn.sequence.unroll import unroll
 
 WHERE = "pipeline"
 
@@ -126,8 +127,8 @@ def pipeline(
             for name, value in (("mask", mask), ("resets", resets))
         )
         if mask is None and (steps[0] % plan.chunk or not steps[0]):
-            mask = jnp.ones(steps, bool)  # the steps that fill the last chunk take no part
-        _, dtype, out_dtype = dtypes_of(WHERE, cell, params, xs, compute_dtype)
+            mask = jnp.ones(steps, bool)  # the steps that fill the last chunk are masked
+        dtypes = dtypes_of(WHERE, cell, params, xs, compute_dtype)
         states = cell.initial_state((layers, *steps[1:])) if states is None else jax.tree.map(jnp.asarray, states)
         options = {
             "checkpoint": checkpoint,
@@ -135,8 +136,8 @@ def pipeline(
             "implementation": implementation,
             "clip_gradient": clip_gradient,
         }
-        over_time = (xs.astype(out_dtype), mask, resets)  # as wide as outputs, which layers read
-        return _run(plan, params, cast_floating(states, dtype), over_time, options)
+        over_time = (xs.astype(dtypes.output), mask, resets)  # as wide as outputs, which layers read
+        return _run(plan, params, cast_floating(states, dtypes.state), over_time, options)
 
     return run
 

@@ -1,1 +1,1 @@
-"""Time: how a cell runs over a sequence, forward and backward. The door is `unroll.py`, above `jaxrnn.backends`."""
+"""Time: how a cell runs over a sequence, forward and backward. The public function is in `unroll.py`."""

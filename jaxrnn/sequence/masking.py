@@ -1,4 +1,4 @@
-"""Which steps take part, and where nothing may cross: selections on whole states."""
+"""Masks, resets and window borders: selections on whole states."""
 
 import functools
 
@@ -9,28 +9,28 @@ from jaxtyping import Array, Bool, Int
 from jaxrnn._types import PyTree, State
 
 
-def select(where: Bool[Array, "*B"] | None, chosen: PyTree, other: PyTree) -> PyTree:
-    """`chosen` where true, else `other`; leaves start with the axes of `where`. `None` is true everywhere.
+def select(condition: Bool[Array, "*B"] | None, chosen: PyTree, other: PyTree) -> PyTree:
+    """`chosen` where true, else `other`; leaves start with the axes of `condition`. `None` is true everywhere.
 
-    A selection, never a product: NaN on the side not taken reaches neither values nor gradients.
+    It selects and never multiplies, so NaN on the other side reaches neither values nor gradients.
     """
-    if where is None:
+    if condition is None:
         return chosen
 
     def leaf(a: Array, b: Array) -> Array:
-        return jnp.where(jnp.reshape(where, where.shape + (1,) * (a.ndim - where.ndim)), a, b)
+        return jnp.where(jnp.reshape(condition, condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
 
     return jax.tree.map(leaf, chosen, other)
 
 
-def only(where: Bool[Array, "*B"] | None, tree: PyTree) -> PyTree:
-    """`tree` where true, else zeros."""
-    return select(where, tree, None if where is None else jax.tree.map(jnp.zeros_like, tree))
+def only(condition: Bool[Array, "*B"] | None, tree: PyTree) -> PyTree:
+    """`tree` where true, else zeros. `None` is true everywhere."""
+    return select(condition, tree, None if condition is None else jax.tree.map(jnp.zeros_like, tree))
 
 
-def replace(where: Bool[Array, "*B"] | None, tree: PyTree, replacement: PyTree) -> PyTree:
-    """`replacement` where true, else `tree`; `None` is false everywhere."""
-    return tree if where is None else select(where, replacement, tree)
+def replace(condition: Bool[Array, "*B"] | None, tree: PyTree, replacement: PyTree) -> PyTree:
+    """`replacement` where true, else `tree`. `None` is false everywhere."""
+    return tree if condition is None else select(condition, replacement, tree)
 
 
 def mask_of_lengths(lengths: Int[Array, "*B"], time: int) -> Bool[Array, "T *B"]:
@@ -40,11 +40,11 @@ def mask_of_lengths(lengths: Int[Array, "*B"], time: int) -> Bool[Array, "T *B"]
 
 
 def resets_on_entry(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "T *B"]:
-    """For each step, in the order of reading: is the state that enters it replaced?
+    """Whether the reset state replaces the state that enters each step.
 
-    A reset at t parts step t-1 from step t. Reading forward, the state entering t is
-    replaced; in reverse the state entering t-1. Reading in reverse, nothing of the
-    sequence lies beyond step 0, and a reset there replaces nothing.
+    A reset at t stands between step t-1 and step t. Read forward, it replaces the state that
+    enters t. Read in reverse, it replaces the state that enters t-1; a reset at step 0 then
+    replaces nothing.
     """
     if not reverse or resets.shape[0] == 0:
         return resets
@@ -52,7 +52,7 @@ def resets_on_entry(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "
 
 
 def window_borders(time: int, window: int | None, reverse: bool) -> Bool[Array, "T"] | None:
-    """The steps that begin a window of `window` steps, counted from the first step read; not the first."""
+    """True at the first step of every window of `window` steps but the first, in the order of reading."""
     if window is None or window >= time:
         return None
     order = jnp.arange(time - 1, -1, -1) if reverse else jnp.arange(time)
@@ -60,11 +60,11 @@ def window_borders(time: int, window: int | None, reverse: bool) -> Bool[Array, 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _clipped(limit: float, state: State) -> State:
+def _with_clipped_cotangent(limit: float, state: State) -> State:
     return state
 
 
-_clipped.defvjp(lambda limit, state: (state, None), lambda limit, _, d: (clip(limit, d),))
+_with_clipped_cotangent.defvjp(lambda limit, state: (state, None), lambda limit, _, d: (clip(limit, d),))
 
 
 def clip(limit: float | None, tree: PyTree) -> PyTree:
@@ -72,15 +72,15 @@ def clip(limit: float | None, tree: PyTree) -> PyTree:
     return tree if limit is None else jax.tree.map(lambda leaf: jnp.clip(leaf, -limit, limit), tree)
 
 
-def crossing(limit: float | None, cut: Bool[Array, ""] | None, state: State) -> State:
-    """A state on its way from one step to the next: itself, but its cotangent is clipped, or stopped."""
+def with_limited_cotangent(limit: float | None, border: Bool[Array, ""] | None, state: State) -> State:
+    """The state, whose cotangent is clipped, and zero where a step begins a window."""
     if limit is not None:
-        state = _clipped(limit, state)
-    return state if cut is None else select(cut, jax.lax.stop_gradient(state), state)
+        state = _with_clipped_cotangent(limit, state)
+    return state if border is None else select(border, jax.lax.stop_gradient(state), state)
 
 
 def shifted(initial: State, after: State, reverse: bool) -> State:
-    """The states that were current before each step, from those after each step: `(T, *B, ·)`."""
+    """The states before each step from those after each step, `(T, *B, ·)`."""
 
     def leaf(first: Array, states: Array) -> Array:
         if states.shape[0] == 0:

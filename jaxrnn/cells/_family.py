@@ -1,0 +1,122 @@
+"""What all families of cells share: from the options of a cell to its parameters, its checks and its record."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._bound import Bound
+from jaxrnn._types import Cell, CellConfig, Params, Rule, State
+from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.initializers import Initializers, draw_gates
+
+# What draws a parameter. The others start as constants: scales at 1, offsets and peepholes at 0.
+ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias", "w_proj": "recurrent"}
+
+
+def dims(*sizes: int) -> Any:
+    """A shape, in the place of an array of it."""
+    return sizes
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class FamilyConfig(CellConfig):
+    """The options of a cell whose parameters are one record."""
+
+    hidden_size: int
+
+    gates: ClassVar[Any]  # the names of the gates, in the order of their blocks
+
+    def shapes(self, input_size: int) -> Any:
+        """The record of the parameters with shapes for arrays; `None` is what the cell does not have."""
+        raise TypeError(f"{type(self).__name__} has no parameters")
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
+        """The state before the first step: zeros."""
+        return zeros_state(self.hidden_size, batch_shape, dtype)
+
+
+def make_cell(config: FamilyConfig, step: Any, rule: Rule, draw: Initializers) -> Cell:
+    """The cell of these options."""
+    return Cell(
+        init=Bound(init_params, config, draw),
+        initial_state=Bound(initial_state, config),
+        step=step,
+        rule=rule,
+        check=Bound(check_params, config),
+        name=repr(config),
+        config=config,
+    )
+
+
+def initial_state(config: FamilyConfig, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
+    """`config.initial_state`, as a function that compares by value."""
+    return config.initial_state(batch_shape, dtype)
+
+
+def init_params(config: FamilyConfig, draw: Initializers, key: Array, input_size: int, dtype: Any = None) -> Params:
+    """Parameters, each field that can be drawn from a key of its own."""
+    input_size = _checks.positive_int(f"{config.factory}.init", "input_size", input_size)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    shapes = config.shapes(input_size)
+    drawn = [name for name in shapes._fields if name in ROLES]
+    keys = dict(zip(drawn, jax.random.split(key, len(drawn)), strict=True))
+
+    def field(name: str, shape: Any) -> Any:
+        if shape is None:
+            return None
+        if hasattr(shape, "_fields"):
+            return type(shape)(*map(field, shape._fields, shape))
+        if name not in ROLES:
+            return (jnp.ones if name.startswith("scale") else jnp.zeros)(shape, dtype)
+        initializer = getattr(draw, ROLES[name])
+        if ROLES[name] == "bias":
+            biases = initializer(keys[name], config.gates, config.hidden_size, dtype)
+            return biases[-shape[0] :]  # `b_hn` is the last gate's
+        if len(shape) == 1:
+            return initializer(keys[name], shape, dtype)
+        blocks = max(1, shape[1] // config.hidden_size)
+        return draw_gates(initializer, keys[name], blocks, (shape[0], shape[1] // blocks), dtype)
+
+    return type(shapes)(*map(field, shapes._fields, shapes))
+
+
+def step_of(where: str, config: FamilyConfig, rule: Rule, params: Params, state: State, x: Any) -> tuple[State, Array]:
+    """One step of the cell that these parameters describe; `config` has all that they may have."""
+    return checked_step(where, Bound(check_params_of_step, config), config.initial_state, rule, params, state, x)
+
+
+def check_params(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    """Raises unless `params` are those of the cell, and fit inputs of that shape."""
+    _check(config, where, params, input_shape, may_lack=False)
+
+
+def check_params_of_step(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
+    """As `check_params`, for a step: its parameters may lack whatever can be absent."""
+    _check(config, where, params, input_shape, may_lack=True)
+
+
+def _check(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int, ...], may_lack: bool) -> None:
+    def check_present(params: Any, shapes: Any) -> None:
+        _checks.params_record(where, params, type(shapes))
+        present = {name: shape is not None for name, shape in zip(shapes._fields, shapes, strict=True)}
+        given = {name: is_there for name, is_there in present.items() if not is_there or not may_lack}
+        _checks.params_presence(where, params, given)
+
+    def check_shapes(params: Any, shapes: Any) -> None:
+        arrays = {}
+        for name, shape in zip(shapes._fields, shapes, strict=True):
+            value = getattr(params, name)
+            if value is not None and hasattr(shape, "_fields"):
+                check_present(value, shape)
+                check_shapes(value, shape)
+            elif value is not None:
+                arrays[name] = shape
+        _checks.params_shapes(where, params, arrays)
+
+    check_present(params, config.shapes(1))
+    _checks.input_features(where, input_shape, params.w_x)
+    check_shapes(params, config.shapes(input_shape[-1]))

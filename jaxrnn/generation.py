@@ -1,0 +1,123 @@
+"""The last output of every sequence, and free-running generation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxrnn import _checks
+from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, State
+from jaxrnn.network import Network
+
+
+def last_output(ys: Float[AnyArray, "T *B H"], lengths: Int[AnyArray, "*B"] | None = None) -> Float[Array, "*B H"]:
+    """The output of each sequence's last step: many-to-one.
+
+    Args:
+        ys: `(T, *B, H)`, the outputs of an unroll.
+        lengths: `(*B,)` integers in 0..T, as given to it; `None` is T for all. A sequence of
+            length 0 has no last step and gives zeros. Traced values are clamped.
+
+    Returns:
+        `(*B, H)`.
+
+    Raises:
+        TypeError, ValueError: for wrong dtypes or shapes, or lengths outside 0..T.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> ys = jnp.arange(6.0).reshape(3, 2, 1)
+        >>> jaxrnn.last_output(ys, jnp.array([3, 1])).tolist()
+        [[4.0], [1.0]]
+
+    Differs from:
+        1. PyTorch: h_n of a packed sequence is this for one direction; indexing `output[-1]`
+           of a padded batch is not.
+    """
+    where = "last_output"
+    ys = _checks.floating(where, "ys", ys)
+    if ys.ndim < 2:
+        raise ValueError(f"{where}: ys expected shape (T, *B, H), got {ys.shape}")
+    time, zeros = ys.shape[0], jnp.zeros(ys.shape[1:], ys.dtype)
+    if lengths is None:
+        return ys[-1] if time else zeros
+    lengths = jnp.clip(_checks.sequence_lengths(where, lengths, time, ys.shape[1:-1]), 0, time)
+    if not time:
+        return zeros
+    at = jnp.broadcast_to(jnp.maximum(lengths - 1, 0)[None, ..., None], (1, *ys.shape[1:]))
+    return jnp.where((lengths > 0)[..., None], jnp.take_along_axis(ys, at, axis=0)[0], zeros)
+
+
+def generate(
+    net_or_cell: Network | AnyCell,
+    params: Params,
+    states: State,
+    first_input: PyTree,
+    next_input: Callable[[Array, Array | None], PyTree],
+    length: int,
+    key: Array | None = None,
+    *,
+    return_inputs: bool = False,
+) -> tuple[Any, ...]:
+    """Free-running generation: every output makes the next input. One-to-many.
+
+    Args:
+        net_or_cell: a network from :func:`stack`, unidirectional, or a cell.
+        params: its parameters.
+        states: where to start: `initial_state(batch_shape)`, or what an unroll over a prompt left.
+        first_input: x_0, `(*B, I)`.
+        next_input: `(y, key_t) -> x`, the read-out, the sampling and the embedding of what
+            was sampled. Its result has the shape and dtype of `first_input`.
+        length: the number of steps.
+        key: split once for every step; `None` hands `None` on, for generation without chance.
+        return_inputs: also return the inputs that were made, x_1 to x_length, `(length, *B, I)`.
+
+    Returns:
+        `(states, ys)` after `length` steps, `ys` being `(length, *B, H)`; with
+        `return_inputs` also the inputs. The last of them was not read yet: generating on
+        from it and `states` continues the sequence.
+
+    Raises:
+        TypeError, ValueError: for a length that is not a positive integer, a `next_input`
+            whose result is not like `first_input`, or a bidirectional network.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, jaxrnn
+        >>> cell = jaxrnn.gru(5)
+        >>> params = cell.init(jax.random.key(0), 5)
+        >>> def sample(y, key):
+        ...     return jax.nn.one_hot(jax.random.categorical(key, y), 5)
+        >>> start = jnp.zeros((2, 5))
+        >>> states, ys = jaxrnn.generate(cell, params, start, start, sample, 7, jax.random.key(1))
+        >>> ys.shape
+        (7, 2, 5)
+    """
+    where = "generate"
+    length = _checks.positive_int(where, "length", length)
+    return_inputs = _checks.boolean(where, "return_inputs", return_inputs)
+    if not callable(next_input):
+        raise TypeError(f"{where}: next_input expected a callable of (y, key), got {_checks.describe(next_input)}")
+    first_input = jax.tree.map(jnp.asarray, first_input)
+
+    def body(carry: tuple[State, PyTree, Array | None], _: None):
+        states, x, key = carry
+        key, key_t = (None, None) if key is None else jax.random.split(key)
+        after, y = net_or_cell.step(params, states, x)
+        x_next = next_input(y, key_t)
+        _same(where, "next_input(y, key)", x_next, x)
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, states)
+        return (after, x_next, key), (y, x_next if return_inputs else None)
+
+    states = jax.tree.map(jnp.asarray, states)
+    (states, _, _), (ys, inputs) = jax.lax.scan(body, (states, first_input, key), None, length=length)
+    return (states, ys, inputs) if return_inputs else (states, ys)
+
+
+def _same(where: str, name: str, got: PyTree, wanted: PyTree) -> None:
+    like = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)  # noqa: E731
+    if like(got) != like(wanted):
+        raise ValueError(
+            f"{where}: {name} expected what first_input is, {_checks.describe(wanted)}; got {_checks.describe(got)}"
+        )

@@ -1,0 +1,218 @@
+"""The arguments of `unroll`, validated in one place and made into a request."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.core import Tracer
+from jaxtyping import Array
+
+from jaxrnn import _checks
+from jaxrnn._types import Cell, Params, PlacedCell, PyTree, Rule, State
+from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
+from jaxrnn.sequence.request import PLATFORMS, Device, Inputs, Options, Request
+from jaxrnn.sequence.segments import segment_length
+from jaxrnn.sequence.sharding import (
+    check_alike,
+    check_placement,
+    may_be_sharded,
+    reshard,
+    seen_placement,
+    varies,
+    vary_like,
+)
+
+WHERE = "unroll"
+
+
+class Given(NamedTuple):
+    """The keyword arguments of `unroll` as the user gave them, without the implementation."""
+
+    lengths: Any = None
+    mask: Any = None
+    resets: Any = None
+    reset_state: Any = None
+    reverse: Any = False
+    return_states: Any = False
+    checkpoint: Any = None
+    compute_dtype: Any = None
+    truncate: Any = None
+    clip_gradient: Any = None
+    key: Any = None
+
+
+def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Given) -> Request:
+    """The request that a call of `unroll` makes.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError: as `unroll` does.
+    """
+    check_cell(WHERE, cell)
+    cell, placement = cell if isinstance(cell, PlacedCell) else (cell, None)
+    xs = _checks.floating(WHERE, "xs", xs)
+    if xs.ndim < 2:
+        raise ValueError(f"{WHERE}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
+    if cell.check is not None:
+        cell.check(WHERE, params, xs.shape)
+    if placement is not None:
+        check_placement(WHERE, cell, placement, xs)
+    device, is_varying = device_of(xs), varies((params, xs))
+    inputs, options = _arrays(cell, params, xs, state, given), _options(cell, given)
+    dtypes = dtypes_of(WHERE, cell, params, xs, given.compute_dtype)
+    inputs = cast_floating(inputs, dtypes.state)
+    if given.key is not None and cell.sample is not None:
+        params, sampled = cell.sample(given.key, inputs.params, inputs.xs)
+        inputs = inputs._replace(params=params, xs=sampled)
+    if placement is None:
+        inputs = vary_like(inputs)
+        placement = seen_placement(inputs)
+        inputs = inputs if placement is None else reshard(inputs, placement)
+    options = options._replace(
+        compute_dtype=dtypes.compute,
+        output_dtype=dtypes.output,
+        placement=placement,
+        segment=segment_length(inputs.time, math.prod(inputs.batch_shape)),
+        accumulate_once=options.keep_gates and may_be_sharded(inputs),
+    )
+    features = _features(given, options, dtypes.state, device, is_varying)
+    return Request(options, inputs, features, device, repr(cell))
+
+
+def _arrays(cell: Cell, params: Params, xs: Array, state: State | None, given: Given) -> Inputs:
+    """The arrays, checked but for those of the parameters, in the dtypes they came in."""
+    time, batch_shape = xs.shape[0], xs.shape[1:-1]
+    expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
+    for name, value in (("state", state), ("reset_state", given.reset_state)):
+        if value is not None:
+            _checks.state_like(WHERE, name, value, expected)
+    reverse = _checks.boolean(WHERE, "reverse", given.reverse)
+    mask, resets, reset_state = _mask(given, time, batch_shape), given.resets, given.reset_state
+    if resets is not None:
+        resets = resets_on_entry(_checks.step_mask(WHERE, "resets", resets, (time, *batch_shape)), reverse)
+        reset_state = cell.initial_state(batch_shape) if reset_state is None else reset_state
+    elif reset_state is not None:
+        raise ValueError(f"{WHERE}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
+    check_alike(WHERE, xs, **{"lengths" if given.lengths is not None else "mask": mask}, resets=resets)
+    truncate = None if given.truncate is None else _checks.positive_int(WHERE, "truncate", given.truncate)
+    state = cell.initial_state(batch_shape) if state is None else state
+    inputs = Inputs(params, xs, state, reset_state, mask, resets, window_borders(time, truncate, reverse))
+    return jax.tree.map(jnp.asarray, inputs)
+
+
+def _mask(given: Given, time: int, batch_shape: tuple[int, ...]) -> Any:
+    if given.lengths is not None and given.mask is not None:
+        raise ValueError(f"{WHERE}: lengths and mask were both given, expected one; a mask says all that lengths can")
+    if given.lengths is not None:
+        return mask_of_lengths(_checks.sequence_lengths(WHERE, given.lengths, time, batch_shape), time)
+    return None if given.mask is None else _checks.step_mask(WHERE, "mask", given.mask, (time, *batch_shape))
+
+
+def _options(cell: Cell, given: Given) -> Options:
+    """The options that do not depend on the arrays."""
+    clip = given.clip_gradient
+    return Options(
+        equations=cell.equations,
+        reverse=_checks.boolean(WHERE, "reverse", given.reverse),
+        return_states=_checks.boolean(WHERE, "return_states", given.return_states),
+        checkpoint=_checkpoint(given.checkpoint),
+        clip_gradient=None if clip is None else _checks.positive_float(WHERE, "clip_gradient", clip),
+    )
+
+
+def _checkpoint(checkpoint: Any) -> Any:
+    if isinstance(checkpoint, str) and checkpoint not in ("gates", "sqrt"):
+        raise ValueError(f"{WHERE}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {checkpoint!r}")
+    if checkpoint is None or isinstance(checkpoint, str):
+        return checkpoint
+    return _checks.positive_int(WHERE, "checkpoint", checkpoint)
+
+
+def _features(given: Given, options: Options, dtype: Any, device: Device, is_varying: bool) -> frozenset[str]:
+    """What the request asks of an implementation."""
+    placement, checkpoint = options.placement, options.checkpoint
+    asked = {
+        "lengths": given.lengths is not None,
+        "mask": given.mask is not None,
+        "resets": given.resets is not None,
+        "reverse": options.reverse,
+        "return_states": options.return_states,
+        'checkpoint="gates"': checkpoint == "gates",
+        "checkpoint=K": checkpoint not in (None, "gates"),
+        "compute_dtype": options.compute_dtype is not None,
+        "truncate": given.truncate is not None,
+        "clip_gradient": options.clip_gradient is not None,
+        "shard_map with its checks": is_varying,
+        "model_parallel": placement is not None and placement.hidden is not None,
+        "a batch on an explicit mesh": placement is not None and placement.hidden is None,
+        "bfloat16, float16": dtype in (jnp.bfloat16, jnp.float16),
+        "float32": dtype == jnp.float32,
+        "float64": dtype == jnp.float64,
+        PLATFORMS.get(device.platform, device.platform): True,
+    }
+    return frozenset(name for name, is_asked in asked.items() if is_asked)
+
+
+class Dtypes(NamedTuple):
+    """The dtype of the operands of products, if one is named; that of states and gates; that of outputs."""
+
+    compute: Any
+    state: Any
+    output: Any
+
+
+def dtypes_of(where: str, cell: Cell, params: Params, xs: Array, compute_dtype: Any) -> Dtypes:
+    """The dtypes that a call computes in. Products of `compute_dtype` accumulate in float32 at least."""
+    if compute_dtype is None:
+        dtype = jnp.result_type(xs, *_floats(params))
+        return Dtypes(None, dtype, dtype)
+    compute_dtype = _compute_dtype(where, compute_dtype, cell)
+    accumulator = compute_dtype if jnp.finfo(compute_dtype).bits > 32 else jnp.dtype(jnp.float32)
+    return Dtypes(compute_dtype, accumulator, xs.dtype)
+
+
+def _floats(tree: PyTree) -> list[Any]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+
+
+def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
+    try:
+        dtype = jnp.dtype(compute_dtype)
+    except TypeError:
+        dtype = None
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{where}: compute_dtype expected a floating-point dtype, got {compute_dtype!r}")
+    if not isinstance(cell.rule, Rule) or not cell.rule.matrices:
+        raise NotImplementedError(
+            f"{where}: compute_dtype does not support {cell!r}, which has no rule that names its matrices"
+        )
+    return dtype
+
+
+def check_cell(where: str, cell: Any) -> None:
+    """Raises unless `cell` has the fields of a :class:`jaxrnn.Cell`."""
+    missing = [name for name in Cell._fields if not hasattr(cell, name)]
+    if missing:
+        raise TypeError(
+            f"{where}: cell expected a jaxrnn.Cell, got {type(cell).__name__} without {', '.join(missing)}; "
+            "wrap your functions as jaxrnn.Cell(init, initial_state, step)"
+        )
+
+
+def device_of(xs: Any) -> Device:
+    """The device of concrete inputs; while tracing, the one that this process computes on by default.
+
+    Starts JAX's devices if nothing has. It cannot foresee that a program traced here is lowered
+    for another platform.
+    """
+    if isinstance(xs, jax.Array) and not isinstance(xs, Tracer):
+        device = next(iter(xs.devices()))
+    else:
+        # A device, a platform's name, or None
+        default = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        device = default if isinstance(default, jax.Device) else jax.devices(default)[0]
+    platform = device.platform
+    if platform == "gpu":  # JAX's one name for both makers
+        platform = "rocm" if "rocm" in device.client.platform_version.lower() else "cuda"
+    return Device(platform, device.device_kind)

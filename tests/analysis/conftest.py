@@ -1,0 +1,3 @@
+"""Tests of the analysis compile many programs that run once."""
+
+from tests.support.compilation import compiled_quickly  # noqa: F401

@@ -1,0 +1,260 @@
+"""Jacobians and gradient flow of batches, lengths, masks and networks, and over a thousand steps."""
+
+import functools
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import analysis
+from jaxrnn.analysis._logscale import Scaled, normalised, plus, unscaled
+from tests.support.analysis import TOLERANCE, assert_logs, close, log_of_norm
+from tests.support.registry import LENGTHS, B, I, T, bits, make, random_like, weighed
+
+# ---- batches, lengths, masks
+
+
+def everything(cell, params, xs, state, vector, **options):
+    operands = (cell, params, xs, state)
+    exponents = analysis.lyapunov_exponents(*operands, count=2, discard=1, **options)
+    return {
+        "jacobians": analysis.state_jacobians(*operands, **options),
+        "products": analysis.jacobian_products(*operands, **options).log_singular_values,
+        "forward": analysis.tangent_norms(*operands, tangent=vector, **options),
+        "back": analysis.cotangent_norms(*operands, cotangent=vector, **options),
+        "growth": exponents.growth,
+        "exponents": exponents.exponents,
+    }
+
+
+def test_a_padded_batch_is_each_sequence_alone(x64):
+    case, k = make("lstm"), 3  # a sequence of 4 steps
+    length = LENGTHS[k]
+    poisoned = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], case.xs, jnp.nan)
+    vector = random_like(3, case.state, jnp.float64)
+    found = everything(case.cell, case.params, poisoned, case.state, vector, lengths=LENGTHS)
+    one = functools.partial(jax.tree.map, lambda leaf: leaf[k])
+    own = everything(case.cell, case.params, case.xs[:length, k], one(case.state), one(vector))
+    for name in ("jacobians", "products", "forward", "back", "growth"):
+        close(found[name][:length, k], own[name])
+    close(found["exponents"][k], own["exponents"])
+    holes = np.ones((T, B), bool)
+    holes[[1, 4], k] = False
+    with_holes = jnp.zeros_like(case.xs).at[holes[:, k], k].set(case.xs[:length, k])
+    holey = everything(case.cell, case.params, with_holes, case.state, vector, mask=holes)
+    for name in ("jacobians", "products", "forward", "back", "growth"):
+        close(holey[name][holes[:, k], k], own[name])
+    padding = np.arange(T)[:, None] >= LENGTHS
+    assert (np.asarray(found["jacobians"])[padding] == np.eye(8)).all()
+    assert not np.asarray(found["growth"])[padding].any()
+    assert np.abs(np.asarray(found["products"])[padding]).max() < 1e-14
+    assert (np.asarray(found["forward"])[length - 1 :, k] == found["forward"][length - 1, k]).all()
+    assert np.isnan(found["exponents"][1:3]).all()  # lengths 0 and 1: none is left after the first step
+
+
+@pytest.mark.parametrize("name", ["lstm-projection", "gru-reset-before"])
+def test_gradient_flow_of_a_masked_batch_and_its_split(name, x64):
+    """A Python loop in which every step has parameters of its own, and adds a number to the state."""
+    case, mask = make(name), bits(4, (T, B), 0.6)
+    initial = case.state
+
+    def loop(params, changes):
+        state, ys = initial, []
+        for t in range(T):
+            after, _ = case.cell.step(jax.tree.map(lambda p, t=t: p[t], params), state, case.xs[t])
+            take = lambda new, old, t=t: jnp.where(mask[t][:, None], new, old)  # noqa: E731
+            state = jax.tree.map(lambda s, c, t=t: s + c[t], jax.tree.map(take, after, state), changes)
+            ys.append(jnp.where(mask[t][:, None], jax.tree.leaves(state)[0], 0))
+        return weighed((state, jnp.stack(ys)))
+
+    copies = jax.tree.map(lambda p: jnp.stack([p] * T), case.params)
+    zeros = jax.tree.map(lambda s: jnp.zeros((T, *s.shape)), initial)
+    by_params, by_states = jax.jit(jax.grad(loop, (0, 1)))(copies, zeros)
+    loss = lambda *out: weighed(out)  # noqa: E731
+    poisoned = jnp.where(mask[..., None], case.xs, jnp.nan)
+    operands = (case.cell, case.params, poisoned, loss, initial)
+    flow = analysis.gradient_flow(*operands, mask=mask, contributions=True)
+    jax.tree.map(close, flow.contributions, by_params)
+    assert_logs(flow.log_weight_norms, log_of_norm(by_params, 1))
+    assert_logs(flow.log_state_norms, log_of_norm(by_states, 2))
+    value = loss(*jaxrnn.unroll(case.cell, case.params, case.xs, initial, mask=mask))
+    np.testing.assert_allclose(flow.loss, value)
+
+
+def test_gradient_flow_through_a_network(x64):
+    pair = jaxrnn.Bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))
+    net = jaxrnn.stack([pair, jaxrnn.rnn(4)], merge="mul", residual=True, dropout=0.3)
+    shapes = jax.eval_shape(lambda key: net.init(key, I), jax.random.key(0))
+    params = jax.tree.map(lambda p: 0.6 * p, random_like(0, shapes, jnp.float64))
+    xs = random_like(1, jax.ShapeDtypeStruct((T, B, I), jnp.float64), jnp.float64)
+    states = random_like(2, jax.eval_shape(lambda: net.initial_state((B,))), jnp.float64)
+
+    def loss(states, ys):
+        return weighed((states, ys))
+
+    def run(params, states):
+        return loss(*net.unroll(params, xs, states, lengths=LENGTHS))
+
+    value, by_params = jax.jit(jax.value_and_grad(run))(params, states)
+    flow = analysis.gradient_flow(net, params, xs, loss, states, lengths=LENGTHS, contributions=True)
+    np.testing.assert_allclose(flow.loss, value)
+    jax.tree.map(lambda parts, whole: close(parts.sum(0), whole), flow.contributions, by_params)
+    assert_logs(flow.log_weight_norms, log_of_norm(flow.contributions, 1))
+    assert flow.log_state_norms[0].backward.c.shape == (T, B)
+    lean = analysis.gradient_flow(net, params, xs, loss, states, lengths=LENGTHS)
+    assert lean.contributions is None
+    assert_logs(lean.log_weight_norms, flow.log_weight_norms)
+
+
+# ---- a thousand steps
+
+
+def linear(w_h):
+    """h_t = h_{t-1} W_h, whose Jacobians are all W_hᵀ."""
+    size = w_h.shape[0]
+    cell = jaxrnn.rnn(size, activation=lambda a: a)
+    return cell, jaxrnn.RNNParams(jnp.eye(1, size), jnp.asarray(w_h), jnp.zeros(size))
+
+
+def log_volumes(jacobians, most=None):
+    """log(σ_1 … σ_k) of the product of all but the first, for k up to `most`, or all: the norm of the product of k-th compounds.
+
+    By Cauchy and Binet the compound matrix, of all k by k minors, of a product is the product
+    of compounds. NumPy, each product scaled as it goes.
+    """
+    size, found = jacobians.shape[-1], []
+    for k in range(1, (most or size) + 1):
+        rows = [list(c) for c in combinations(range(size), k)]
+        compounds = np.linalg.det(jacobians[:, np.array(rows)[:, None, :, None], np.array(rows)[None, :, None, :]])
+        product, total = np.eye(len(rows)), 0.0
+        for compound in compounds:
+            product = compound @ product
+            scale = np.linalg.norm(product)
+            product, total = product / scale, total + np.log(scale)
+        found.append(total + np.log(np.linalg.norm(product, 2)))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("gain", [0.2, 2.5])
+def test_products_of_a_thousand_steps_by_compounds(gain, x64):
+    """Where brute force has only zeros, or infinities: the logs run to ±1000 and spread over hundreds."""
+    w_h = gain * np.random.default_rng(0).standard_normal((4, 4)) / 1.5
+    cell, params = linear(w_h)
+    found = analysis.jacobian_products(cell, params, jnp.zeros((1000, 1)))
+    logs = np.asarray(found.log_singular_values)
+    with np.errstate(over="ignore", invalid="ignore"):
+        brute = np.linalg.matrix_power(w_h, 1000)
+    assert not brute.any() or not np.isfinite(brute).all()
+    for t in (0, 500, 998):
+        assert_logs(np.cumsum(logs[t]), log_volumes(np.broadcast_to(w_h.T, (1000 - t, 4, 4))))
+    spectrum = analysis.recurrent_spectrum(params, powers=1000)["h"]
+    assert_logs(spectrum.log_power_singular_values, logs[::-1])
+    growth = analysis.lyapunov_exponents(cell, params, jnp.zeros((1000, 1)), discard=200).exponents
+    np.testing.assert_allclose(growth, np.log(np.abs(spectrum.eigenvalues)), atol=0.02)
+    np.testing.assert_allclose(growth.sum(), np.linalg.slogdet(w_h)[1], rtol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_products_of_a_thousand_gated_steps_by_compounds(name, x64):
+    cell = jaxrnn.lstm(2) if name == "lstm" else jaxrnn.gru(4)
+    shapes = jax.eval_shape(lambda key: cell.init(key, I), jax.random.key(0))
+    params = jax.tree.map(lambda p: 1.5 * p, random_like(0, shapes, jnp.float64))
+    xs = random_like(1, jax.ShapeDtypeStruct((1000, I), jnp.float64), jnp.float64)
+    logs = np.asarray(analysis.jacobian_products(cell, params, xs).log_singular_values)
+    jacobians = np.asarray(analysis.state_jacobians(cell, params, xs))
+    for t in (0, 400):
+        assert_logs(np.cumsum(logs[t]), log_volumes(jacobians[t:]))
+    assert logs[0, -1] < -1000
+
+
+@pytest.mark.parametrize("gain", [0.25, 2.5])
+def test_flow_of_a_thousand_steps_in_closed_form(gain, x64):
+    """W_h is an orthogonal matrix times a gain, so that every length changes by the gain in every step."""
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    cell, params = linear(gain * rotation)
+    xs = jnp.zeros((1000, 3, 1))
+    left = 999 - np.arange(1000)
+    weights = np.array([1.0, -2.0, 1e-200])[:, None] * np.ones(4)  # sequences of very different gradients
+    flow = analysis.gradient_flow(cell, params, xs, lambda final, ys: jnp.sum(final * weights))
+    wanted = left[:, None] * np.log(gain) + np.log(2 * np.abs(weights[:, 0]))
+    assert_logs(flow.log_state_norms, wanted)
+    assert_logs(flow.log_weight_norms.b, left * np.log(gain) + np.log(np.linalg.norm(weights.sum(0))))
+    assert (np.asarray(flow.log_weight_norms.w_h) == -np.inf).all()
+    key = jax.random.key(0)
+    assert_logs(analysis.tangent_norms(cell, params, xs, key=key)[:, 0], (left[::-1] + 1) * np.log(gain))
+    assert_logs(analysis.cotangent_norms(cell, params, xs, key=key)[:, 0], (left + 1) * np.log(gain))
+
+
+def test_sums_and_products_of_very_different_scales(x64):
+    """A part that is zero hides no other; what is finite in the end is finite."""
+    nothing, little = Scaled(jnp.zeros(4), jnp.zeros(())), Scaled(jnp.ones(4), jnp.asarray(-2000.0))
+    close(normalised(plus(nothing, little)).log_scale, -2000 + np.log(2))
+    close(unscaled(jnp.asarray([1e-300, 0.0]), jnp.asarray(1000.0)), [np.exp(1000 - 300 * np.log(10)), 0.0])
+    close(unscaled(jnp.asarray([1e300, 0.0]), jnp.asarray(-1000.0)), [np.exp(300 * np.log(10) - 1000), 0.0])
+
+
+def test_a_diagonal_recurrence_is_exact(x64):
+    w_h = np.array([1e-3, 0.999, 0.0, 1.5])
+    cell, params = jaxrnn.indrnn(4, activation=lambda a: a), jaxrnn.IndRNNParams(jnp.eye(1, 4), w_h, jnp.zeros(4))
+    logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
+    np.testing.assert_allclose(logs[0, :3], 1000 * np.log([1.5, 0.999, 1e-3]), rtol=1e-13)
+    assert (logs[:, 3] == -np.inf).all()
+
+
+def test_what_a_singular_step_loses_is_lost(x64):
+    rng = np.random.default_rng(0)
+    w_h = rng.standard_normal((4, 2)) @ rng.standard_normal((2, 4))
+    cell, params = linear(w_h)
+    logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
+    assert (logs[:, 2:] == -np.inf).all()
+    assert_logs(np.cumsum(logs[0, :2]), log_volumes(np.broadcast_to(w_h.T, (1000, 4, 4)), most=2))
+
+
+# ---- options
+
+
+def test_single_precision_batches_jit_and_reduction():
+    case = make("gru", (2, 1), dtype=jnp.float32)
+    exact = analysis.state_jacobians(case.cell, case.params, case.xs, case.state)
+    assert exact.shape == (T, 2, 1, 4, 4)
+    assert exact.dtype == jnp.float32
+    norm = functools.partial(jnp.linalg.norm, axis=(-2, -1))
+    reduced = analysis.state_jacobians(case.cell, case.params, case.xs, case.state, reduce=lambda j: {"norm": norm(j)})
+    np.testing.assert_allclose(reduced["norm"], norm(exact), rtol=1e-5)
+
+    @jax.jit
+    def all_of_them(params, xs, state, key):
+        operands = (case.cell, params, xs, state)
+        flow = analysis.gradient_flow(case.cell, params, xs, lambda final, ys: jnp.sum(ys), state)
+        return (
+            analysis.jacobian_products(*operands).log_norms,
+            analysis.lyapunov_exponents(*operands, count=1).exponents,
+            jax.vmap(lambda k: analysis.tangent_norms(*operands, key=k))(jax.random.split(key, 3)),
+            flow.log_state_norms,
+        )
+
+    products, exponents, tangents, flow = all_of_them(case.params, case.xs, case.state, jax.random.key(0))
+    total = functools.reduce(lambda p, t: np.asarray(exact[t]) @ p, range(T), np.eye(4))
+    np.testing.assert_allclose(np.exp(products[0]), np.linalg.norm(total, 2, axis=(-2, -1)), rtol=1e-4)
+    assert exponents.shape == (2, 1, 1)
+    assert tangents.shape == (3, T, 2, 1)
+    assert (np.asarray(tangents[:, -1]) <= np.asarray(products[0]) + 1e-4).all()
+    grad = jax.grad(lambda s: jnp.sum(jaxrnn.unroll(case.cell, case.params, case.xs[-1:], s)[1]) + jnp.sum(s))
+    last_but_one = jaxrnn.unroll(case.cell, case.params, case.xs[:-1], case.state)[0]
+    np.testing.assert_allclose(np.exp(flow[-2]), np.linalg.norm(grad(last_but_one), axis=-1), rtol=1e-5)
+
+
+def test_no_steps_and_no_sequences(x64):
+    for time, batch in ((0, (2,)), (3, (0,))):
+        case = make("gru", batch, time)
+        operands = (case.cell, case.params, case.xs, case.state)
+        assert analysis.state_jacobians(*operands).shape == (time, *batch, 4, 4)
+        assert analysis.jacobian_products(*operands).log_norms.shape == (time, *batch)
+        assert analysis.lyapunov_exponents(*operands, count=2).exponents.shape == (*batch, 2)
+        assert analysis.cotangent_norms(*operands, cotangent=case.state).shape == (time, *batch)
+        flow = analysis.gradient_flow(*operands[:3], lambda final, ys: jnp.sum(ys) + 1.0, case.state)
+        assert flow.log_state_norms.shape == (time, *batch)
+        assert (np.asarray(flow.log_weight_norms.w_h) == -np.inf).all()

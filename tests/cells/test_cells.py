@@ -1,0 +1,93 @@
+"""Each cell's step against its equations in NumPy, and what its parameters are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from tests.support import in_numpy
+from tests.support.programs import step_of
+from tests.support.registry import CELLS, H, I, make, numpy_of, of_cell, quick_jit
+
+
+@pytest.mark.parametrize("name", [of_cell(name) for name in CELLS])
+def test_step_is_the_equation(name, x64):
+    case = make(name)
+    x = np.asarray(case.xs)[0]
+    state, y = step_of(name)(case.params, case.state, x)
+    expected = in_numpy.step(name, case.params, case.state, x)
+    assert jax.tree.structure((state, y)) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves((state, y)), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-14)
+
+
+def test_concatenated_form_equals_split_form(x64):
+    """[h, x] times one stacked matrix is h W_h + x W_x."""
+    case = make("lstm")
+    params, x, (h, c) = numpy_of((case.params, np.asarray(case.xs)[0], case.state))
+    stacked = np.concatenate([params.w_h, params.w_x])
+    i, f, g, o = np.split(np.concatenate([h, x], -1) @ stacked + params.b, 4, -1)
+    c = in_numpy.sigmoid(f) * c + in_numpy.sigmoid(i) * np.tanh(g)
+    state, _ = step_of("lstm")(case.params, case.state, x)
+    np.testing.assert_allclose(state.c, c, atol=2e-15)
+    np.testing.assert_allclose(state.h, in_numpy.sigmoid(o) * np.tanh(c), atol=2e-15)
+
+
+@pytest.mark.parametrize(("cell", "shapes"), [
+    (jaxrnn.rnn(H), {"w_x": (I, H), "w_h": (H, H), "b": (H,)}),
+    (jaxrnn.rnn(H, use_bias=False), {"w_x": (I, H), "w_h": (H, H), "b": None}),
+    (jaxrnn.lstm(H), {"w_x": (I, 4 * H), "w_h": (H, 4 * H), "b": (4 * H,), "w_proj": None, "peephole": None, "norm": None}),
+    (jaxrnn.lstm(H, projection_size=2, peephole=True), {"w_h": (2, 4 * H), "w_proj": (H, 2), "peephole": (3, H)}),
+    (jaxrnn.lstm(H, coupled=True, peephole=True), {"w_x": (I, 3 * H), "b": (3 * H,), "peephole": (2, H)}),
+    (jaxrnn.gru(H), {"w_x": (I, 3 * H), "w_h": (H, 3 * H), "b": (3 * H,), "b_hn": (H,), "norm": None}),
+    (jaxrnn.gru(H, use_bias=False), {"b": None, "b_hn": None}),
+    (jaxrnn.gru(H, reset_after=False), {"b": (3 * H,), "b_hn": None}),
+    (jaxrnn.mgu(H), {"w_x": (I, 2 * H), "w_h": (H, 2 * H), "b": (2 * H,)}),
+    (jaxrnn.indrnn(H), {"w_x": (I, H), "w_h": (H,), "b": (H,)}),
+], ids=repr)  # fmt: skip
+def test_parameters_have_the_documented_shapes(cell, shapes):
+    params = jax.eval_shape(lambda key: cell.init(key, I), jax.random.key(0))
+    assert {k: None if getattr(params, k) is None else getattr(params, k).shape for k in shapes} == shapes
+
+
+def test_layer_normalisation_starts_as_the_identity_and_has_the_documented_shapes():
+    cells = jaxrnn.lstm(H, layer_norm=True, coupled=True), jaxrnn.gru(H, layer_norm=True)
+    norm, of_gru = (quick_jit(lambda key, cell=cell: cell.init(key, I))(jax.random.key(0)).norm for cell in cells)
+    assert [leaf.shape for leaf in norm] == [(3 * H,), (3 * H,), (H,), (H,)]
+    assert [set(np.asarray(leaf)) for leaf in norm] == [{1.0}, {1.0}, {1.0}, {0.0}]
+    assert [leaf.shape for leaf in of_gru] == [(3 * H,)] * 2
+
+
+def test_states_have_the_documented_types():
+    state = jaxrnn.lstm(H).initial_state((2, 3), jnp.bfloat16)
+    assert isinstance(state, jaxrnn.LSTMState)
+    assert state.c.shape == (2, 3, H)
+    assert state.h.dtype == jnp.bfloat16
+    assert jaxrnn.gru(H).initial_state().shape == (H,)
+
+
+def test_steps_by_hand():
+    """Numbers small enough to check on paper: one unit, all weights 1, x = 1, h = c = 1."""
+    one = jnp.ones
+    half = 1 / (1 + np.exp(-2.0))  # σ(1 + 1)
+    _, y = jaxrnn.rnn_step(jaxrnn.RNNParams(one((1, 1)), one((1, 1))), one(1), one(1))
+    np.testing.assert_allclose(y, np.tanh(2.0), rtol=1e-6)
+    state = jaxrnn.LSTMState(one(1), one(1))
+    (_, c), y = jaxrnn.lstm_step(jaxrnn.LSTMParams(one((1, 4)), one((1, 4))), state, one(1))
+    np.testing.assert_allclose(c, half + half * np.tanh(2.0), rtol=1e-6)
+    np.testing.assert_allclose(y, half * np.tanh(half + half * np.tanh(2.0)), rtol=1e-6)
+    params = jaxrnn.GRUParams(one((1, 3)), one((1, 3)))
+    _, y = jaxrnn.gru_step(params, one(1), one(1))
+    np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half) + half, rtol=1e-6)
+    biased = params._replace(b_hn=one(1))
+    _, y = jaxrnn.gru_step(biased, one(1), one(1))
+    np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half * 2) + half, rtol=1e-6)
+
+
+def test_a_callable_activation_is_differentiated_at_the_pre_activation(x64):
+    """A callable's slope is taken at the pre-activation, not at the output."""
+    cell = jaxrnn.rnn(1, activation=lambda a: a**3)
+    params = jaxrnn.RNNParams(jnp.full((1, 1), 2.0), jnp.zeros((1, 1)), jnp.zeros(1))
+    gradient = jax.grad(lambda x: jaxrnn.unroll(cell, params, x)[1].sum())(jnp.full((1, 1), 0.5))
+    np.testing.assert_allclose(gradient, [[6.0]])

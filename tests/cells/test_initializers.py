@@ -1,0 +1,96 @@
+"""Where parameters start, against what the sources say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import initializers
+from tests.support.registry import quick_jit
+
+KEY = jax.random.key(0)
+FACTORIES = {"rnn": (jaxrnn.rnn, 1), "lstm": (jaxrnn.lstm, 4), "gru": (jaxrnn.gru, 3)}
+
+
+def drawn(cell, input_size, key=KEY, dtype=None):
+    return quick_jit(lambda key: cell.init(key, input_size, dtype))(key)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_default_is_glorot_and_one_orthogonal_matrix_a_gate(name):
+    factory, gates = FACTORIES[name]
+    params = drawn(factory(32), 96)
+    limit = np.sqrt(6 / (96 + 32))
+    assert 0.98 * limit < np.abs(params.w_x).max() <= limit
+    for block in np.split(np.asarray(params.w_h), gates, axis=1):
+        np.testing.assert_allclose(block @ block.T, np.eye(32), atol=1e-5)
+    blocks = np.split(np.asarray(params.w_h), gates, axis=1)
+    assert all(np.abs(a - b).max() > 0.1 for k, a in enumerate(blocks) for b in blocks[:k])
+
+
+def test_forget_bias_is_one_and_the_others_zero():
+    b = np.split(np.asarray(drawn(jaxrnn.lstm(8), 3).b), 4)
+    assert [set(block) for block in b] == [{0.0}, {1.0}, {0.0}, {0.0}]
+    opened = drawn(jaxrnn.lstm(8, bias_init=initializers.gate_bias(0.5, f=3.0, o=-1.0)), 3).b
+    assert [set(block) for block in np.split(np.asarray(opened), 4)] == [{0.5}, {3.0}, {0.5}, {-1.0}]
+
+
+def test_torch_uniform_has_the_range_of_torch():
+    init = initializers.torch_uniform()
+    bias = initializers.torch_uniform_bias()
+    params = drawn(jaxrnn.lstm(64, kernel_init=init, recurrent_init=init, bias_init=bias), 10)
+    for leaf in jax.tree.leaves(params):
+        values = np.asarray(leaf)
+        assert 0.97 / 8 < np.abs(values).max() <= 1 / 8
+        assert values.std() == pytest.approx(1 / 8 / np.sqrt(3), rel=0.1)
+
+
+def test_identity_makes_an_irnn():
+    cell = jaxrnn.rnn(5, activation="relu", recurrent_init=initializers.identity(0.5))
+    params = drawn(cell, 2)
+    np.testing.assert_array_equal(params.w_h, 0.5 * np.eye(5))
+    final, _ = jaxrnn.unroll(cell, params, jnp.zeros((3, 2)), jnp.ones(5))
+    np.testing.assert_allclose(final, np.full(5, 0.125))
+
+
+def test_chrono_spreads_the_memories():
+    lstm = jaxrnn.lstm(4000, bias_init=initializers.chrono(100), recurrent_init=jax.nn.initializers.zeros)
+    b = np.split(np.asarray(drawn(lstm, 1).b), 4)
+    np.testing.assert_array_equal(b[0], -b[1])
+    assert not b[2].any()
+    assert not b[3].any()
+    spread = np.exp(b[1])
+    assert spread.min() >= 1
+    assert spread.max() <= 99
+    assert spread.mean() == pytest.approx(50, rel=0.05)
+    r, z, n = np.split(np.asarray(drawn(jaxrnn.gru(16, bias_init=initializers.chrono(100)), 1).b), 3)
+    assert not r.any()
+    assert not n.any()
+    assert z.min() >= 0
+    assert z.std() > 0.3
+
+
+def test_dtype_and_key_are_heeded():
+    cell = jaxrnn.gru(4)
+    params = drawn(cell, 3, dtype=jnp.bfloat16)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    a, b = drawn(cell, 3), drawn(cell, 3, key=jax.random.key(1))
+    assert np.abs(np.asarray(a.w_x) - np.asarray(b.w_x)).max() > 0.1
+    np.testing.assert_array_equal(a.w_x, drawn(cell, 3).w_x)
+    with jax.enable_x64(True):
+        assert jax.eval_shape(lambda key: cell.init(key, 3), KEY).w_h.dtype == jnp.float64
+
+
+@pytest.mark.parametrize(("make", "error", "message"), [
+    (lambda: jaxrnn.rnn(4, bias_init=initializers.gate_bias(f=1.0)).init(KEY, 2), ValueError, "gate 'f' is not one of"),
+    (lambda: jaxrnn.rnn(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "chrono: expected an LSTM or a GRU"),
+    (lambda: jaxrnn.rnn(4, kernel_init=initializers.identity()).init(KEY, 2), ValueError, "identity: shape expected a square"),
+    (lambda: initializers.chrono(2), ValueError, "chrono: max_time expected at least 3"),
+    (lambda: initializers.chrono(2.5), TypeError, "chrono: max_time expected a number of steps"),
+    (lambda: initializers.gate_bias(f="1"), TypeError, "gate_bias: f expected a number"),
+    (lambda: initializers.identity("1"), TypeError, "identity: scale expected a number"),
+])  # fmt: skip
+def test_bad_input(make, error, message, unhooked):
+    with pytest.raises(error, match=message):
+        make()

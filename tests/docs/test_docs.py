@@ -1,0 +1,137 @@
+"""Every example that the documentation shows runs, and says what it says."""
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from tests.support.peers import peer
+
+os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is first imported, or it looks for TensorFlow
+
+ROOT = Path(__file__).parents[2]
+MODULES = [m.name for m in pkgutil.walk_packages(jaxrnn.__path__, "jaxrnn.")]
+README = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+MIGRATION = (ROOT / "MIGRATION.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def as_users_have_it():
+    """JAX's own defaults, not the strict ones of these tests."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstring_examples(name, as_users_have_it):
+    assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_public_functions_have_examples():
+    public = [getattr(jaxrnn, name) for name in jaxrnn.__all__]
+    functions = [f for f in public if callable(f) and not isinstance(f, type)]
+    assert len(functions) >= 7
+    for f in functions:
+        assert ">>>" in f.__doc__, f.__name__
+        assert "Raises:" in f.__doc__, f.__name__
+
+
+@pytest.mark.usefixtures("as_users_have_it", "unhooked")
+def test_readme_blocks():
+    """The blocks of the README, in order, in one namespace."""
+    assert len(README) == 13
+    namespace: dict = {}
+    for block in README:
+        exec(compile(block, "README.md", "exec"), namespace)
+        if "label" in namespace and "one_for_each" not in namespace:
+            namespace["one_for_each"] = namespace["label"].shape, namespace["both_ends"].shape
+    assert namespace["one_for_each"] == ((16, 128), (16, 128))
+    assert namespace["sampled"].shape == (20, 16, 12)
+    assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros knows nothing
+    assert namespace["ys"].shape == (20, 4, 32)
+    assert not namespace["ys"][:, 2].any()
+    assert np.isfinite(namespace["flow"].log_state_norms.c[:-1]).all()  # the loss reads h of the last step, not c
+    assert namespace["kept"].shape == (16,)
+
+
+def torch_answers(theirs, xs, lengths):
+    """What the packed sequences give; PyTorch packs none of length 0, and wants the longest first."""
+    import torch
+
+    order = [k for k in np.argsort(-lengths) if lengths[k]]
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.from_numpy(xs[:, order]), lengths[order])
+    ys, (h, c) = theirs(packed)
+    ys, _ = torch.nn.utils.rnn.pad_packed_sequence(ys)
+    return order, [a.detach().numpy() for a in (ys, h, c)]
+
+
+def from_pytorch(theirs, xs, lengths, output, h_n, c_n, states, ys, **_):
+    order, answers = torch_answers(theirs, np.asarray(xs), np.asarray(lengths))
+    yield from zip((output[:, order], h_n[:, order], c_n[:, order]), answers, strict=True)
+    yield ys, output
+    yield states[1].backward.c, c_n[3]
+
+
+def from_flax(theirs, xs, lengths, carry, ys_of_flax, output, h_n, c_n, final, ys, **_):
+    (c, h), answers = theirs(xs, seq_lengths=lengths)
+    yield ys_of_flax, answers
+    for ours in (carry, final):
+        yield from ((ours.h, h), (ours.c, c))
+    yield from ((h_n[0], h), (c_n[0], c))
+    for k, length in enumerate(lengths):
+        yield output[k, :length], answers[k, :length]
+        yield ys[:length, k], answers[k, :length]
+
+
+def from_keras(theirs, xs, lengths, label, **_):
+    padded = np.where(np.arange(20)[:, None, None] < np.asarray(lengths)[:, None], xs, 0)  # what Masking leaves out
+    yield label, theirs(padded.swapaxes(0, 1))
+
+
+@pytest.mark.usefixtures("as_users_have_it", "unhooked")
+@pytest.mark.parametrize(
+    ("library", "package", "compare"),
+    [("PyTorch", "torch", from_pytorch), ("Flax", "flax", from_flax), ("Keras", "keras", from_keras)],
+)
+def test_migration(library, package, compare):
+    """The block of each section; both sides give the same, before and after the weights went back."""
+    peer(package)
+    section = re.search(rf"^## From {library}\n(.*?)(?=^## |\Z)", MIGRATION, re.S | re.M)
+    (block,) = re.findall(r"```python\n(.*?)```", section[1], re.S)
+    *forth, back = block.splitlines()
+    namespace: dict = {}
+    for lines in (forth, [back]):
+        exec(compile("\n".join(lines), "MIGRATION.md", "exec"), namespace)
+        compared = list(compare(**namespace))
+        assert compared
+        for ours, theirs in compared:
+            assert np.abs(theirs).max() > 0.01
+            np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)  # measured at 2e-7
+
+
+@pytest.mark.parametrize("page", ["README.md", "MIGRATION.md"])
+def test_names_on_the_pages_exist(page):
+    names = set(re.findall(r"\bjaxrnn((?:\.[A-Za-z]\w*)+)", (ROOT / page).read_text(encoding="utf-8")))
+    assert len(names) >= 8
+    for name in names:
+        thing = jaxrnn
+        for part in name[1:].split("."):
+            thing = getattr(thing, part)
+
+
+def test_tour_is_short():
+    assert len([line for line in README[0].splitlines() if line.strip()]) <= 22
+
+
+def test_readme_names_the_commands_that_ci_runs():
+    text, ci = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    command = 'python -m pip install -e ".[test]" && python -m pytest'
+    assert command in text
+    assert command in ci

@@ -1,0 +1,234 @@
+"""Recurrent operators of ONNX models as networks: the answers of others, the ways of others, and what is refused."""
+
+import importlib
+import io
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from jaxrnn import Bidirectional, LSTMState
+from jaxrnn.interop.onnx_import import from_onnx
+from tests.golden import make
+from tests.support.onnx_tools import AXES, TOLERANCE, attributes_of, model_of, node, operator, with_state
+from tests.support.peers import peer
+from tests.support.registry import B, T, gap
+
+
+def node_tests() -> dict[str, Any]:
+    """The ONNX project's own tests of the three operators."""
+    cases = importlib.import_module("onnx.backend.test.case.node")._NodeTestCases
+    for name in ("lstm", "gru", "rnn"):
+        importlib.import_module(f"onnx.backend.test.case.node.{name}")
+    return {case.name: case for case in cases if case.model.graph.node[0].op_type in ("LSTM", "GRU", "RNN")}
+
+
+NODE_TESTS = node_tests()
+
+
+def answers(network: Any, params: Any, direction: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What the operator gives, in its layout, by the network read from it."""
+    h, c = inputs.get("initial_h"), inputs.get("initial_c")
+    states = None
+    if h is not None:
+        of_each = [h_d if c is None else LSTMState(h_d, c[d]) for d, h_d in enumerate(h)]
+        states = (Bidirectional(*of_each) if len(h) == 2 else of_each[0],)
+    lengths, reverse = inputs.get("sequence_lens"), direction == "reverse"
+    final, ys = network.unroll(params, inputs["X"], states, lengths=lengths, reverse=reverse)
+    states = final[0] if direction == "bidirectional" else final
+    arrays = {"Y": np.stack(np.split(np.asarray(ys), len(states), axis=-1), axis=1)}
+    arrays["Y_h"] = np.stack([s.h if isinstance(s, LSTMState) else s for s in states])
+    if isinstance(states[0], LSTMState):
+        arrays["Y_c"] = np.stack([s.c for s in states])
+    return arrays
+
+
+@pytest.mark.parametrize("name", NODE_TESTS)
+def test_the_onnx_projects_own_node_tests(name):
+    case = NODE_TESTS[name]
+    (node,) = case.model.graph.node
+    for given, expected in case.data_sets:
+        inputs = dict(zip([x.name for x in case.model.graph.input], given, strict=True))
+        direction = attributes_of(node).get("direction", b"forward").decode()
+        weights = {role: inputs[role] for role in ("W", "R", "B", "P") if role in inputs}
+        network, params = from_onnx(case.model, weights=weights, reverse=direction == "reverse")
+        batch_first = attributes_of(node).get("layout", 0) == 1
+        if batch_first:
+            inputs["X"] = inputs["X"].swapaxes(0, 1)
+        ours = answers(network, params, direction, inputs)
+        if batch_first:
+            ours = {"Y": ours["Y"].transpose(2, 0, 1, 3), "Y_h": ours["Y_h"].swapaxes(0, 1)}
+        for output, theirs in zip([y.name for y in case.model.graph.output], expected, strict=True):
+            assert gap(ours[output], theirs) <= TOLERANCE
+
+
+def test_there_are_node_tests():
+    """Twelve in old releases of `onnx`, eighteen in new ones."""
+    operators = [case.model.graph.node[0].op_type for case in NODE_TESTS.values()]
+    assert min(operators.count(op) for op in ("RNN", "GRU", "LSTM")) >= 4
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=key) for key, case in make.read("onnx").items()])
+def test_answers_of_onnxruntime_on_file(case):
+    config, inputs = case["config"], case["inputs"]
+    names = ["X", "W", "R", "B", "sequence_lens", "initial_h", *(["initial_c", "P"] if config["op"] == "LSTM" else [])]
+    settings = {"LSTM": ["input_forget"], "GRU": ["linear_before_reset"], "RNN": []}[config["op"]]
+    held = {role: inputs[role] for role in ("W", "R", "B", "P") if role in inputs}
+    node = helper.make_node(
+        config["op"], [name if name in held or name not in ("B", "P") else "" for name in names], ["Y"],
+        hidden_size=config["hidden_size"], direction=config["direction"], **{name: config[name] for name in settings},
+    )  # fmt: skip
+    model = model_of([node], held, ["Y"])
+    network, params = from_onnx(model, reverse=config["direction"] == "reverse")
+    given = {"X": inputs["xs"], "sequence_lens": np.asarray(config["lengths"], np.int32), "initial_h": inputs["h_0"]}
+    ours = answers(network, params, config["direction"], given | {"initial_c": inputs.get("c_0")})
+    for name, theirs in {"Y": "ys", "Y_h": "h_n", "Y_c": "c_n"}.items():
+        if name in ours:
+            assert gap(ours[name], case["outputs"][theirs]) <= TOLERANCE
+
+
+# ---- the ways in which exporters write
+
+
+JOINS = {
+    "concat-reshape": ("concat", [node("Transpose", "a.Y", "t", perm=[0, 2, 1, 3]), node("Reshape", "t last", "xs")]),
+    "concat-flattened-by-its-own-shape": ("concat", [
+        node("Transpose", "a.Y", "t", perm=[0, 2, 1, 3]), node("Shape", "t", "s"), node("Gather", "s zero", "s0"),
+        node("Gather", "s one", "s1"), node("Unsqueeze", "s0 zeros", "s0_"), node("Gather", "s two", "sizes"),
+        node("ReduceProd", "sizes", "s2", axes=[0]), node("Concat", "s0_ s1 s2", "shape", axis=0),
+        node("Reshape", "t shape", "xs"),
+    ]),
+    "concat-split": ("concat", [
+        node("Split", "a.Y", "f b", axis=1), node("Squeeze", "f one", "f_"), node("Squeeze", "b one", "b_"),
+        node("Dropout", "f_", "dropped"), node("Concat", "dropped b_", "xs", axis=-1),
+    ]),
+    "sum": ("sum", [node("ReduceSum", "a.Y one", "xs", keepdims=0)]),
+    "sum-squeezed": ("sum", [node("ReduceSum", "a.Y one", "s"), node("Squeeze", "s one", "xs")]),
+    "average": ("average", [node("ReduceMean", "a.Y", "xs", axes=[1], keepdims=0)]),
+    "mul": ("mul", [node("ReduceProd", "a.Y", "xs", axes=[1], keepdims=0)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", JOINS)
+def test_layers_are_recognised_by_what_joins_them(how):
+    merge, between = JOINS[how]
+    below, weights = operator("a", "x", 3)
+    above, more = operator("b", "xs", 8 if merge == "concat" else 4)
+    model = model_of([below, *between, above], weights | more | AXES | {"zeros": np.array([0])}, ["b.Y_h"])
+    network, params = from_onnx(model)
+    assert (network.merge, network.residual, len(network.layers)) == (merge, False, 2)
+    for name, read in zip("ab", params, strict=True):
+        _, (alone,) = from_onnx(model, nodes=name)
+        assert_same(read, alone)
+
+
+def assert_same(a: Any, b: Any) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_batch_first_layers():
+    """Of a model that fixes its sizes, as its `Reshape` does."""
+    below, weights = operator("a", "x", 3, layout=1)
+    above, more = operator("b", "xs", 8, layout=1)
+    shape = {"shape": np.array([2, 7, 8])}
+    model = model_of([below, node("Reshape", "a.Y shape", "xs"), above], weights | more | shape, ["b.Y"])
+    with pytest.raises(ValueError, match="from_onnx: node 'b' expected to read the outputs of 'a'"):
+        from_onnx(model)  # (B, T) = (2, 7) is known from its input alone
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 7, 3]))
+    network, _ = from_onnx(model)
+    assert (network.merge, len(network.layers)) == ("concat", 2)
+
+
+def test_residual_layers_and_what_is_added_once():
+    nodes, weights = [], {}
+    for k, (name, x) in enumerate([("a", "x"), ("b", "y0"), ("c", "y1")]):
+        one, arrays = operator(name, x, 4, directions=1, op="GRU")
+        weights |= arrays
+        nodes += [one, node("Squeeze", f"{name}.Y one", f"y{k}" if not k else f"s{k}")]
+        nodes += [node("Add", f"s{k} y{k - 1}", f"y{k}")] if k else []
+    weights |= AXES
+    assert from_onnx(model_of(nodes, weights, ["y2"]))[0].residual
+    assert from_onnx(model_of(nodes[:5], weights, ["y1"]))[0].residual
+    assert not from_onnx(model_of(nodes[:4], weights, ["s1"]))[0].residual
+    turned = [node("Transpose", one, f"{one}_", perm=[1, 0, 2]) for one in ("s1", "y0")]
+    assert from_onnx(model_of([*nodes[:5], *turned], weights, ["y1", "s1_"]))[0].residual
+    assert from_onnx(model_of([*nodes[:4], *turned, node("Add", "s1_ y0_", "y_")], weights, ["y_"]))[0].residual
+    with pytest.raises(ValueError, match="node 'c' expected merge='concat' and residual=True around it"):
+        from_onnx(model_of(nodes[:-1], weights, ["s2"]))
+
+
+def test_what_follows_the_last_layer_is_not_read():
+    """Half of the outputs after a stack of which both are side by side are no sum."""
+    below, weights = operator("a", "x", 3)
+    above, more = operator("b", "xs", 8)
+    nodes = [below, *JOINS["concat-reshape"][1], above, node("ReduceSum", "b.Y one", "total", keepdims=0)]
+    network, _ = from_onnx(model_of([*nodes, node("Relu", "total", "y")], weights | more | AXES, ["y"]))
+    assert network.merge == "concat"
+
+
+def test_a_read_out_is_no_projection():
+    """Unless the recurrent weights are a product with it."""
+    plain, weights = operator("a", "x", 3)
+    read_out = {"w": np.random.default_rng(0).standard_normal((2, 4, 2)).astype(np.float32)}
+    network, params = from_onnx(model_of([plain, node("MatMul", "a.Y w", "y")], weights | read_out, ["y"]))
+    assert repr(network.layers[0].forward) == "lstm(4)"
+    weights["a.R"] = np.random.default_rng(1).standard_normal((2, 16, 2)).astype(np.float32) @ read_out["w"].mT
+    network, params = from_onnx(model_of([plain, node("MatMul", "a.Y w", "y")], weights | read_out, ["y"]))
+    assert repr(network.layers[0].forward) == "lstm(4, projection_size=2)"
+    np.testing.assert_array_equal(params[0].backward.w_proj, read_out["w"][1])
+
+
+def test_weights_in_pieces():
+    """As slices put together, transposed, cast, and as constants of the graph."""
+    plain, weights = operator("a", "x", 3)
+    _, expected = from_onnx(model_of([plain], weights, ["a.Y"]))
+    w, r, b = (weights[f"a.{role}"] for role in "WRB")
+    pieces = {"w": w[:, :, ::-1].transpose(2, 1, 0).astype(np.float64), "r0": r[0, :5], "r1": r[:, 5:], "r2": r[1, :5]}
+    made = [
+        node("Slice", "w from to ax by", "w_"), node("Transpose", "w_", "w__", perm=[2, 1, 0]),
+        node("Cast", "w__", "a.W", to=onnx.TensorProto.FLOAT),
+        node("Unsqueeze", "r0 zeros", "r0_"), node("Unsqueeze", "r2 zeros", "r2_"),
+        node("Concat", "r0_ r2_", "r_", axis=0), node("Concat", "r_ r1", "r", axis=1), node("Identity", "r", "a.R"),
+        helper.make_node("Constant", [], ["a.B"], value=numpy_helper.from_array(b)),
+        helper.make_node("Constant", [], ["zeros"], value_ints=[0]),
+    ]  # fmt: skip
+    steps = {name: np.array([k]) for name, k in {"from": 2, "to": -4, "ax": 0, "by": -1}.items()}
+    _, read = from_onnx(model_of([*made, plain], pieces | steps, ["a.Y"]))
+    assert_same(read, expected)
+
+
+def test_pytorchs_own_export():
+    peer("torch")
+    import torch
+
+    torch.manual_seed(0)
+    module = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True).eval()
+    xs, file = torch.randn(B, T, 3), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of this exporter's age
+        torch.onnx.export(module, (xs,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": [0, 1]})
+    network, params = from_onnx(onnx.load_from_string(file.getvalue()))
+    final, ys = network.unroll(params, xs.numpy().swapaxes(0, 1))
+    h, c = zip(*(state for layer in final for state in layer), strict=True)
+    theirs, (h_n, c_n) = module(xs)
+    for ours, expected in ((np.stack(h), h_n), (np.stack(c), c_n), (np.asarray(ys).swapaxes(0, 1), theirs)):
+        assert gap(ours, expected.detach().numpy()) <= TOLERANCE
+
+
+def test_initial_states_that_are_zeros_or_the_callers():
+    zeros = helper.make_node("ConstantOfShape", ["s"], ["z"])
+    for model in (
+        with_state(),
+        with_state(h=np.zeros((1, 2, 4), "f4")),
+        with_state(zeros, node("Slice", "z from to", "h")),
+        with_state(node("Expand", "z shape", "z1"), node("Concat", "z1 z1", "h", axis=1), z=np.zeros((1, 1, 4), "f4")),
+        with_state(node("MatMul", "s w", "h"), w=np.ones((4, 4), "f4")),
+    ):
+        assert_same(from_onnx(model)[1], from_onnx(with_state())[1])
+    fixed = with_state(h=np.ones((1, 2, 4), "f4"))
+    assert_same(from_onnx(fixed, weights={"h": np.zeros((1, 2, 4), "f4")})[1], from_onnx(with_state())[1])

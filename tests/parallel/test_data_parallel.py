@@ -1,0 +1,245 @@
+"""A batch shared out over devices: the same answers, and no exchange inside a loop."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxrnn
+from experiments.benchmarks._collectives import compiled_text, counted
+from tests.support.registry import assert_close, quick_jit, random_like
+
+NET = jaxrnn.stack([jaxrnn.lstm(3), jaxrnn.gru(3)], bidirectional=True)
+STREAM = jaxrnn.stack([jaxrnn.lstm(3), jaxrnn.gru(3)])
+DEVICES, BATCH = 8, 16  # two sequences for each of the devices
+OPTIMIZER = optax.adam(1e-2)
+
+
+def loss(params, xs, lengths, target):
+    _, ys = NET.unroll(params, xs, lengths=lengths)
+    return jnp.mean((ys - target) ** 2)
+
+
+def operands(net=NET, time=5, dtype=jnp.float64):
+    params = jax.eval_shape(lambda key: net.init(key, 2, dtype), jax.random.key(0))
+    xs = jax.ShapeDtypeStruct((time, BATCH, 2), dtype)
+    target = jax.eval_shape(lambda p, xs: net.unroll(p, xs)[1], params, xs)
+    lengths = np.arange(BATCH, dtype=np.int32) % (time + 1)
+    return random_like(0, params, dtype), random_like(1, xs, dtype), lengths, random_like(2, target, dtype)
+
+
+def parallel(f=loss, in_axes=(None, 1, 0, 1), out_axes=None, **options):
+    return jaxrnn.data_parallel(f, in_axes, out_axes, **options)
+
+
+def shardings(*axes):
+    """By batch along these axes of the arguments, over all devices."""
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    specs = [PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch") for axis in axes]
+    return tuple(NamedSharding(mesh, spec) for spec in specs)
+
+
+def test_value_and_gradient_are_those_of_the_whole_batch(x64):
+    args = operands()
+    alone = quick_jit(jax.value_and_grad(loss, (0, 1)))(*args)
+    shared = quick_jit(parallel(jax.value_and_grad(loss)))(*args)
+    assert_close(shared, (alone[0], alone[1][0]))
+    assert_close(quick_jit(jax.grad(parallel()))(*args), alone[1][0])
+    two = quick_jit(parallel(jax.value_and_grad(loss), devices=jax.devices()[:2]))(*args)
+    assert_close(two, shared)
+
+
+def stream_loss(params, states, xs, lengths, target):
+    """Of one chunk of a stream, and the states that it hands to the next."""
+    states, ys = STREAM.unroll(params, xs, states, lengths=lengths)
+    return jnp.mean((ys - target) ** 2), states
+
+
+def trained(way, dtype):
+    """Parameters, states and losses after twenty chunks of a stream."""
+    params, xs, lengths, target = operands(STREAM, 4, dtype)
+    states = STREAM.initial_state((BATCH,), dtype)
+    differentiate = jax.value_and_grad(stream_loss, has_aux=True)
+    if way == "data_parallel":
+        differentiate = parallel(differentiate, (None, 0, 1, 0, 1), ((None, 0), None))
+    if way == "jit":
+        whole, first, second = shardings(None, 0, 1)
+        params = jax.device_put(params, whole)
+        states, xs, lengths, target = jax.device_put((states, xs, lengths, target), (first, second, first, second))
+
+    @quick_jit
+    def step(params, momentum, states, xs):
+        (value, states), gradients = differentiate(params, states, xs, lengths, target)
+        with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
+            updates, momentum = OPTIMIZER.update(gradients, momentum, params)
+        return optax.apply_updates(params, updates), momentum, states, value
+
+    momentum = jax.jit(OPTIMIZER.init)(params)
+    losses = []
+    for _ in range(20):
+        params, momentum, states, value = step(params, momentum, states, xs)
+        losses.append(float(value))
+    if way != "alone":
+        assert len(jax.tree.leaves(states)[0].sharding.device_set) == DEVICES
+        assert {s.data.shape[0] for s in jax.tree.leaves(states)[0].addressable_shards} == {BATCH // DEVICES}
+    return params, states, losses
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_twenty_training_steps_of_a_stream(dtype, tolerance, x64):
+    expected = trained("alone", jnp.dtype(dtype))
+    assert expected[2][-1] < expected[2][0] - 0.02
+    for way in ("jit", "data_parallel"):
+        found = trained(way, jnp.dtype(dtype))
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)  # measured 6e-7 and 1e-15
+
+
+def test_noise_of_its_own_on_every_device():
+    draw = parallel(lambda key: jax.random.normal(key[0], (4,)), in_axes=(0,))
+    keys = jax.random.split(jax.random.key(0), DEVICES)
+    expected = np.mean([jax.random.normal(key, (4,)) for key in keys], axis=0)
+    np.testing.assert_allclose(jax.jit(draw)(keys), expected, rtol=1e-6)
+
+
+def test_results_that_are_put_together():
+    def f(x, by):
+        number = jax.lax.axis_index("batch")
+        return {"mean": x.sum(), "rows": (x * by, jnp.full(2, number))}
+
+    shared = jax.jit(parallel(f, (1, None), {"mean": None, "rows": (1, 0)}))
+    x = np.arange(48, dtype=np.float32).reshape(3, 16)
+    found = shared(x, jnp.float32(2))
+    np.testing.assert_array_equal(found["rows"][0], 2 * x)
+    np.testing.assert_array_equal(found["rows"][1], np.arange(16) // 2)
+    np.testing.assert_allclose(found["mean"], x.sum() / DEVICES)
+
+
+NETWORKS = {
+    "rnn": jaxrnn.stack([jaxrnn.rnn(4)]),
+    "lstm": jaxrnn.stack([jaxrnn.lstm(4)]),
+    "gru": jaxrnn.stack([jaxrnn.gru(4)]),
+    "bidirectional": jaxrnn.stack([jaxrnn.lstm(4), jaxrnn.lstm(4)], bidirectional=True),
+}
+
+
+def counts_of(net, way, time, **options):
+    """The collectives of a step: 64 sequences, so that a device's share of 256 steps is several segments long."""
+
+    def mean_square(params, xs, lengths):
+        return jnp.mean(net.unroll(params, xs, lengths=lengths, **options)[1] ** 2)
+
+    differentiate = jax.value_and_grad(mean_square)
+    if way == "jit":
+        step = quick_jit(differentiate, in_shardings=shardings(None, 1, 0))
+    else:
+        step = quick_jit(parallel(differentiate, (None, 1, 0)))
+    params = jax.eval_shape(lambda: net.init(jax.random.key(0), 3))
+    xs, lengths = jax.ShapeDtypeStruct((time, 64, 3), jnp.float32), jax.ShapeDtypeStruct((64,), jnp.int32)
+    return counted(compiled_text(step, params, xs, lengths)), jaxrnn.count_params(params)
+
+
+@pytest.mark.parametrize("way", ["jit", "data_parallel"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_collective_stands_in_a_loop(name, way):
+    """Sixteen steps and 256 exchange the same: every gradient, and the loss, once."""
+    (short, size), (long, _) = (counts_of(NETWORKS[name], way, time) for time in (16, 256))
+    assert short == long
+    assert long.inside == 0
+    assert 1 <= long.outside <= 3  # the compiler may put all in one
+    assert long.bytes == 4 * (size + 1)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_the_second_of_two_batch_axes(kind, x64):
+    """Shared out under plain `jit`: the same values and gradients, and one sum outside the loops."""
+    mesh = jax.make_mesh((DEVICES,), ("d",), axis_types=(kind,))
+    cell = jaxrnn.gru(3)
+    params = random_like(0, jax.eval_shape(lambda: cell.init(jax.random.key(0), 2)), jnp.float64)
+    xs = random_like(1, jax.ShapeDtypeStruct((16, 2, BATCH, 2), jnp.float64), jnp.float64)
+    mask = random_like(2, jax.ShapeDtypeStruct(xs.shape[:3], jnp.float64), jnp.float64) > 0
+    f = quick_jit(
+        jax.value_and_grad(lambda params, xs, mask: jnp.mean(jaxrnn.unroll(cell, params, xs, mask=mask)[1] ** 2))
+    )
+    by_second = NamedSharding(mesh, PartitionSpec(None, None, "d"))
+    args = jax.device_put(params, NamedSharding(mesh, PartitionSpec())), *jax.device_put((xs, mask), by_second)
+    assert_close(f(*args), f(params, xs, mask))
+    counts = counted(compiled_text(f, *args))
+    assert (counts.inside, counts.outside) == (0, 1)
+
+
+def test_plain_differentiation_has_one_in_its_loop():
+    """What the count would show if there were some."""
+    counts, _ = counts_of(NETWORKS["rnn"], "jit", 16, implementation="scan")
+    assert counts.inside >= 1
+    assert counts.executed > 16
+    assert counts.bytes > 16 * 4 * 4 * 4  # w_h alone, every step
+
+
+def test_segments_that_are_run_again_exchange_nothing():
+    counts, size = counts_of(NETWORKS["lstm"], "data_parallel", 256, checkpoint="sqrt")
+    assert counts.inside == 0
+    assert counts.bytes == 4 * (size + 1)
+
+
+@pytest.mark.parametrize("way", ["jit", "data_parallel"])
+def test_long_sequences_run_again_give_the_same(way, x64):
+    def again(params, xs, lengths, target):
+        _, ys = NET.unroll(params, xs, lengths=lengths, checkpoint=2)
+        return jnp.mean((ys - target) ** 2)
+
+    args, f = operands(), jax.value_and_grad(again)
+    f = quick_jit(f, in_shardings=shardings(None, 1, 0, 1)) if way == "jit" else quick_jit(parallel(f))
+    assert_close(f(*args), _whole())
+
+
+@functools.cache
+def _whole():
+    """That of all sequences on one device, in float64."""
+    return quick_jit(jax.value_and_grad(loss))(*operands())
+
+
+def test_lengths_of_another_share_of_the_batch():
+    """Equal shapes on a square mesh, but other sequences."""
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
+    cell = jaxrnn.rnn(3)
+    params, xs = cell.init(jax.random.key(0), 2), jnp.ones((3, 4, 2))
+
+    def run(lengths_axis, **options):
+        def f(params, xs, steps):
+            return jaxrnn.unroll(cell, params, xs, **dict.fromkeys(options, steps))[1]
+
+        (steps, axis) = next(iter(options.values())), [None] * (next(iter(options.values())).ndim - 1)
+        specs = (PartitionSpec(), PartitionSpec(None, "a"), PartitionSpec(*axis, lengths_axis))
+        out = PartitionSpec(None, "a")
+        return jax.eval_shape(jax.shard_map(f, mesh=mesh, in_specs=specs, out_specs=out), params, xs, steps)
+
+    lengths, mask = jnp.ones(4, jnp.int32), jnp.ones((3, 4), bool)
+    assert run("a", lengths=lengths).shape == run("a", mask=mask).shape == (3, 4, 3)
+    for name, value in {"lengths": lengths, "mask": mask, "resets": mask}.items():
+        with pytest.raises(ValueError, match=rf"unroll: {name} expected the share .* \('a',\), got .* \('b',\)"):
+            run("b", **{name: value})
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda: parallel(in_axes=1), TypeError, "data_parallel: in_axes expected a sequence, one entry an argument, got int"),
+    (lambda: parallel(in_axes=(None, -1)), ValueError, "data_parallel: in_axes expected None or the number of an axis for each argument, got -1"),
+    (lambda: parallel(in_axes=(None, True)), ValueError, "data_parallel: in_axes expected .*, got True"),
+    (lambda: parallel(out_axes=((None, -1), 0)), ValueError, "data_parallel: out_axes expected None or the number of an axis for each result, got -1"),
+    (lambda: parallel(out_axes="batch"), ValueError, "data_parallel: out_axes expected .*, got 'batch'"),
+    (lambda: parallel(devices=[]), ValueError, "data_parallel: devices expected at least one, got none"),
+    (lambda: parallel()(1, 2), TypeError, "data_parallel: expected 4 arguments, one for each of in_axes, got 2"),
+    (lambda: parallel(in_axes=(1,))(jnp.ones(4)), ValueError, r"argument 0 expected arrays with an axis 1, got shape \(4,\)"),
+    (lambda: parallel(in_axes=(1,))(jnp.ones((4, 6))), ValueError, r"argument 0 expected a batch axis 1 that 8 devices divide, got shape \(4, 6\)"),
+    (lambda: parallel(lambda x: x, (0,), (0, None))(jnp.ones(8)), ValueError, r"data_parallel: out_axes expected one entry, or a tuple as f returns them, for float32\[1\]; got \(0, None\)"),
+    (lambda: parallel(lambda x: x, (0,), 1)(jnp.ones(8)), ValueError, r"data_parallel: out_axes has axis 1 for a result of shape \(1,\) on each device"),
+    (lambda: parallel(lambda x: x, (0,))(jnp.arange(8)), TypeError, r"data_parallel: out_axes expected the batch axis of a result that is not floating-point, which has no mean; got None for int32\[1\]"),
+    (lambda: parallel(loss, (None, 1, None, 1))(*operands(dtype=jnp.float32)), ValueError, r"unroll: lengths expected the batch shape \(2,\), got \(16,\).* shard them as xs"),
+])  # fmt: skip
+def test_bad_input(call, error, message, unhooked):
+    with pytest.raises(error, match=message):
+        call()

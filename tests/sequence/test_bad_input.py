@@ -1,0 +1,147 @@
+"""What is refused, and in what words: function, argument, expected, got, likely cause."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from tests.support.registry import B, H, I, T, make
+
+pytestmark = pytest.mark.usefixtures("unhooked")
+
+LSTM, GRU, RNN = make("lstm"), make("gru"), make("rnn-tanh")
+ZEROS = np.zeros((T, B), bool)
+
+
+def unroll(case=GRU, **changes):
+    arguments = {"params": case.params, "xs": case.xs, "state": case.state, **changes}
+    return jaxrnn.unroll(arguments.pop("cell", case.cell), **arguments)
+
+
+REFUSED = {
+    # xs
+    "rank": (lambda: unroll(xs=jnp.ones(3)), ValueError, r"unroll: xs expected shape \(T, \*B, I\), got \(3,\)"),
+    "feature size": (lambda: unroll(xs=jnp.ones((T, B, 7)), state=None), ValueError,
+                     r"unroll: xs has last axis 7, params\.w_x expects 3; is xs batch-major"),
+    "batch-major with lengths": (lambda: unroll(xs=jnp.ones((B, T, I)), state=None, lengths=np.ones(B, int)), ValueError,
+                                 r"unroll: lengths expected the batch shape \(6,\), got \(5,\)"),
+    "batch-major with state": (lambda: unroll(xs=jnp.ones((B, T, I))), ValueError,
+                               r"unroll: state expected float32\[6, 4\], got float32\[5, 4\]"),
+    "integers": (lambda: unroll(xs=jnp.ones((T, B, I), int)), TypeError,
+                 r"unroll: xs expected a floating-point array, got int32\[6, 5, 3\]; embed"),
+    "booleans": (lambda: unroll(xs=jnp.ones((T, B, I), bool)), TypeError, "unroll: xs expected a floating-point array"),
+    "a list": (lambda: unroll(xs=[[1.0]]), TypeError, "unroll: xs expected an array, got list"),
+    # state
+    "state shape": (lambda: unroll(state=jnp.ones(H)), ValueError,
+                    r"unroll: state expected float32\[5, 4\], got float32\[4\]; states are not broadcast"),
+    "state structure": (lambda: unroll(LSTM, state=(jnp.ones((B, H)),) * 2), TypeError,
+                        r"unroll: state expected LSTMState\(h=.*, c=.*\), got tuple of .* another cell"),
+    "state of another cell": (lambda: unroll(LSTM, state=GRU.state), TypeError, "unroll: state expected LSTMState"),
+    "integer state": (lambda: unroll(state=jnp.ones((B, H), int)), TypeError, "unroll: state expected floating-point"),
+    "reset_state shape": (lambda: unroll(resets=ZEROS, reset_state=jnp.ones((1, H))), ValueError,
+                          "unroll: reset_state expected"),
+    "reset_state alone": (lambda: unroll(reset_state=GRU.state), ValueError,
+                          "unroll: reset_state expected None without resets"),
+    # params
+    "params of another cell": (lambda: unroll(params=LSTM.params), TypeError,
+                               "unroll: params expected GRUParams, got LSTMParams; are they the params of another cell"),
+    "params of another size": (lambda: unroll(cell=jaxrnn.gru(9), state=None), ValueError,
+                               r"unroll: params\.w_x expected shape \(3, 27\), got \(3, 12\)"),
+    "params of another form": (lambda: unroll(cell=jaxrnn.gru(H, reset_after=False)), ValueError,
+                               r"unroll: params\.b_hn expected None, got float32\[4\]; are they the params of the same cell in another form"),
+    "not a cell": (lambda: unroll(cell=jaxrnn.lstm), TypeError, "unroll: cell expected a jaxrnn.Cell, got function"),
+    # steps that take part
+    "lengths and mask": (lambda: unroll(lengths=np.ones(B, int), mask=ZEROS), ValueError,
+                         "unroll: lengths and mask were both given, expected one"),
+    "float mask": (lambda: unroll(mask=jnp.ones((T, B))), TypeError, r"unroll: mask expected booleans, got float32\[6, 5\]"),
+    "mask shape": (lambda: unroll(mask=ZEROS.T), ValueError,
+                   r"unroll: mask expected shape \(T, \*B\) = \(6, 5\), got \(5, 6\); is it batch-major"),
+    "mask to broadcast": (lambda: unroll(mask=ZEROS[:, :1]), ValueError, r"got \(6, 1\)"),
+    "integer resets": (lambda: unroll(resets=ZEROS.astype(int)), TypeError, "unroll: resets expected booleans"),
+    "resets shape": (lambda: unroll(resets=ZEROS[:3]), ValueError, "unroll: resets expected shape"),
+    "float lengths": (lambda: unroll(lengths=jnp.ones(B)), TypeError, "unroll: lengths expected integers"),
+    "lengths as a list": (lambda: unroll(lengths=[1] * B), TypeError, "unroll: lengths expected an array, got list"),
+    "lengths shape": (lambda: unroll(lengths=np.ones((B, 1), int)), ValueError, "unroll: lengths expected the batch shape"),
+    "lengths above T": (lambda: unroll(lengths=np.full(B, 7)), ValueError,
+                        r"unroll: lengths expected values from 0 to T = 6, got 7"),
+    "lengths below 0": (lambda: unroll(lengths=jnp.full(B, -1)), ValueError, "from 0 to T = 6, got -1"),
+    # options
+    "implementation": (lambda: unroll(implementation="fast"), ValueError,
+                       "unroll: implementation expected one of None, 'bptt', 'scan', 'reference', 'cudnn', 'pallas', 'pallas_interpret'; got 'fast'"),
+    "reverse": (lambda: unroll(reverse=jnp.ones((), bool)), TypeError, "unroll: reverse expected True or False"),
+    "return_states": (lambda: unroll(return_states="yes"), TypeError, "unroll: return_states expected True or False"),
+    "compute_dtype": (lambda: unroll(compute_dtype="int8"), TypeError, "unroll: compute_dtype expected a floating-point"),
+    "compute_dtype name": (lambda: unroll(compute_dtype="bf17"), TypeError, "unroll: compute_dtype expected .* 'bf17'"),
+    # variants
+    "projection size": (lambda: jaxrnn.lstm(4, projection_size=4), ValueError,
+                        "lstm: projection_size expected less than hidden_size = 4, got 4"),
+    "projection 0": (lambda: jaxrnn.lstm(4, projection_size=0), ValueError, "lstm: projection_size expected a positive"),
+    "peephole": (lambda: jaxrnn.lstm(4, peephole="yes"), TypeError, "lstm: peephole expected True or False"),
+    "coupled": (lambda: jaxrnn.lstm(4, coupled=1), TypeError, "lstm: coupled expected True or False"),
+    "layer_norm": (lambda: jaxrnn.gru(4, layer_norm=None), TypeError, "gru: layer_norm expected True or False"),
+    "plain params for peephole": (lambda: unroll(LSTM, cell=jaxrnn.lstm(H, peephole=True)), ValueError,
+                                  r"unroll: params\.peephole expected an array, got NoneType"),
+    "plain params for coupled": (lambda: unroll(LSTM, cell=jaxrnn.lstm(H, coupled=True)), ValueError,
+                                 r"unroll: params\.w_x expected shape \(3, 12\), got \(3, 16\)"),
+    "projected params for plain": (lambda: unroll(make("lstm-projection"), cell=jaxrnn.lstm(H), state=None), ValueError,
+                                   r"unroll: params\.w_proj expected None"),
+    "norm of a GRU": (lambda: jaxrnn.lstm_step(LSTM.params._replace(norm=make("gru-layer-norm").params.norm), LSTM.state, LSTM.xs[0]),
+                      TypeError, "lstm_step: params expected LSTMNorm, got GRUNorm"),
+    "mgu size": (lambda: jaxrnn.mgu(0), ValueError, "mgu: hidden_size expected"),
+    "indrnn activation": (lambda: jaxrnn.indrnn(4, activation="swish"), ValueError, "indrnn: activation expected one of"),
+    "indrnn params": (lambda: jaxrnn.indrnn_step(RNN.params, RNN.state, RNN.xs[0]), TypeError,
+                      "indrnn_step: params expected IndRNNParams, got RNNParams"),
+    "mgu params": (lambda: jaxrnn.mgu_step(RNN.params, RNN.state, RNN.xs[0]), TypeError, "mgu_step: params expected MGUParams"),
+    # factories
+    "size 0": (lambda: jaxrnn.lstm(0), ValueError, "lstm: hidden_size expected a positive integer, got 0"),
+    "size 2.0": (lambda: jaxrnn.gru(2.0), TypeError, "gru: hidden_size expected a positive integer, got float 2.0"),
+    "size True": (lambda: jaxrnn.rnn(True), TypeError, "rnn: hidden_size expected a positive integer, got bool True"),
+    "input_size": (lambda: jaxrnn.rnn(2).init(jax.random.key(0), -1), ValueError, "rnn.init: input_size expected"),
+    "activation": (lambda: jaxrnn.rnn(2, activation="gelu"), ValueError,
+                   "rnn: activation expected one of 'tanh', 'relu', 'sigmoid', 'a callable'; got 'gelu'"),
+    "activation None": (lambda: jaxrnn.rnn(2, activation=None), ValueError, "rnn: activation expected"),
+    "use_bias": (lambda: jaxrnn.lstm(2, use_bias=1), TypeError, "lstm: use_bias expected True or False"),
+    "reset_after": (lambda: jaxrnn.gru(2, reset_after="no"), TypeError, "gru: reset_after expected True or False"),
+    "activation that sums": (lambda: unroll(RNN, cell=jaxrnn.rnn(H, activation=jnp.sum)), ValueError,
+                             "rnn: activation expected an elementwise function"),
+    # steps
+    "step feature size": (lambda: jaxrnn.gru_step(GRU.params, GRU.state, jnp.ones((B, 2))), ValueError,
+                          "gru_step: x has last axis 2, params.w_x expects 3"),
+    "step scalar": (lambda: jaxrnn.rnn_step(RNN.params, RNN.state, jnp.ones(())), ValueError, "rnn_step: x expected shape"),
+    "step integers": (lambda: jaxrnn.lstm_step(LSTM.params, LSTM.state, jnp.ones((B, I), int)), TypeError,
+                      "lstm_step: x expected a floating-point array"),
+    "step state": (lambda: jaxrnn.lstm_step(LSTM.params, GRU.state, LSTM.xs[0]), TypeError, "lstm_step: state expected"),
+    "step params": (lambda: jaxrnn.lstm_step(GRU.params, LSTM.state, LSTM.xs[0]), TypeError, "lstm_step: params expected"),
+    "step matrix": (lambda: jaxrnn.gru_step(GRU.params._replace(w_h=jnp.ones(3)), GRU.state, GRU.xs[0]), ValueError,
+                    "gru_step: params.w_h expected a matrix"),
+    "step bias": (lambda: jaxrnn.gru_step(GRU.params._replace(b=jnp.ones(3)), GRU.state, GRU.xs[0]), ValueError,
+                  r"gru_step: params\.b expected shape \(12,\), got \(3,\)"),
+    "step activation": (lambda: jaxrnn.rnn_step(RNN.params, RNN.state, RNN.xs[0], activation="cos"), ValueError,
+                        "rnn_step: activation expected one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_is_refused_by_name(what):
+    call, error, message = REFUSED[what]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("what", ["feature size", "float mask", "state shape", "implementation"])
+def test_is_refused_while_tracing(what):
+    call, error, message = REFUSED[what]
+    with pytest.raises(error, match=message):
+        jax.jit(call)()
+
+
+def test_an_implementation_that_cannot_serve_says_why():
+    cell = jaxrnn.Cell(*GRU.cell[:3])
+    with pytest.raises(
+        NotImplementedError,
+        match="'bptt' does not support this call of cell; .*which the cell does not have; 'scan' supports it",
+    ):
+        unroll(cell=cell, implementation="bptt")
+    with pytest.raises(NotImplementedError, match="compute_dtype does not support cell"):
+        unroll(cell=cell, compute_dtype=jnp.bfloat16)

@@ -1,0 +1,35 @@
+"""Requests without a run: calls of `unroll` that are traced as if on some device."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from jaxrnn.sequence.request import Device
+from tests.support.registry import B, H, I, T
+
+ARGUMENTS = sys.modules["jaxrnn.sequence.arguments"]
+UNROLL = sys.modules["jaxrnn.sequence.unroll"]
+CUDA = Device("cuda", "NVIDIA of a test")
+FLAGS = np.ones((T, B), bool)
+OWN = jaxrnn.Cell(*jaxrnn.lstm(H)[:3], name="own")
+
+
+def traced(monkeypatch, implementation, cell=None, dtype=jnp.float32, device=CUDA, **options):
+    """The shapes that a call of `unroll` returns."""
+    monkeypatch.setattr(ARGUMENTS, "device_of", lambda xs: device)
+    cell = jaxrnn.lstm(H) if cell is None else cell
+    params = jax.eval_shape(lambda key: cell.init(key, I, dtype), jax.random.key(0))
+    f = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation=implementation, **options)  # noqa: E731
+    return jax.eval_shape(f, params, jax.ShapeDtypeStruct((T, B, I), dtype))
+
+
+def request_of(monkeypatch, **given):
+    """The request that such a call makes, without an implementation."""
+    seen, choose = [], UNROLL.choose
+    with monkeypatch.context() as patch:
+        patch.setattr(UNROLL, "choose", lambda request, _: seen.append(request) or choose(request, None))
+        traced(patch, None, **given)
+    return seen[0]
