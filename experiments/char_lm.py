@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -116,7 +116,7 @@ def about(text: Text) -> dict[str, Any]:
     return {"alphabet": text.alphabet, "characters": [len(text.training), len(text.validation)]}
 
 
-def train(config: Config, text: Text, show: Show) -> Course:
+def train(config: Config, text: Text, devices: Devices, show: Show) -> Course:
     model = model_of(len(text.alphabet), dataclasses.asdict(config))
     epoch = language.steps_an_epoch(text.training, config.batch_size, config.window)
     steps = config.epochs * epoch
@@ -127,6 +127,7 @@ def train(config: Config, text: Text, show: Show) -> Course:
         seeds_of(config),
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, "", about(text)),
     )

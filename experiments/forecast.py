@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -163,7 +163,7 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, prepared: Prepared, parts: Parts, show: Show) -> tuple[Course, np.ndarray]:
+def train(config: Config, prepared: Prepared, parts: Parts, devices: Devices, show: Show) -> tuple[Course, np.ndarray]:
     """The course, and what each seed says of every month but the first, `(seeds, N - 1)`."""
     cell = CONTESTANTS[config.cell].make(config.hidden_size, YEAR)
     known = len(parts.train.values)
@@ -187,6 +187,7 @@ def train(config: Config, prepared: Prepared, parts: Parts, show: Show) -> tuple
         seeds_of(config),
         Settings(config.steps, EVALUATE_EVERY, minimise="validation"),
         errors,
+        devices,
         show,
         keeper_of(config, "", {}),
     )

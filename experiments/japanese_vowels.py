@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
@@ -108,7 +108,7 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, vowels: Vowels, show: Show) -> Course:
+def train(config: Config, vowels: Vowels, devices: Devices, show: Show) -> Course:
     model, epoch = model_of(config, vowels), steps_per_epoch(len(vowels.train.xs), config.batch_size)
 
     @population
@@ -122,6 +122,7 @@ def train(config: Config, vowels: Vowels, show: Show) -> Course:
         seeds_of(config),
         Settings(config.epochs * epoch, evaluate_every=epoch),
         lambda params: {"test accuracy": right(params, test)},
+        devices,
         show,
         keeper_of(config, "", {}),
     )

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.images import Images, load_mnist_1d
@@ -110,7 +110,7 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, images: Images, show: Show) -> Course:
+def train(config: Config, images: Images, devices: Devices, show: Show) -> Course:
     test = sequences_of(images.test_images)
     model = model_of(config, test.shape[1])
 
@@ -125,6 +125,7 @@ def train(config: Config, images: Images, show: Show) -> Course:
         seeds_of(config),
         Settings(config.steps, EVALUATE_EVERY, steps_per_call=EVALUATE_EVERY),
         lambda params: {"test accuracy": right(params, *operands)},
+        devices,
         show,
         keeper_of(config, "", {}),
     )

@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -185,7 +185,7 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, show: Show) -> Course:
+def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, devices: Devices, show: Show) -> Course:
     model = model_of(len(own.symbols), dataclasses.asdict(config))
     epoch = steps_per_epoch(len(poems.train), config.batch_size)
     steps = config.epochs * epoch
@@ -196,6 +196,7 @@ def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, sho
         seeds_of(config),
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience, steps_per_call=10),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, "", {}),
     )

@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -211,7 +211,9 @@ def rates_to_try(config: Config) -> tuple[float, ...]:
     return config.learning_rates if len(config.learning_rates) > 1 else ()
 
 
-def train(config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, show: Show) -> Course:
+def train(
+    config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, devices: Devices, show: Show
+) -> Course:
     model = functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
     epoch = steps_per_epoch(len(music.train), config.batch_size)
     steps, validation = config.epochs * epoch, evaluation(model, music.validation)
@@ -221,6 +223,7 @@ def train(config: Config, music: Music, network: Network, rate: float, seeds: ra
         seeds,
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, folder, {}),
     )

@@ -24,7 +24,7 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import Curve, Panel, learning_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -135,7 +135,7 @@ def learning_rate_of(config: Config, name: str) -> float:
     return 0.01 if name.startswith(("lstm", "gru")) else 0.003
 
 
-def train(config: Config, images: Images, reading: str, name: str, show: Show) -> Run:
+def train(config: Config, images: Images, reading: str, name: str, devices: Devices, show: Show) -> Run:
     """Trains one cell with every seed, and tests it after every epoch."""
     test = as_sequences(images.test_images, reading)
     cell = CONTESTANTS[name].make(config.hidden_size, test.shape[1])
@@ -147,6 +147,7 @@ def train(config: Config, images: Images, reading: str, name: str, show: Show) -
         seeds_of(config),
         Settings(steps, evaluate_every=epoch),
         accuracy_of(cell, test, images.test_labels),
+        devices,
         show,
         keeper_of(config, f"{reading}-{name}", {}),
     )

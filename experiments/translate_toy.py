@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -152,7 +152,7 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, pairs: Pairs, show: Show) -> Course:
+def train(config: Config, pairs: Pairs, devices: Devices, show: Show) -> Course:
     model = model_of(config)
     return fit(
         task_of(config, model),
@@ -160,6 +160,7 @@ def train(config: Config, pairs: Pairs, show: Show) -> Course:
         seeds_of(config),
         Settings(config.steps, config.evaluate_every),
         accuracy_of(model, pairs),
+        devices,
         show,
         keeper_of(config, "", {}),
     )

@@ -215,7 +215,7 @@ def test_networks_are_trained_from_their_gain(monkeypatch):
     monkeypatch.setattr(clipping, "CLIPS", {"clipped": 1e-9})  # so that nothing moves
     monkeypatch.setattr(clipping, "EVERY", 2)
     told = []
-    (found,) = clipping.train_clipped(5, 8, 4, 4, range(2), lambda done, note: told.append(done))
+    (found,) = clipping.train_clipped(5, 8, 4, 4, range(2), (), lambda done, note: told.append(done))
     np.testing.assert_array_equal(found.updates, [2, 4])
     assert told[-1] == 4
     assert found.losses.shape == (2, 2)

@@ -130,7 +130,7 @@ def test_the_aim_ends_a_run_and_the_bar_is_told():
         notes.append(note)
 
     notes = []
-    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, show, run=TRAIN)
+    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, show=show, run=TRAIN)
     assert course.history[-1].step == 15
     assert told == [2, 4, 5, 7, 9, 10, 12, 14, 15, 100]
     assert notes[2].split()[0] == "loss"
@@ -372,9 +372,11 @@ def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
 
 def test_jobs_run_on_devices_of_their_own():
     def job(number):
-        def work(show):
+        def work(devices, show):
             show(1, "half")
-            return number, next(iter(jnp.ones(2).devices()))
+            (used,) = jnp.ones(2).devices()
+            assert devices == (used,)
+            return number, used
 
         return Job(2, work)
 
@@ -384,10 +386,10 @@ def test_jobs_run_on_devices_of_their_own():
 
 
 def test_a_job_that_fails_stops_the_others():
-    def fails(show):
+    def fails(devices, show):
         raise ZeroDivisionError("so it goes")
 
-    def goes_on(show):
+    def goes_on(devices, show):
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             show(1, "")
@@ -407,7 +409,7 @@ def test_the_speed_is_that_since_the_first_call(monkeypatch):
 
     speeds, clock = [], iter([10.0, 12.0, 14.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    show = progress._teller(Bar(), 0, threading.Event())
+    show = progress._reports_to(Bar(), 0, threading.Event())
     for done in (1000, 1010, 1060):
         show(done, "")
     assert speeds == [(1000, 0), (1010, 5), (1060, 15)]

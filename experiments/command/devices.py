@@ -17,6 +17,8 @@ from experiments.command.report import CannotRun
 HEARTBEAT = 20  # seconds without a sign of life of another process after which this one ends
 PATIENCE = 120  # seconds to wait for all processes to be there
 
+Devices = tuple[Any, ...]  # of one run
+
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:

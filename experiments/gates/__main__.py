@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -129,7 +129,7 @@ def updates_of(config: Config, task: str) -> int:
     return config.digits_updates if task == "digits" else config.text_updates
 
 
-def train(config: Config, problem: Problem, run: Run, show: Show) -> dict[str, Any]:
+def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Show) -> dict[str, Any]:
     """The record of a training, with all that is measured on the models of a cell as it is."""
     plain = CONTESTANTS[run.cell].make(config.hidden_size, problem.steps)
     cell = plain if run.fixed is None else ablate_gates(plain, *run.fixed)
@@ -138,7 +138,7 @@ def train(config: Config, problem: Problem, run: Run, show: Show) -> dict[str, A
     rate = RATES[run.task] if config.learning_rate is None else config.learning_rate
     optimiser = make_optimiser(rate, cosine_steps=updates)
     settings = Settings(updates, max(1, updates // 6))
-    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show)
+    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), devices, show)
     models = done.state.params
     record = {
         **run._asdict(),

@@ -19,6 +19,8 @@ import numpy as np
 import optax
 
 import jaxrnn
+from experiments.command.devices import Devices
+from experiments.command.progress import Show
 from experiments.gradient_flow.task import cross_entropy, make_task, sequence_batch, test_error
 from experiments.models.readout import Readout
 from experiments.training.loop import Settings, Task, fit, make_optimiser, population
@@ -111,7 +113,7 @@ def with_gain(task: Task, gain: float) -> Task:
 
 
 def train_clipped(
-    hidden_size: int, length: int, batch_size: int, updates: int, seeds: range, show: Callable[[int, str], None]
+    hidden_size: int, length: int, batch_size: int, updates: int, seeds: range, devices: Devices, show: Show
 ) -> list[Descent]:
     """Gradient descent on the task of the first symbol, in both cases, with and without clipping."""
     cell, length = jaxrnn.rnn(hidden_size), min(length, LONGEST)
@@ -132,6 +134,7 @@ def train_clipped(
                 seeds,
                 Settings(updates, EVERY, steps_per_call=EVERY),
                 lambda models, data=looked_at: {"norm": norms(models, *data)},
+                devices,
                 lambda done, note, before=before: show(before + done, note),
             )
             losses = np.stack([look.loss for look in run.history])

@@ -15,6 +15,8 @@ import numpy as np
 import optax
 
 import jaxrnn
+from experiments.command.devices import Devices
+from experiments.command.progress import Show
 from experiments.models.readout import Readout, init_readout, many_to_one
 from experiments.training.loop import Settings, Task, begin, fit, make_optimiser
 
@@ -86,11 +88,12 @@ def train(
     learning_rate: float,
     seeds: Sequence[int],
     updates: int,
-    show: Callable[[int, str], None],
+    devices: Devices,
+    show: Show,
 ) -> tuple[list[Any], list[np.ndarray]]:
     """The population before and after training, and its errors then: Adam behind a gradient clipped to norm 1."""
     optimiser = make_optimiser(learning_rate)
     before = jax.tree.map(np.asarray, begin(task, optimiser, seeds).params)
     settings = Settings(updates, evaluate_every=100)
-    found = fit(task, optimiser, seeds, settings, lambda models: {"error": errors(models)}, show)
+    found = fit(task, optimiser, seeds, settings, lambda models: {"error": errors(models)}, devices, show)
     return [before, found.state.params], [np.asarray(errors(before)), found.history[-1].metrics["error"]]

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -32,7 +32,7 @@ from experiments.lstm_vs_gru.figure import draw
 from experiments.lstm_vs_gru.plan import Model, adding, planned
 from experiments.models.cells import CONTESTANTS
 from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
-from experiments.training.loop import Settings, begin, fit, make_optimiser, training
+from experiments.training.loop import Params, Settings, begin, fit, make_optimiser, training
 
 TASKS = ("digits", "text", "adding")
 CELLS = ("rnn", "lstm", "gru")
@@ -126,7 +126,14 @@ def check(config: Config) -> None:
 
 
 def train(
-    config: Config, problem: Problem, model: Model, rate: float, seeds: Sequence[int], looks: int, show: Show
+    config: Config,
+    problem: Problem,
+    model: Model,
+    rate: float,
+    seeds: Sequence[int],
+    looks: int,
+    devices: Devices,
+    show: Show,
 ) -> Trained:
     """One model with several seeds, validated so many times on the way, and tested after the last update."""
     cell = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps)
@@ -134,7 +141,11 @@ def train(
     optimiser = make_optimiser(rate, cosine_steps=config.updates)
     run = training(task, optimiser)
     settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
-    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show, run=run)
+
+    def validated(models: Params) -> dict[str, jax.Array]:
+        return test(models, problem.validation)
+
+    done = fit(task, optimiser, seeds, settings, validated, devices, show, run=run)
     scores = {name: np.asarray(value, float) for name, value in test(done.state.params, problem.test).items()}
     metric, aim = AIMS[model.task]
     record = {

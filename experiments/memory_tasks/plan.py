@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.command.devices import Devices
 from experiments.command.progress import Job, Show
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run, train
@@ -84,11 +85,11 @@ def _cost(run: Run) -> float:
     return gates * run.steps * PROBLEMS[run.problem].steps(run.length)
 
 
-def _trains(runs: Sequence[Run]) -> Callable[[Show], list[Outcome]]:
-    def work(show: Show) -> list[Outcome]:
+def _trains(runs: Sequence[Run]) -> Callable[[Devices, Show], list[Outcome]]:
+    def work(devices: Devices, show: Show) -> list[Outcome]:
         outcomes, done = [], 0
         for run in runs:
-            outcomes.append(train(PROBLEMS[run.problem], run, _after(done, run, show)))
+            outcomes.append(train(PROBLEMS[run.problem], run, devices, _after(done, run, show)))
             done += run.steps
         return outcomes
 

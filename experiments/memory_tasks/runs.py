@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 import jaxrnn
-from experiments.command.progress import Show
+from experiments.command.devices import Devices
+from experiments.command.progress import Show, silent
 from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
 from experiments.models.cells import CONTESTANTS
@@ -72,7 +73,7 @@ def answers(problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch) -
     return reading(cell, model, inputs(problem, batch), batch.lengths)
 
 
-def train(problem: Problem, run: Run, show: Show = lambda step, note: None) -> Outcome:
+def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
     cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
 
     def loss(model: Readout, carry: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
@@ -94,6 +95,7 @@ def train(problem: Problem, run: Run, show: Show = lambda step, note: None) -> O
         run.seeds,
         Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),
         lambda params: {name: value for name, value in scores(params, tests).items() if name != "late"},
+        devices,
         show,
     )
     steps = [evaluation.step for evaluation in course.history]

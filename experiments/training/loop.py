@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.command.devices import as_the_first_says
-from experiments.command.progress import Seat, Show
+from experiments.command.devices import Devices, as_the_first_says
+from experiments.command.progress import Show, silent
 from experiments.command.report import CannotRun
 from experiments.training.placing import Placing, placing
 
@@ -240,7 +240,8 @@ def fit(
     seeds: Sequence[int],
     settings: Settings,
     evaluate: Callable[[Params], Any],
-    show: Show = Seat(),
+    devices: Devices = (),
+    show: Show = silent,
     keeper: Keeper | None = None,
     run: Callable[[TrainState, Batch], tuple[TrainState, jax.Array]] | None = None,
 ) -> Course:
@@ -252,13 +253,14 @@ def fit(
         seeds: of parameters, batches and noise; each seed's run is its own.
         settings: how long, how often to evaluate, and when to stop before the end.
         evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
-        show: is told how many steps are done, and a note on how it goes. The devices of a `Seat` share every batch,
-            as many of them as divide it; evaluations are made on the first of each process.
+        devices: share every batch, as many of them as divide it; evaluations run on the first of each process. With
+            none, all runs on JAX's default device.
+        show: reports progress: it is called with the number of steps done, and a note with the loss and the metrics.
         keeper: of checkpoints and logs.
         run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once; not used where
             devices share batches.
     """
-    seeds, devices = list(seeds), show.devices if isinstance(show, Seat) else ()
+    seeds = list(seeds)
     if task.examples is None and jax.process_count() > 1:
         raise CannotRun("the batches of this task cannot be shared out; run it in one process")
     placed = None if task.examples is None else placing(devices, task.examples)
