@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -120,7 +120,7 @@ def train(config: Config, text: Text, devices: Devices, show: Show) -> Course:
     model = model_of(len(text.alphabet), dataclasses.asdict(config))
     epoch = language.steps_an_epoch(text.training, config.batch_size, config.window)
     steps = config.epochs * epoch
-    validation = language.text_loss(model, text.validation, STREAMS, config.window)
+    validation = language.text_loss(model, text.validation, STREAMS, config.window, platform_of(devices))
     return fit(
         language.text_task(model, text.training, config.batch_size, config.window),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),

@@ -22,15 +22,16 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +170,7 @@ def train(config: Config, prepared: Prepared, parts: Parts, devices: Devices, sh
     known = len(parts.train.values)
     until = known + len(parts.validation.values)
 
-    @population
+    @functools.partial(population, platform=platform_of(devices))
     def said(model: Readout, xs: jax.Array) -> jax.Array:
         return SCALE * many_to_many(cell, model, xs)[:, 0]
 

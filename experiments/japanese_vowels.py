@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
@@ -27,8 +27,9 @@ from experiments.datasets.vowels import Utterances, Vowels, load_vowels
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
 from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def check(config: Config) -> None:
 def train(config: Config, vowels: Vowels, devices: Devices, show: Show) -> Course:
     model, epoch = model_of(config, vowels), steps_per_epoch(len(vowels.train.xs), config.batch_size)
 
-    @population
+    @functools.partial(population, platform=platform_of(devices))
     def right(params: Any, test: Any) -> jax.Array:
         return jnp.mean(model.bind(params)(test.xs, test.lengths).argmax(-1) == test.labels)
 

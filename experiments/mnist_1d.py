@@ -20,15 +20,16 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.images import Images, load_mnist_1d
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
 from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def train(config: Config, images: Images, devices: Devices, show: Show) -> Cours
     test = sequences_of(images.test_images)
     model = model_of(config, test.shape[1])
 
-    @population
+    @functools.partial(population, platform=platform_of(devices))
     def right(params: Any, xs: jax.Array, labels: jax.Array) -> jax.Array:
         return jnp.mean(model.bind(params)(xs).argmax(-1) == labels)
 

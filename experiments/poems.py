@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -31,8 +31,9 @@ from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.models import language
 from experiments.models.functional import Functional
 from experiments.models.saved import Saved, load_model, model_of, save_model
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +131,14 @@ def task_of(config: Config, model: Functional[language.LanguageModel], poems: np
 
 
 def nats_of(
-    model: Functional[language.LanguageModel], poems: np.ndarray, lengths: np.ndarray
+    model: Functional[language.LanguageModel], poems: np.ndarray, lengths: np.ndarray, platform: str
 ) -> Callable[[Any], jax.Array]:
     """Of parameters of several seeds: nats per symbol."""
     spare = -len(poems) % BATCH
     padded = np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]), np.append(lengths, [0] * spare)
     operands = [jnp.asarray(part.reshape(-1, BATCH, *part.shape[1:])) for part in padded]
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, poems: jax.Array, lengths: jax.Array) -> jax.Array:
         totals, counts = jax.lax.map(lambda part: loss_of(model.bind(params), *part), (poems, lengths))
         return jnp.sum(totals) / jnp.sum(counts)
@@ -189,7 +190,7 @@ def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, dev
     model = model_of(len(own.symbols), dataclasses.asdict(config))
     epoch = steps_per_epoch(len(poems.train), config.batch_size)
     steps = config.epochs * epoch
-    validation = nats_of(model, *quatrains.encode_all(own, poems.validation))
+    validation = nats_of(model, *quatrains.encode_all(own, poems.validation), platform_of(devices))
     return fit(
         task_of(config, model, *quatrains.encode_all(own, poems.train)),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
@@ -211,7 +212,11 @@ def run(config: Config) -> Result:
     save_model(config.out, "poems", dataclasses.asdict(config), own.symbols, course.params)
     saved = load_model(config.out, "poems")
     encoded = {part: quatrains.encode_all(own, getattr(poems, part)) for part in ("train", "validation", "test")}
-    nats = {part: np.asarray(nats_of(saved.model, *encoded[part])(course.params)) for part in ("validation", "test")}
+    platform = platform_of(devices_of(config))
+    nats = {
+        part: np.asarray(nats_of(saved.model, *encoded[part], platform)(course.params))
+        for part in ("validation", "test")
+    }
     unigram = unigram_nats(encoded["train"], encoded["test"], len(own.symbols))
     options = {"samples": SAMPLES, "temperature": TEMPERATURE}
     samples = {form: written(saved, form, seed=config.seed + form, **options) for form in (5, 7)}

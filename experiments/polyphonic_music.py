@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script, share
@@ -31,8 +31,9 @@ from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +158,12 @@ def task_of(config: Config, model: Functional[Composer], pieces: Sequence[np.nda
     return Task(model.init, loss, batch, examples=config.batch_size)
 
 
-def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray]) -> Callable[[Any], Any]:
+def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray], platform: str) -> Callable[[Any], Any]:
     """Of parameters of several seeds: nats per step over whole pieces."""
     in_order = sorted(pieces, key=len)  # so that little is padding
     groups = [Pieces(*pad(in_order[k : k + BATCH])) for k in range(0, len(in_order), BATCH)]
 
-    @population
+    @functools.partial(population, platform=platform)
     def sums(params: Any, pieces: Pieces) -> tuple[jax.Array, jax.Array]:
         return nats_of(model.bind(params), pieces)
 
@@ -216,7 +217,7 @@ def train(
 ) -> Course:
     model = functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
     epoch = steps_per_epoch(len(music.train), config.batch_size)
-    steps, validation = config.epochs * epoch, evaluation(model, music.validation)
+    steps, validation = config.epochs * epoch, evaluation(model, music.validation, platform_of(devices))
     return fit(
         task_of(config, model, music.train),
         make_optimiser(rate, clip_norm=config.clip_norm, cosine_steps=steps),
@@ -252,7 +253,7 @@ def best_rate(config: Config, reached: Mapping[float, float]) -> float:
 
 
 def run(config: Config) -> Result:
-    music = load_music(MUSIC[config.dataset], config.data_dir)
+    music, platform = load_music(MUSIC[config.dataset], config.data_dir), platform_of(devices_of(config))
     total = config.epochs * steps_per_epoch(len(music.train), config.batch_size)
     searched = search(config, music, total)
     rates = {network: best_rate(config, searched.get(network, {})) for network in networks_of(config)}
@@ -265,7 +266,7 @@ def run(config: Config) -> Result:
     for network, rate in rates.items():
         course = found[network.label]
         model = functional(lambda rngs, n=network: Composer(n.cell, n.units, n.dropout, rngs))
-        test = np.asarray(evaluation(model, music.test)(course.params))
+        test = np.asarray(evaluation(model, music.test, platform)(course.params))
         runs.append(
             {
                 "cell": network.cell,

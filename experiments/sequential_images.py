@@ -24,7 +24,7 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 import jaxrnn
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import Curve, Panel, learning_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -32,8 +32,9 @@ from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_one
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,10 +116,12 @@ def task_of(cell: jaxrnn.Cell, config: Config, images: Images, reading: str) -> 
     )
 
 
-def accuracy_of(cell: jaxrnn.Cell, sequences: np.ndarray, labels: np.ndarray) -> Callable[[Readout], dict[str, Any]]:
+def accuracy_of(
+    cell: jaxrnn.Cell, sequences: np.ndarray, labels: np.ndarray, platform: str
+) -> Callable[[Readout], dict[str, Any]]:
     """A function of models, one for each seed, to their accuracies."""
 
-    @population
+    @functools.partial(population, platform=platform)
     def accuracy(model: Readout, sequences: jax.Array, labels: jax.Array) -> jax.Array:
         def classes(x: jax.Array) -> jax.Array:
             return many_to_one(cell, model, x).argmax(-1)
@@ -146,7 +149,7 @@ def train(config: Config, images: Images, reading: str, name: str, devices: Devi
         make_optimiser(rate, clip_norm=config.clip_norm, cosine_steps=steps),
         seeds_of(config),
         Settings(steps, evaluate_every=epoch),
-        accuracy_of(cell, test, images.test_labels),
+        accuracy_of(cell, test, images.test_labels, platform_of(devices)),
         devices,
         show,
         keeper_of(config, f"{reading}-{name}", {}),

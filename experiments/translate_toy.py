@@ -22,7 +22,7 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import Devices, devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
@@ -30,8 +30,9 @@ from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +128,10 @@ def test_pairs(config: Config) -> Pairs:
     return translation.draw_pairs(LANGUAGES[config.task], config.size, TEST_PAIRS, (config.seed, 0), test=True)
 
 
-def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs) -> Callable[[Any], dict[str, Any]]:
+def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs, platform: str) -> Callable[[Any], dict[str, Any]]:
     """Of parameters of several seeds: the share of test sources whose translation is right to the last symbol."""
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, pairs: Pairs) -> dict[str, jax.Array]:
         bound = model.bind(params)
         written = bound.translate(pairs.sources.T, pairs.lengths, pairs.targets.shape[1]).T
@@ -159,7 +160,7 @@ def train(config: Config, pairs: Pairs, devices: Devices, show: Show) -> Course:
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=config.steps),
         seeds_of(config),
         Settings(config.steps, config.evaluate_every),
-        accuracy_of(model, pairs),
+        accuracy_of(model, pairs, platform_of(devices)),
         devices,
         show,
         keeper_of(config, "", {}),

@@ -39,7 +39,7 @@ def task_of(dtype):
 def trained(own, dtype):
     """All that changes in training, after 20 steps."""
     settings = Settings(STEPS, STEPS, steps_per_call=5)
-    course = fit(task_of(dtype), make_optimiser(0.01), (3,), settings, lambda params: {}, tuple(own))
+    course = fit(task_of(dtype), make_optimiser(0.01), (3,), settings, lambda params: {}, own)
     return course.state._replace(keys=())
 
 

@@ -63,7 +63,7 @@ def test_accuracy_is_that_of_single_images(monkeypatch):
     monkeypatch.setattr(sequential_images, "TEST_BATCH", 4)  # does not divide ten
     cell, images = jaxrnn.rnn(3), tiny_images()
     models = jax.vmap(lambda key: init_readout(cell, 3, 2, 2, key))(jax.random.split(jax.random.key(0), 5))
-    found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels)(models)["test accuracy"]
+    found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels, "cpu")(models)["test accuracy"]
     expected, step = [], jax.jit(cell.step)
     for seed in range(5):
         model = jax.tree.map(lambda leaf, seed=seed: leaf[seed], models)

@@ -141,7 +141,7 @@ def gru_in_numpy(model, xs, fixed):
 
 def test_ablations_are_those_of_numpy():
     problem, cell, models = small_population()
-    found = measures.ablations(problem, cell, models, [10, 11])
+    found = measures.ablations(problem, cell, models, [10, 11], "cpu")
     assert list(found) == ["r", "z"]
     for k, seed in enumerate([10, 11]):
         model = measures.of_seed(models, k)

@@ -19,8 +19,9 @@ from experiments.command.report import CannotRun
 from experiments.training import checkpoints, logs, loop
 from experiments.training.checkpoints import Checkpoints, check_folder
 from experiments.training.logs import Keepers, Log, TensorBoard
-from experiments.training.loop import Settings, Task, fit, make_optimiser, population, training
+from experiments.training.loop import Settings, Task, fit, make_optimiser, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
+from experiments.training.seeds import population
 from tests.training import compiled_quickly  # noqa: F401
 
 
@@ -37,8 +38,8 @@ def batch(seed, step):
 TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
-TRAIN = training(TASK, OPTIMISER)  # compiled for calls of two steps and of one, of two seeds
-DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to))
+TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled for calls of two steps and of one, of two seeds
+DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to), "cpu")
 
 
 def distance(params):
@@ -168,7 +169,7 @@ def kept(folder, *, resume, every=1):
     return Keepers(Checkpoints(folder, ABOUT, resume=resume, every=every), Log(folder))
 
 
-TRAIN_ADAM = training(TASK, ADAM)
+TRAIN_ADAM = training(TASK, ADAM, "cpu")
 
 
 def run(settings=LONG, keeper=None):

@@ -182,8 +182,8 @@ def test_processes_may_have_different_numbers_of_devices(monkeypatch):
     monkeypatch.setattr(
         jax, "local_devices", lambda process_index: [f"{process_index}{k}" for k in range(4 - process_index)]
     )
-    assert devices_of(DeviceOptions()) == ["00", "01", "02", "03", "10", "11", "12"]
-    assert devices_of(DeviceOptions(devices=2)) == ["00", "01", "10", "11"]
+    assert devices_of(DeviceOptions()) == ("00", "01", "02", "03", "10", "11", "12")
+    assert devices_of(DeviceOptions(devices=2)) == ("00", "01", "10", "11")
 
 
 def test_a_task_that_cannot_be_shared_out_needs_one_process(monkeypatch):
@@ -208,8 +208,8 @@ def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
 
 
 def test_devices_are_the_first_of_every_process():
-    assert devices_of(DeviceOptions()) == jax.devices()
-    assert devices_of(DeviceOptions(devices=2)) == jax.devices()[:2]
+    assert devices_of(DeviceOptions()) == tuple(jax.devices())
+    assert devices_of(DeviceOptions(devices=2)) == tuple(jax.devices()[:2])
 
 
 @pytest.mark.parametrize(

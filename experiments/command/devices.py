@@ -150,10 +150,15 @@ def check_alike(options: DeviceOptions) -> None:
         raise CannotRun(f"process {other[0]} was started with other options than process {jax.process_index()}")
 
 
-def devices_of(options: DeviceOptions) -> list[Any]:
+def devices_of(options: DeviceOptions) -> Devices:
     """The devices to run on, of all processes, those of a process next to each other."""
     every = (jax.local_devices(process_index=k) for k in range(jax.process_count()))
-    return [device for own in every for device in own[: options.devices]]
+    return tuple(device for own in every for device in own[: options.devices])
+
+
+def platform_of(devices: Devices) -> str:
+    """The platform of a run's devices: "cpu", "gpu" or "tpu"; that of JAX's default device if the run has none."""
+    return devices[0].platform if devices else jax.default_backend()
 
 
 def as_the_first_says(values: np.ndarray) -> np.ndarray:

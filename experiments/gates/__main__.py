@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import DeviceOptions, Devices, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -133,8 +133,9 @@ def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Sh
     """The record of a training, with all that is measured on the models of a cell as it is."""
     plain = CONTESTANTS[run.cell].make(config.hidden_size, problem.steps)
     cell = plain if run.fixed is None else ablate_gates(plain, *run.fixed)
+    platform = platform_of(devices)
     updates, seeds = updates_of(config, run.task), range(config.seed, config.seed + config.seeds)
-    task, test = as_task(problem, cell, config.hidden_size), testing(problem, cell)
+    task, test = as_task(problem, cell, config.hidden_size), testing(problem, cell, platform)
     rate = RATES[run.task] if config.learning_rate is None else config.learning_rate
     optimiser = make_optimiser(rate, cosine_steps=updates)
     settings = Settings(updates, max(1, updates // 6))
@@ -155,7 +156,7 @@ def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Sh
         before = begin(task, optimiser, seeds).params
         record["gates"] = before_and_after(problem, cell, before, models)
         show(updates, "fixing the gates")
-        record["ablated"] = ablations(problem, cell, models, seeds)
+        record["ablated"] = ablations(problem, cell, models, seeds, platform)
     return record
 
 

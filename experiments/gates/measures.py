@@ -78,7 +78,9 @@ def before_and_after(problem: Problem, cell: jaxrnn.Cell, before: Params, after:
     }
 
 
-def ablations(problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequence[int]) -> dict[str, Any]:
+def ablations(
+    problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequence[int], platform: str
+) -> dict[str, Any]:
     """Test scores with one gate fixed, `{gate: {way: {metric: per seed}}}`; means are those of training sequences."""
     means = [
         {
@@ -89,7 +91,9 @@ def ablations(problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequen
     ]
 
     def fixed(gate: str, value: Any, chosen: Params) -> dict[str, np.ndarray]:
-        return jax.tree.map(np.asarray, testing(problem, ablate_gates(cell, gate, value))(chosen, problem.test))
+        return jax.tree.map(
+            np.asarray, testing(problem, ablate_gates(cell, gate, value), platform)(chosen, problem.test)
+        )
 
     def at_mean(gate: str) -> dict[str, np.ndarray]:
         """A cell for each seed, since the means are a seed's own."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command.devices import DeviceOptions, Devices, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.gradient_flow.claims import claims
@@ -28,7 +28,7 @@ from experiments.gradient_flow.measure import Flow, candidate, measure
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
 from experiments.models.cells import CONTESTANTS
-from experiments.training.loop import population
+from experiments.training.seeds import population
 
 STAGES = ("at initialisation", "trained")
 POINTS = 31  # of each curve that is kept
@@ -112,7 +112,7 @@ def run_cell(config: Config, name: str, devices: Devices, show: Show) -> Run:
     start = time.perf_counter()
     cell = CONTESTANTS[name].make(config.hidden_size, config.length)
     task = make_task(cell, config.hidden_size, config.length, config.batch_size)
-    errors = population(functools.partial(test_error, cell, config.length))
+    errors = population(functools.partial(test_error, cell, config.length), platform_of(devices))
     rate = LEARNING_RATES.get(name, LEARNING_RATE) if config.learning_rate is None else config.learning_rate
     populations, wrong = train(task, errors, rate, seeds_of(config), config.updates, devices, show)
     flows = []

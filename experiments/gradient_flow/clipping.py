@@ -19,11 +19,12 @@ import numpy as np
 import optax
 
 import jaxrnn
-from experiments.command.devices import Devices
+from experiments.command.devices import Devices, platform_of
 from experiments.command.progress import Show
 from experiments.gradient_flow.task import cross_entropy, make_task, sequence_batch, test_error
 from experiments.models.readout import Readout
-from experiments.training.loop import Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Settings, Task, fit, make_optimiser
+from experiments.training.seeds import population
 
 WALL_STEPS, WALL_TARGET, WALL_START = 50, 0.7, (5.5, -2.0)
 WALL_RATE, WALL_CLIP, WALL_UPDATES = 0.5, 0.1, 100
@@ -116,11 +117,11 @@ def train_clipped(
     hidden_size: int, length: int, batch_size: int, updates: int, seeds: range, devices: Devices, show: Show
 ) -> list[Descent]:
     """Gradient descent on the task of the first symbol, in both cases, with and without clipping."""
-    cell, length = jaxrnn.rnn(hidden_size), min(length, LONGEST)
+    cell, length, platform = jaxrnn.rnn(hidden_size), min(length, LONGEST), platform_of(devices)
     key = jax.random.key(10**6)
     gradient = jax.grad(functools.partial(cross_entropy, cell, length))
-    norms = population(lambda model, labels, lengths: optax.tree.norm(gradient(model, labels, lengths, key)))
-    errors = population(functools.partial(test_error, cell, length))
+    norms = population(lambda model, labels, lengths: optax.tree.norm(gradient(model, labels, lengths, key)), platform)
+    errors = population(functools.partial(test_error, cell, length), platform)
     found = []
     for case, (gain, fixed_length) in CASES.items():
         task = with_gain(make_task(cell, hidden_size, length, batch_size, fixed_length), gain)

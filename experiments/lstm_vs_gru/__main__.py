@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import DeviceOptions, Devices, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -136,10 +136,10 @@ def train(
     show: Show,
 ) -> Trained:
     """One model with several seeds, validated so many times on the way, and tested after the last update."""
-    cell = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps)
-    task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell)
+    cell, platform = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps), platform_of(devices)
+    task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell, platform)
     optimiser = make_optimiser(rate, cosine_steps=config.updates)
-    run = training(task, optimiser)
+    run = training(task, optimiser, platform)
     settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
 
     def validated(models: Params) -> dict[str, jax.Array]:

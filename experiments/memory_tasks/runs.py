@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 import jaxrnn
-from experiments.command.devices import Devices
+from experiments.command.devices import Devices, platform_of
 from experiments.command.progress import Show, silent
 from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
-from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser
+from experiments.training.seeds import population
 
 
 class Run(NamedTuple):
@@ -84,7 +85,7 @@ def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent
         late = {} if problem.late is None else {"late": problem.late(found, batch)}
         return {"loss": problem.loss(found, batch), "error": problem.errors(found, batch).mean(), **late}
 
-    scores, tests = population(score), held_out_batch(problem, run.length, run.tests)
+    scores, tests = population(score, platform_of(devices)), held_out_batch(problem, run.length, run.tests)
     course = fit(
         Task(
             functools.partial(init_readout, cell, run.hidden_size, problem.inputs, problem.outputs),

@@ -12,7 +12,8 @@ from flax import nnx
 
 import jaxrnn
 from experiments.models.functional import Functional, functional
-from experiments.training.loop import Task, population
+from experiments.training.loop import Task
+from experiments.training.seeds import population
 
 LAYERS = {"rnn": jaxrnn.modules.RNN, "lstm": jaxrnn.modules.LSTM, "gru": jaxrnn.modules.GRU}
 
@@ -105,7 +106,7 @@ def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:
 
 
 def text_loss(
-    model: Functional[LanguageModel], tokens: np.ndarray, streams: int, window: int
+    model: Functional[LanguageModel], tokens: np.ndarray, streams: int, window: int, platform: str
 ) -> Callable[[Any], jax.Array]:
     """Nats per token of a text, read as some streams side by side from zero states, each to its end."""
     text = as_streams(tokens, streams).astype(np.int32)
@@ -114,7 +115,7 @@ def text_loss(
     pieces = [padded[k : k + (len(padded) - 1) // window * window].reshape(-1, window, streams) for k in (0, 1)]
     counted = (np.arange(pieces[0].shape[0] * window) < count).reshape(-1, window)
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, inputs: jax.Array, targets: jax.Array, counted: jax.Array) -> jax.Array:
         bound = model.bind(params)
 

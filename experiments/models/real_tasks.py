@@ -13,7 +13,8 @@ import jaxrnn
 from experiments.datasets.images import Images, split_of_digits
 from experiments.datasets.text import Text, side_by_side_windows, windows
 from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
-from experiments.training.loop import Params, Task, population
+from experiments.training.loop import Params, Task
+from experiments.training.seeds import population
 
 
 class Examples(NamedTuple):
@@ -126,6 +127,6 @@ def as_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int) -> Task:
     return Task(functools.partial(initial, problem, cell, hidden_size), loss, problem.batch)
 
 
-def testing(problem: Problem, cell: jaxrnn.Cell) -> Callable[[Params, Examples], dict[str, jax.Array]]:
+def testing(problem: Problem, cell: jaxrnn.Cell, platform: str) -> Callable[[Params, Examples], dict[str, jax.Array]]:
     """A compiled `(params, examples) -> {metric: (seeds,)}` of a population."""
-    return population(functools.partial(scored, problem, cell))
+    return population(functools.partial(scored, problem, cell), platform)

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.command.devices import Devices, as_the_first_says
+from experiments.command.devices import Devices, as_the_first_says, platform_of
 from experiments.command.progress import Show, silent
 from experiments.command.report import CannotRun
 from experiments.training.placing import Placing, placing
+from experiments.training.seeds import over_seeds
 
 Params = Any
 Batch = Any
@@ -170,29 +171,17 @@ def begin(task: Task, optimiser: optax.GradientTransformation, seeds: Sequence[i
     return TrainState(jnp.zeros((), jnp.int32), *jax.tree.map(lambda *own: jnp.stack(own), *map(one, seeds)))
 
 
-def _over_seeds(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` for each entry of the first axis, one after another.
-
-    On a CPU that is faster than `jax.vmap` from about 32 units (measured: 5 to 35 %), whose products of
-    small matrices are slower than single ones, and no seed's rounding depends on those beside it.
-    """
-    return lambda *arguments: jax.lax.map(lambda own: f(*own), arguments)
-
-
-def population(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles `f(params, *data)` for parameters that begin with an axis of seeds, the data the same for all."""
-
-    @jax.jit
-    def mapped(params: Params, *data: Any) -> Any:
-        return _over_seeds(lambda own: f(own, *data))(params)
-
-    return mapped
-
-
 def training(
-    task: Task, optimiser: optax.GradientTransformation, placed: Placing | None = None
+    task: Task, optimiser: optax.GradientTransformation, platform: str, placed: Placing | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-    """A compiled `(state, batches) -> (state, losses)`: a step for each entry of `(steps, seeds, ·)`."""
+    """Compiles `(state, batches) -> (state, losses)`, which makes a step for each entry of `(steps, seeds, ·)`.
+
+    Args:
+        task: what is learned.
+        optimiser: of Optax.
+        platform: of the devices that run it, see `over_seeds`.
+        placed: where the arrays lie if several devices share a batch.
+    """
 
     def one(step: jax.Array, key: jax.Array, params: Params, memory: Any, carry: Any, batch: Batch) -> tuple[Any, ...]:
         noise = jax.random.fold_in(key, step)
@@ -202,7 +191,7 @@ def training(
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         of_a_seed = functools.partial(one, state.step)
-        params, memory, carry, losses = _over_seeds(of_a_seed)(state.keys, *state[2:], batch)
+        params, memory, carry, losses = over_seeds(of_a_seed, platform)(state.keys, *state[2:], batch)
         return TrainState(state.step + 1, state.keys, params, memory, carry), losses
 
     out: Any = None if placed is None else (_shardings(task, placed), placed.whole)
@@ -257,14 +246,14 @@ def fit(
             none, all runs on JAX's default device.
         show: reports progress: it is called with the number of steps done, and a note with the loss and the metrics.
         keeper: of checkpoints and logs.
-        run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once; not used where
-            devices share batches.
+        run: a `training(task, optimiser, platform)` that is used elsewhere too, so that it is compiled once. It is not
+            used if devices share batches.
     """
     seeds = list(seeds)
     if task.examples is None and jax.process_count() > 1:
         raise CannotRun("the batches of this task cannot be shared out; run it in one process")
     placed = None if task.examples is None else placing(devices, task.examples)
-    run = training(task, optimiser, placed) if run is None or placed is not None else run
+    run = training(task, optimiser, platform_of(devices), placed) if run is None or placed is not None else run
     state = begin(task, optimiser, seeds)
     worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
     course = Course(state, None if settings.minimise is None else worst, [])
