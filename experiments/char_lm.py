@@ -11,7 +11,7 @@ windows; the gradient ends at the window, the state is handed on (truncated back
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rich.table import Table
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
@@ -198,6 +199,13 @@ def sample(arguments: Sequence[str]) -> int:
     for text in written(saved, config.prompt, **options):
         print(f"{config.prompt}{text}".lstrip("\n"))
     return 0
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    what, published = "tiny-shakespeare: validation nats a character", "1.55 (minLSTM, Feng 2024)"
+    obtained = mean_over_seeds(record["validation_nats"], "{:.4f}")
+    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, "another network")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

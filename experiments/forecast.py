@@ -9,7 +9,7 @@ how much they change. The last third of the twelve years is never trained on. Th
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
 from experiments.models.cells import CONTESTANTS
@@ -245,6 +246,14 @@ def draw(config: Config, series: Series, own: np.ndarray) -> None:
         axis.set_title(f"Airline, the last {config.test_months} months never trained on")
         axis.legend(frameon=False)
         save_figure(figure, config.out / "forecast")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    obtained = mean_over_seeds(record["test_rmse"], "{:.1f}")
+    naive = ", ".join(f"{name} {error:.1f}" for name, error in record["naive_rmse"].items())
+    minutes = record["seconds"] / 60
+    yield Row("airline: test RMSE, thousands", record["parameters"], minutes, obtained, f"naive: {naive}", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

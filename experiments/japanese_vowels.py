@@ -9,7 +9,7 @@ directions, each at its own end of the sequence. Batches are padded, and `length
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from flax import nnx
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.datasets.vowels import Utterances, Vowels, load_vowels
@@ -139,6 +140,13 @@ def run(config: Config) -> Result:
     title = f"Japanese vowels, {name}, {config.hidden_size} units"
     record = {**accuracy_record(course, seeds_of(config)), "published": PUBLISHED}
     return record, functools.partial(draw_accuracy, config.out / "learning_curves", title, course)
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    obtained = mean_over_seeds(record["test_accuracy"], "{:.1f}", 100)
+    published = f"{100 * PUBLISHED:.1f} (MathWorks' example, stored re-run)"
+    yield Row("test accuracy, %", record["parameters"], record["seconds"] / 60, obtained, published, "initial values")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ The protocol is the published one: 4,000 sequences of 40 numbers in batches of 1
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from flax import nnx
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.images import Images, load_mnist_1d
 from experiments.models.functional import Functional, functional
@@ -143,6 +144,14 @@ def run(config: Config) -> Result:
     title = f"MNIST-1D, bidirectional {config.cell.upper()}, {config.hidden_size} units"
     record = {**accuracy_record(course, seeds_of(config)), "published": [low / 100, high / 100]}
     return record, functools.partial(draw_accuracy, config.out / "learning_curves", title, course)
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    obtained = mean_over_seeds(record["test_accuracy"], "{:.1f}", 100)
+    published = "{} to {} (Greydanus & Kobak 2024)".format(*PUBLISHED[False])
+    differs = "24 parameters fewer: one bias where PyTorch has two"
+    yield Row("test accuracy, %", record["parameters"], record["seconds"] / 60, obtained, published, differs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ the perplexity of poems that were held out, beside that of single characters, an
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rich.table import Table
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets import poems as quatrains
 from experiments.datasets.batching import shuffled, steps_per_epoch
@@ -280,6 +281,16 @@ def write(arguments: Sequence[str]) -> int:
     size = config.form + 1
     print("\n\n".join("\n".join(poem[k : k + size] for k in range(0, len(poem), size)) for poem in poems))
     return 0
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The rows of a record in the table of results."""
+    unigram, minutes = f"{record['unigram_perplexity']:.0f}", record["seconds"] / 60
+    obtained = mean_over_seeds(record["test_perplexity"], "{:.1f}")
+    yield Row("held-out perplexity", record["parameters"], minutes, obtained, f"single characters: {unigram}", "-")
+    shares = " and ".join(f"{100 * record['in_form'][form]:.1f}" for form in ("5", "7"))
+    what = "samples in form, %, lines of 5 and 7"
+    yield Row(what, record["parameters"], minutes, shares, "-", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ log-likelihood of a step, summed over its 88 keys, and averaged over all steps b
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from rich.table import Table
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
@@ -79,6 +80,14 @@ BATCH = 32  # pieces, of an evaluation
 PUBLISHED = {
     "jsb": "Bai 2018, about 300K: tanh 8.91, GRU 8.43, LSTM 8.45; Chung 2014, about 20K: tanh 9.1, GRU 8.54, LSTM 8.67",
     "nottingham": "Bai 2018, 1M: tanh 4.05, GRU 3.46, LSTM 3.29",
+}
+PUBLISHED_JSB = {  # by cell, and by whether it has more than 100,000 parameters
+    ("rnn", True): "8.91 (Bai 2018, grid-searched)",
+    ("gru", True): "8.43 (Bai 2018, grid-searched)",
+    ("lstm", True): "8.45 (Bai 2018, grid-searched)",
+    ("rnn", False): "9.1 (Chung 2014)",
+    ("gru", False): "8.54 (Chung 2014)",
+    ("lstm", False): "8.67 (Chung 2014)",
 }
 
 
@@ -313,6 +322,15 @@ def print_table(dataset: str, runs: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(CONTESTANTS[run["cell"]].label, *size, *nats, str(run["epochs"]), f"{run['seconds']:.0f}")
     Console(width=120).print(table)
     print(f"Published: {PUBLISHED[dataset]}")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The rows of a record of the chorales in the table of results."""
+    for run in record["runs"]:
+        what = f"JSB, {CONTESTANTS[run['cell']].label}: test nats a step"
+        published = PUBLISHED_JSB[run["cell"], run["parameters"] > 100_000]
+        obtained = mean_over_seeds(run["test_nats"], "{:.3f}")
+        yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout, search")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

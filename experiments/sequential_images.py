@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import Curve, Panel, learning_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
@@ -69,6 +70,10 @@ class Config(RunOptions):
 
 QUICK = {"epochs": 2, "seeds": 1, "hidden_size": 32, "limit": 640}
 READINGS = {"rows": "row by row", "pixels": "pixel by pixel", "permuted": "pixels, permuted"}
+PUBLISHED = {  # by set, reading and cell; with 256 units and 20 epochs
+    ("mnist", "rows", "lstm"): "98.9 (Atienza, 256 units, 20 epochs)",
+    ("mnist", "rows", "rnn"): "98.0 (Atienza, 256 units, 20 epochs)",
+}
 TEST_BATCH = 256  # images; 784 steps of more would need gigabytes
 
 
@@ -266,6 +271,21 @@ def run(config: Config) -> Result:
     runs = list(side_by_side(jobs, devices=devices_of(config)).values())
     print_table(config, runs, baseline)
     return as_record(config, images, runs, baseline), functools.partial(draw, config, runs, baseline)
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The rows of a record in the table of results."""
+    name = record["config"]["dataset"]
+    for run in record["runs"]:
+        what = f"{name}, {READINGS[run['reading']]}, {CONTESTANTS[run['cell']].label}: test accuracy, %"
+        obtained = mean_over_seeds(run["test_accuracy"], "{:.1f}", 100)
+        published = PUBLISHED.get((name, run["reading"], run["cell"]), "-")
+        differs = f"{record['config']['hidden_size']} units, {record['config']['epochs']} epochs"
+        yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, differs)
+    baseline = record["logistic_regression"]
+    obtained = f"{100 * baseline['accuracy']:.1f}"
+    what, minutes = f"{name}, logistic regression of all pixels, %", baseline["seconds"] / 60
+    yield Row(what, baseline["parameters"], minutes, obtained, "-", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ given. Sources are of different lengths; one in ten, chosen by what it is, is ne
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rich.table import Table
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
@@ -209,6 +210,13 @@ def run(config: Config) -> Result:
     }
     stem = config.out / "learning_curves"
     return record, lambda: loss_curves(stem, name, "share of test sources", curves, x="evaluation")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    what = f"{record['config']['task']}: translations right to the last symbol, %"
+    obtained = mean_over_seeds(record["right"], "{:.1f}", 100)
+    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, "-", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,8 +16,9 @@ import pytest
 
 import jaxrnn
 from experiments import __main__ as listing
+from experiments import _summary as summary
 from experiments import sequential_images
-from experiments.command import figures, report, script, summary
+from experiments.command import figures, report, script
 from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
@@ -291,6 +292,20 @@ def test_the_sample_in_the_readme_is_that_of_the_record():
     text = (summary.FOLDER.parent / "README.md").read_text(encoding="utf-8")
     assert text.partition("```text\n")[2].partition("```")[0] in record["sample"]
     assert f"{record['validation_nats'][0]:.2f} nats a character" in text
+
+
+def test_the_summary_replaces_the_table_alone(tmp_path, monkeypatch):
+    text = (summary.FOLDER / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(summary.with_table(text, "| no |"), encoding="utf-8")
+    monkeypatch.setattr(summary, "FOLDER", tmp_path)
+    assert listing.main(["summary"]) == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_the_rows_of_a_record_are_made_by_the_script_that_wrote_it():
+    for name, rows in summary.ROWS.items():
+        record = json.loads((summary.FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        assert rows.__module__ == f"experiments.{record['experiment']}"
 
 
 def test_every_record_has_a_row(tmp_path):
