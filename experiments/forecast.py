@@ -131,7 +131,7 @@ def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -
 
     def loss(model: Readout, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         xs, changes = batch
-        said = SCALE * many_to_many(cell, model, jnp.swapaxes(xs, 0, 1))[..., 0]
+        said = SCALE * many_to_many(cell, model, xs)[..., 0]
         return jnp.mean(jnp.square(100 * (said - changes.T))), carry
 
     return Task(

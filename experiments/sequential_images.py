@@ -110,7 +110,7 @@ def task_of(cell: jaxrnn.Cell, config: Config, images: Images, reading: str) -> 
 
     def loss(model: Readout, carry: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         xs, labels = batch
-        logits = many_to_one(cell, model, jnp.swapaxes(xs, 0, 1))
+        logits = many_to_one(cell, model, xs)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), carry
 
     return Task(

@@ -35,7 +35,7 @@ def batch(seed, step):
     return {"to": np.float32([seed, step, seed * step])}
 
 
-TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, carry=np.float32(0))
+TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, examples=3, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
 TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled for calls of two steps and of one, of two seeds

@@ -20,7 +20,6 @@ from experiments.command.progress import shares
 from experiments.command.report import CannotRun
 from experiments.models import saved as saved_models
 from experiments.training import placing, runs
-from experiments.training.loop import Settings, Task, fit
 from tests.distributed_worker import trained
 from tests.training import optax_promotes
 
@@ -186,12 +185,6 @@ def test_processes_may_have_different_numbers_of_devices(monkeypatch):
     assert devices_of(DeviceOptions(devices=2)) == ("00", "01", "10", "11")
 
 
-def test_a_task_that_cannot_be_shared_out_needs_one_process(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(CannotRun, match="cannot be shared out; run it in one process"):
-        fit(Task(None, None, None), None, [0], Settings(1, 1), None)
-
-
 def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
     options = {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0}
     model = saved_models.model_of(3, options)
@@ -249,6 +242,6 @@ def test_a_batch_that_the_devices_asked_for_do_not_divide(capsys, tmp_path):
     said = "translate_toy: --batch-size expected a number that 3 devices divide, got 64\n"
     assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())
-    runs._check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device a run
+    runs.check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device a run
     with pytest.raises(ValueError, match="--batch-size expected a number that 2 devices divide, got 7"):
-        runs._check_shares(translate_toy.Config(devices=4, batch_size=7), 2)
+        runs.check_shares(translate_toy.Config(devices=4, batch_size=7), 2)

@@ -35,8 +35,9 @@ from experiments.gates.measures import (
     saturation_verdicts,
 )
 from experiments.models.cells import CONTESTANTS
-from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
+from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Settings, begin, fit, make_optimiser
+from experiments.training.runs import check_shares
 from jaxrnn.analysis import ablate_gates
 
 TASKS = ("digits", "text")
@@ -113,6 +114,7 @@ def check(config: Config) -> None:
     if config.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
     problems(config)
+    check_shares(config, len(runs_of(config)))
 
 
 def runs_of(config: Config) -> list[Run]:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from experiments.models.problems import Problem, testing
 from experiments.models.readout import Readout
-from experiments.models.real_tasks import Problem, testing
 from experiments.training.loop import Params
 from jaxrnn.analysis import GateStatistics, ablate_gates, gate_statistics
 
@@ -26,21 +27,22 @@ def of_seed(models: Params, place: int) -> Readout:
 
 def held_out(problem: Problem) -> np.ndarray:
     """Test sequences that the gates are looked at on, spread over all there are."""
-    count = problem.test.xs.shape[1]
-    return problem.test.xs[:, np.linspace(0, count - 1, min(count, SEQUENCES)).astype(int)]
+    count = len(problem.test.xs)
+    return problem.test.xs[np.linspace(0, count - 1, min(count, SEQUENCES)).astype(int)]
 
 
 def trained_on(problem: Problem, seed: int) -> np.ndarray:
-    """Training sequences of a seed, as many as `held_out` has, or some more."""
-    wanted, batches = held_out(problem).shape[1], []
-    while sum(batch.shape[1] for batch in batches) < wanted:
+    """Training sequences of a seed, as many as `held_out` has."""
+    wanted, batches = len(held_out(problem)), []
+    while sum(map(len, batches)) < wanted:
         batches.append(problem.batch(seed, len(batches)).xs)
-    return np.concatenate(batches, 1)[:, :wanted]
+    return np.concatenate(batches)[:wanted]
 
 
 def statistics(problem: Problem, cell: jaxrnn.Cell, model: Readout, xs: np.ndarray) -> dict[str, GateStatistics]:
-    """Of one model."""
-    return jax.tree.map(np.asarray, gate_statistics(cell, model.cell, problem.encode(jax.numpy.asarray(xs))))
+    """The statistics of one model's gates on sequences `(N, T, ·)`."""
+    time_major = jnp.swapaxes(problem.encode(jnp.asarray(xs)), 0, 1)
+    return jax.tree.map(np.asarray, gate_statistics(cell, model.cell, time_major))
 
 
 def summary(found: Sequence[Mapping[str, GateStatistics]], steps: int) -> dict[str, Any]:

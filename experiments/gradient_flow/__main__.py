@@ -28,6 +28,7 @@ from experiments.gradient_flow.measure import Flow, candidate, measure
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
 from experiments.models.cells import CONTESTANTS
+from experiments.training.runs import check_shares
 from experiments.training.seeds import population
 
 STAGES = ("at initialisation", "trained")
@@ -101,6 +102,7 @@ def checked(config: Config) -> None:
         )
     if config.gains < 3 or config.gains % 2 == 0:
         raise ValueError(f"--gains expected an odd number of at least 3, got {config.gains}")
+    check_shares(config, len(jobs_of(config)))
 
 
 def seeds_of(config: Config) -> range:

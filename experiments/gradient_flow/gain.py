@@ -76,7 +76,7 @@ def scan(hidden_size: int, length: int, count: int, seeds: range, show: Show = s
 def _scan(hidden_size: int, length: int, gains: np.ndarray, seeds: range, show: Show) -> Gains:
     keys = [jax.random.split(jax.random.key(seed), len(MATRICES)) for seed in seeds]
     made = {kind: [matrix(kind, hidden_size, key[place]) for key in keys] for place, kind in enumerate(MATRICES)}
-    xs = sequences(jax.random.key(seeds[0]), balanced_labels(SEQUENCES), length)
+    xs = jnp.swapaxes(sequences(jax.random.key(seeds[0]), balanced_labels(SEQUENCES), length), 0, 1)  # (T, B, I)
     v = jax.random.normal(jax.random.key(seeds[0]), (hidden_size,))
     scans, done = [], 0
     params: Any = None

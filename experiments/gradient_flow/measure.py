@@ -119,10 +119,12 @@ def measure(cell: jaxrnn.Cell, model: Readout, length: int, batch_size: int, see
     with jax.enable_x64(True):
         labels = balanced_labels(batch_size)
         xs = sequences(jax.random.fold_in(jax.random.key(seed), 1), labels, length)
-        return _measure(cell, jax.tree.map(jnp.asarray, model), xs, labels)
+        return _measure(cell, jax.tree.map(jnp.asarray, model), jnp.swapaxes(xs, 0, 1), labels)
 
 
 def _measure(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, labels: jax.Array) -> Flow:
+    """The same, on sequences `(T, B, I)`."""
+
     def loss(final: Any, ys: jax.Array) -> jax.Array:
         logits = jax.nn.log_softmax(read(model, ys[-1]))
         return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))

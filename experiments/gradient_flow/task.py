@@ -28,10 +28,11 @@ LEARNING_RATE = 3e-3  # of all others
 
 
 def sequences(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
-    """`(T, B, 5)`: the symbol as one-hot at the first step, and standard normal noise at every step."""
-    noise = jax.random.normal(key, (length, *labels.shape, 1))
-    symbols = jnp.zeros((length, *labels.shape, SYMBOLS), noise.dtype)
-    return jnp.concatenate([symbols.at[0].set(jax.nn.one_hot(labels, SYMBOLS, dtype=noise.dtype)), noise], -1)
+    """`(B, T, 5)`: the symbol as one-hot at the first step, and standard normal noise at every step."""
+    noise = jnp.swapaxes(jax.random.normal(key, (length, len(labels), 1)), 0, 1)
+    symbols = jnp.zeros((len(labels), length, SYMBOLS), noise.dtype)
+    first = jax.nn.one_hot(labels, SYMBOLS, dtype=noise.dtype)
+    return jnp.concatenate([symbols.at[:, 0].set(first), noise], -1)
 
 
 def balanced_labels(count: int) -> jax.Array:
@@ -66,6 +67,7 @@ def make_task(cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int,
         init=functools.partial(init_readout, cell, hidden_size, INPUTS, SYMBOLS),
         loss=loss,
         batch=functools.partial(sequence_batch, length, batch_size, fixed_length),
+        examples=batch_size,
     )
 
 

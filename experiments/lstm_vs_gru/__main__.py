@@ -31,8 +31,9 @@ from experiments.datasets.text import load_text
 from experiments.lstm_vs_gru.figure import draw
 from experiments.lstm_vs_gru.plan import Model, adding, planned
 from experiments.models.cells import CONTESTANTS
-from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
+from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Params, Settings, begin, fit, make_optimiser, training
+from experiments.training.runs import check_shares
 
 TASKS = ("digits", "text", "adding")
 CELLS = ("rnn", "lstm", "gru")
@@ -122,7 +123,7 @@ def check(config: Config) -> None:
         raise ValueError(f"--adding-steps expected at least 2, got {config.adding_steps}")
     if config.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
-    planned(problems(config), config.cells, config.budgets, TOLERANCE)
+    check_shares(config, len(planned(problems(config), config.cells, config.budgets, TOLERANCE)))
 
 
 def train(

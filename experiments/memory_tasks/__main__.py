@@ -28,6 +28,7 @@ from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trai
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run
 from experiments.models.cells import CONTESTANTS
+from experiments.training.runs import check_shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +84,7 @@ def check(config: Config) -> None:
             if length < shortest:
                 unit = PROBLEMS[task].length
                 raise ValueError(f"--lengths expected at least {shortest} {unit} for {task}, got {length}")
+    check_shares(config, len(jobs(every_run(planned(config)))))
 
 
 def lengths_of(config: Config, task: str) -> tuple[int, ...]:
@@ -121,9 +123,14 @@ def planned(config: Config) -> dict[str, Plan]:
     }
 
 
+def every_run(plans: Mapping[str, Plan]) -> list[Run]:
+    """All runs, each once."""
+    return list(dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants)))
+
+
 def run(config: Config) -> Result:
     plans = planned(config)
-    every = dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants))
+    every = every_run(plans)
     found = by_run(side_by_side(jobs(every), devices=devices_of(config)))
     print_grid(plans, found)
     compared = {

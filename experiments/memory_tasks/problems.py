@@ -20,7 +20,7 @@ from experiments.memory_tasks.sequences import ALPHABET, COPIED, GO, Y, draw_add
 
 
 class Problem(NamedTuple):
-    """What is drawn, learned and scored; the read-out's answers are `(B, O)`, or `(T, B, O)` if every step answers."""
+    """What is drawn, learned and scored; the read-out's answers are `(B, O)`, or `(B, T, O)` if every step answers."""
 
     label: str
     draw: Callable[[np.random.Generator, int, int], Batch]  # of a generator, the length, and how many
@@ -65,13 +65,17 @@ def _wrong_class(answers: jax.Array, batch: Batch) -> jax.Array:
 
 def _wrong_copies(answers: jax.Array, batch: Batch) -> jax.Array:
     """The share of the ten symbols that each sequence has wrong."""
-    return _wrong_class(answers, batch)[-COPIED:].mean(0)
+    return _wrong_class(answers, batch)[:, -COPIED:].mean(1)
 
 
 def _has_next(batch: Batch) -> jax.Array:
-    """The steps of strings that another symbol follows, `(T, B)`."""
-    steps = jnp.arange(len(batch.xs), dtype=jnp.int32)[:, None]
-    return steps < batch.lengths[None] - 1
+    """The steps of strings that another symbol follows, `(B, T)`."""
+    return _steps(batch) < batch.lengths[:, None] - 1
+
+
+def _steps(batch: Batch) -> jax.Array:
+    """`(1, T)`."""
+    return jnp.arange(batch.xs.shape[1], dtype=jnp.int32)[None]
 
 
 def _next_symbol_loss(answers: jax.Array, batch: Batch) -> jax.Array:
@@ -80,21 +84,20 @@ def _next_symbol_loss(answers: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _illegal_steps(answers: jax.Array, batch: Batch) -> jax.Array:
-    """Where a symbol that cannot follow is not below every symbol that can, `(T, B)`."""
+    """Where a symbol that cannot follow is not below every symbol that can, `(B, T)`."""
     least_legal = jnp.where(batch.legal, answers, jnp.inf).min(-1)
     most_illegal = jnp.where(batch.legal, -jnp.inf, answers).max(-1)
     return ~(least_legal > most_illegal) & _has_next(batch)
 
 
 def _wrong_strings(answers: jax.Array, batch: Batch) -> jax.Array:
-    return _illegal_steps(answers, batch).any(0).astype(jnp.float32)
+    return _illegal_steps(answers, batch).any(1).astype(jnp.float32)
 
 
 def _wrong_last_but_one(answers: jax.Array, batch: Batch) -> jax.Array:
     """Whether the symbol that repeats the second one is not foreseen, `(B,)`."""
-    before = batch.lengths - 3
-    steps = jnp.arange(len(batch.xs), dtype=jnp.int32)[:, None]
-    return (_illegal_steps(answers, batch) & (steps == before[None])).any(0).astype(jnp.float32)
+    before = batch.lengths[:, None] - 3
+    return (_illegal_steps(answers, batch) & (_steps(batch) == before)).any(1).astype(jnp.float32)
 
 
 PROBLEMS = {
@@ -193,5 +196,5 @@ def training_batch(problem: Problem, length: int, count: int, seed: int, step: i
 
 
 def inputs(problem: Problem, batch: Batch) -> Any:
-    """What the cell reads, `(T, B, I)`: symbols one-hot, numbers as they are."""
+    """What the cell reads, `(B, T, I)`: symbols one-hot, numbers as they are."""
     return jax.nn.one_hot(batch.xs, problem.inputs) if batch.xs.ndim == 2 else batch.xs

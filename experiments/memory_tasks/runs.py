@@ -74,11 +74,22 @@ def answers(problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch) -
     return reading(cell, model, inputs(problem, batch), batch.lengths)
 
 
-def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
-    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
+def make_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int) -> Task:
+    """The task of learning the problem with a cell."""
 
     def loss(model: Readout, carry: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         return problem.loss(answers(problem, cell, model, batch), batch), carry
+
+    return Task(
+        functools.partial(init_readout, cell, hidden_size, problem.inputs, problem.outputs),
+        loss,
+        functools.partial(training_batch, problem, length, batch_size),
+        examples=batch_size,
+    )
+
+
+def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
+    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
 
     def score(model: Readout, batch: Batch) -> dict[str, jax.Array]:
         found = answers(problem, cell, model, batch)
@@ -87,11 +98,7 @@ def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent
 
     scores, tests = population(score, platform_of(devices)), held_out_batch(problem, run.length, run.tests)
     course = fit(
-        Task(
-            functools.partial(init_readout, cell, run.hidden_size, problem.inputs, problem.outputs),
-            loss,
-            functools.partial(training_batch, problem, run.length, run.batch_size),
-        ),
+        make_task(problem, cell, run.hidden_size, run.length, run.batch_size),
         make_optimiser(run.learning_rate, clip_norm=run.clip_norm),
         run.seeds,
         Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),

@@ -98,7 +98,7 @@ def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: 
 
     start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start)
-    return Task(model.init, loss, batch, zeros, examples=batch_size, carry_axis=1)
+    return Task(model.init, loss, batch, batch_size, carry=zeros, carry_axis=1)
 
 
 def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:

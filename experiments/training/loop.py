@@ -17,7 +17,6 @@ import optax
 
 from experiments.command.devices import Devices, as_the_first_says, platform_of
 from experiments.command.progress import Show, silent
-from experiments.command.report import CannotRun
 from experiments.training.placing import Placing, placing
 from experiments.training.seeds import over_seeds
 
@@ -34,8 +33,8 @@ class Task(NamedTuple):
         [Params, Any, Batch, jax.Array], tuple[jax.Array, Any]
     ]  # (params, carry, batch, key) -> (loss, carry)
     batch: Callable[[int, int], Batch]  # of seed and step: NumPy arrays, of the same shapes at every step
+    examples: int  # in a batch, along the first axis of every array; the devices of a run share them
     carry: Any = ()  # what the first batch begins with, such as a recurrent state handed from batch to batch
-    examples: int | None = None  # in a batch, along its first axis, to be shared out over devices; None: not shared
     carry_axis: int = 0  # of the carry's examples
 
 
@@ -250,9 +249,7 @@ def fit(
             used if devices share batches.
     """
     seeds = list(seeds)
-    if task.examples is None and jax.process_count() > 1:
-        raise CannotRun("the batches of this task cannot be shared out; run it in one process")
-    placed = None if task.examples is None else placing(devices, task.examples)
+    placed = placing(devices, task.examples)
     run = training(task, optimiser, platform_of(devices), placed) if run is None or placed is not None else run
     state = begin(task, optimiser, seeds)
     worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)

@@ -50,7 +50,8 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_o
     At once go all of them, or so many.
     """
     positive(options, "seeds", "save_every")
-    _check_shares(options, len(names) if at_once is None else at_once)
+    if hasattr(options, "batch_size"):
+        check_shares(options, len(names) if at_once is None else at_once)
     if options.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
     if options.tensorboard:
@@ -62,10 +63,15 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_o
         check_folder(options.out / name, about(options, names[name]), resume=options.resume)
 
 
-def _check_shares(options: RunOptions, jobs: int) -> None:
-    """Whether the devices that were asked for divide a batch, where a run has several."""
-    size, several = getattr(options, "batch_size", None), jax.process_count() > 1
-    if size is None or (options.devices is None and not several):
+def check_shares(options: Any, jobs: int) -> None:
+    """A `ValueError` in one line if `--devices` was given and the devices of a job do not divide its batch.
+
+    Args:
+        options: `DeviceOptions` with a `batch_size`.
+        jobs: how many run at once.
+    """
+    size, several = options.batch_size, jax.process_count() > 1
+    if options.devices is None and not several:
         return
     share = len(devices_of(options)) // (1 if several else jobs)
     if share > 1 and size % share:
