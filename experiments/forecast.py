@@ -250,7 +250,7 @@ def draw(config: Config, series: Series, own: np.ndarray) -> None:
 
 def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
-    obtained = mean_over_seeds(record["test_rmse"], "{:.1f}")
+    obtained = mean_over_seeds(record["test_rmse"], 1)
     naive = ", ".join(f"{name} {error:.1f}" for name, error in record["naive_rmse"].items())
     minutes = record["seconds"] / 60
     yield Row("airline: test RMSE, thousands", record["parameters"], minutes, obtained, f"naive: {naive}", "-")

@@ -148,7 +148,7 @@ def run(config: Config) -> Result:
 
 def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
-    obtained = mean_over_seeds(record["test_accuracy"], "{:.1f}", 100)
+    obtained = mean_over_seeds(record["test_accuracy"], 1, 100)
     published = "{} to {} (Greydanus & Kobak 2024)".format(*PUBLISHED[False])
     differs = "24 parameters fewer: one bias where PyTorch has two"
     yield Row("test accuracy, %", record["parameters"], record["seconds"] / 60, obtained, published, differs)

@@ -286,7 +286,7 @@ def write(arguments: Sequence[str]) -> int:
 def rows(record: Record) -> Iterator[Row]:
     """The rows of a record in the table of results."""
     unigram, minutes = f"{record['unigram_perplexity']:.0f}", record["seconds"] / 60
-    obtained = mean_over_seeds(record["test_perplexity"], "{:.1f}")
+    obtained = mean_over_seeds(record["test_perplexity"], 1)
     yield Row("held-out perplexity", record["parameters"], minutes, obtained, f"single characters: {unigram}", "-")
     shares = " and ".join(f"{100 * record['in_form'][form]:.1f}" for form in ("5", "7"))
     what = "samples in form, %, lines of 5 and 7"

@@ -329,7 +329,7 @@ def rows(record: Record) -> Iterator[Row]:
     for run in record["runs"]:
         what = f"JSB, {CONTESTANTS[run['cell']].label}: test nats a step"
         published = PUBLISHED_JSB[run["cell"], run["parameters"] > 100_000]
-        obtained = mean_over_seeds(run["test_nats"], "{:.3f}")
+        obtained = mean_over_seeds(run["test_nats"], 3)
         yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout, search")
 
 

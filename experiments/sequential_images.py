@@ -278,7 +278,7 @@ def rows(record: Record) -> Iterator[Row]:
     name = record["config"]["dataset"]
     for run in record["runs"]:
         what = f"{name}, {READINGS[run['reading']]}, {CONTESTANTS[run['cell']].label}: test accuracy, %"
-        obtained = mean_over_seeds(run["test_accuracy"], "{:.1f}", 100)
+        obtained = mean_over_seeds(run["test_accuracy"], 1, 100)
         published = PUBLISHED.get((name, run["reading"], run["cell"]), "-")
         differs = f"{record['config']['hidden_size']} units, {record['config']['epochs']} epochs"
         yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, differs)

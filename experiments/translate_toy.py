@@ -215,7 +215,7 @@ def run(config: Config) -> Result:
 def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
     what = f"{record['config']['task']}: translations right to the last symbol, %"
-    obtained = mean_over_seeds(record["right"], "{:.1f}", 100)
+    obtained = mean_over_seeds(record["right"], 1, 100)
     yield Row(what, record["parameters"], record["seconds"] / 60, obtained, "-", "-")
 
 

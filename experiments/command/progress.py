@@ -1,4 +1,4 @@
-"""Runs side by side, each on its share of the devices, under progress bars on stderr."""
+"""Runs jobs side by side, each on its own devices, with progress bars on stderr."""
 
 import threading
 import time
@@ -28,11 +28,11 @@ class Job(NamedTuple):
 
 
 class _Cancelled(Exception):
-    """Another run has failed, or the user wants to stop."""
+    """Another job has failed, or the user has stopped the script."""
 
 
 def bars(unit: str) -> Progress:
-    """Progress bars whose tasks have the fields `speed`, in `unit` a second, and `note`."""
+    """Returns progress bars whose tasks have the fields `speed`, in `unit` a second, and `note`."""
     text = TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]:>7,.0f} " + unit + "/s  {task.fields[note]}")
     columns = (TextColumn("{task.description:<24}"), BarColumn(16), TimeElapsedColumn(), text)
     return Progress(*columns, console=Console(stderr=True), disable=jax.process_index() > 0)

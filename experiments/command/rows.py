@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
+from experiments.command.report import mean_and_std
 
 Record = dict[str, Any]  # of a run, as its results.json holds it
 
@@ -19,10 +19,7 @@ class Row(NamedTuple):
     differs: str = "nothing"
 
 
-def mean_over_seeds(values: Sequence[float], form: str = "{:.2f}", factor: float = 1.0) -> str:
+def mean_over_seeds(values: Sequence[float], digits: int, scale: float = 1) -> str:
     """Mean, standard deviation and number of seeds."""
-    scaled = factor * np.asarray(values)
-    mean = form.format(scaled.mean())
-    if len(scaled) == 1:
-        return f"{mean}, one seed"
-    return f"{mean} ± {form.format(scaled.std(ddof=1))}, {len(scaled)} seeds"
+    seeds = "one seed" if len(values) == 1 else f"{len(values)} seeds"
+    return f"{mean_and_std(values, scale, digits)}, {seeds}"
