@@ -113,7 +113,7 @@ def check(config: Config) -> None:
 
 
 def about(text: Text) -> dict[str, Any]:
-    """What a run that goes on must share with the one before, beside its options."""
+    """What a resumed run must share with the run before it, beside its options."""
     return {"alphabet": text.alphabet, "characters": [len(text.training), len(text.validation)]}
 
 
@@ -135,7 +135,7 @@ def train(config: Config, text: Text, devices: Devices, show: Show) -> Course:
 
 
 def written(saved: Saved, prompt: str, *, length: int, temperature: float, samples: int, seed: int) -> list[str]:
-    """Texts that go on after a prompt, without it."""
+    """Continuations of a prompt, without the prompt."""
     alphabet = "".join(saved.symbols)
     tokens = jnp.repeat(jnp.asarray(encode(alphabet, prompt))[:, None], samples, 1)
     free = jnp.full((length, samples), -1, jnp.int32)

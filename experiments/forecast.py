@@ -74,7 +74,7 @@ SCALE = 0.1  # of a change of the logarithm, which is some per cent
 
 
 class Prepared(NamedTuple):
-    """What is read and what is to be said, for each month but the first."""
+    """Inputs and targets, for each month but the first."""
 
     xs: np.ndarray  # (N - 1, features): of month t, with the season of month t + 1
     changes: np.ndarray  # (N - 1,): of the logarithm from month t to t + 1
@@ -118,7 +118,7 @@ def split(config: Config) -> tuple[Series, Parts]:
 
 
 def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -> Task:
-    """Stretches of the training months, which begin anywhere, so that the year cannot be told by counting."""
+    """Windows of the training months that begin at any month, so that the number of a step does not give the season."""
     places = np.arange(config.window)
 
     def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +132,7 @@ def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -
     def loss(model: Readout, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         xs, changes = batch
         said = SCALE * many_to_many(cell, model, xs)[..., 0]
-        return jnp.mean(jnp.square(100 * (said - changes.T))), carry
+        return jnp.mean(jnp.square(100 * (said - changes))), carry
 
     return Task(
         functools.partial(init_readout, cell, config.hidden_size, prepared.xs.shape[1], 1),
@@ -166,7 +166,7 @@ def check(config: Config) -> None:
 
 
 def train(config: Config, prepared: Prepared, parts: Parts, devices: Devices, show: Show) -> tuple[Course, np.ndarray]:
-    """The course, and what each seed says of every month but the first, `(seeds, N - 1)`."""
+    """The course, and the predicted change of every month but the first by each seed, `(seeds, N - 1)`."""
     cell = CONTESTANTS[config.cell].make(config.hidden_size, YEAR)
     known = len(parts.train.values)
     until = known + len(parts.validation.values)

@@ -134,7 +134,7 @@ def task_of(config: Config, model: Functional[language.LanguageModel], poems: np
 def nats_of(
     model: Functional[language.LanguageModel], poems: np.ndarray, lengths: np.ndarray, platform: str
 ) -> Callable[[Any], jax.Array]:
-    """Of parameters of several seeds: nats per symbol."""
+    """A function of parameters with a first axis of seeds, to nats per symbol."""
     spare = -len(poems) % BATCH
     padded = np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]), np.append(lengths, [0] * spare)
     operands = [jnp.asarray(part.reshape(-1, BATCH, *part.shape[1:])) for part in padded]
@@ -164,7 +164,7 @@ def places_of(form: int, first: str, acrostic: str) -> dict[int, str]:
 def written(
     saved: Saved, form: int, *, first: str = "", acrostic: str = "", samples: int, temperature: float, seed: int
 ) -> list[str]:
-    """Poems, with their marks, each as it came."""
+    """Sampled poems with their marks, whether in form or not."""
     places = {symbol: k for k, symbol in enumerate(saved.symbols)}
     forced = np.full((4 * (form + 1) + 1, samples), -1, np.int32)
     for place, character in places_of(form, first, acrostic).items():

@@ -168,7 +168,7 @@ def task_of(config: Config, model: Functional[Composer], pieces: Sequence[np.nda
 
 
 def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray], platform: str) -> Callable[[Any], Any]:
-    """Of parameters of several seeds: nats per step over whole pieces."""
+    """A function of parameters with a first axis of seeds, to nats per step over whole pieces."""
     in_order = sorted(pieces, key=len)  # so that little is padding
     groups = [Pieces(*pad(in_order[k : k + BATCH])) for k in range(0, len(in_order), BATCH)]
 

@@ -130,7 +130,7 @@ def test_pairs(config: Config) -> Pairs:
 
 
 def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs, platform: str) -> Callable[[Any], dict[str, Any]]:
-    """Of parameters of several seeds: the share of test sources whose translation is right to the last symbol."""
+    """A function of parameters with a first axis of seeds, to the share of test sources translated without error."""
 
     @functools.partial(population, platform=platform)
     def measured(params: Any, pairs: Pairs) -> dict[str, jax.Array]:

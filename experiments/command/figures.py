@@ -83,7 +83,7 @@ def learning_curves(stem: Path, title: str, panels: Sequence[Panel], baseline: t
 
 
 def loss_curves(stem: Path, title: str, unit: str, curves: Mapping[str, np.ndarray], x: str = "epoch") -> None:
-    """Draws losses `(evaluations, seeds)` by name: the mean over seeds with its last value, and their range as a band."""
+    """Draws losses `(evaluations, seeds)` by name: their mean over seeds, its last value, and their range."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axis = figure.subplots()

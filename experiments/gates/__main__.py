@@ -1,4 +1,4 @@
-"""What gates do in trained LSTMs and GRUs, and what is lost without one of them.
+"""Measures the gates of trained LSTMs and GRUs, and the loss without one of them.
 
     python -m experiments.gates
 
@@ -41,7 +41,7 @@ from experiments.training.runs import check_shares
 from jaxrnn.analysis import ablate_gates
 
 TASKS = ("digits", "text")
-WITHOUT = {"lstm": {"i": 1.0, "f": 1.0, "o": 1.0}, "gru": {"r": 1.0, "z": 0.0}}  # what a cell without the gate does
+WITHOUT = {"lstm": {"i": 1.0, "f": 1.0, "o": 1.0}, "gru": {"r": 1.0, "z": 0.0}}  # the value of a gate that is removed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Run(NamedTuple):
 
     task: str
     cell: str
-    fixed: tuple[str, float] | None  # a gate and its value, from the start; None: the cell as it is
+    fixed: tuple[str, float] | None  # a gate and its value in training; None: no gate is fixed
 
 
 def problems(config: Config) -> dict[str, Problem]:
@@ -105,7 +105,7 @@ def problems(config: Config) -> dict[str, Problem]:
 
 
 def check(config: Config) -> None:
-    """A `ValueError` or `OSError` for what cannot be run."""
+    """Raises a `ValueError` or `OSError` for options that cannot be run."""
     positive(config, "hidden_size", "digits_updates", "text_updates", "batch_size", "learning_rate", "window", "seeds")
     among(config, "tasks", TASKS)
     among(config, "cells", tuple(WITHOUT))
@@ -118,7 +118,7 @@ def check(config: Config) -> None:
 
 
 def runs_of(config: Config) -> list[Run]:
-    """All trainings, the longest first so that none is left alone at the end."""
+    """All trainings, the longest first, so that all devices end at about the same time."""
     found = []
     for task in sorted(config.tasks, key=TASKS.index, reverse=True):
         for cell in config.cells:
@@ -132,7 +132,7 @@ def updates_of(config: Config, task: str) -> int:
 
 
 def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Show) -> dict[str, Any]:
-    """The record of a training, with all that is measured on the models of a cell as it is."""
+    """Trains one model, and returns its record; the gates are measured if none of them is fixed."""
     plain = CONTESTANTS[run.cell].make(config.hidden_size, problem.steps)
     cell = plain if run.fixed is None else ablate_gates(plain, *run.fixed)
     platform = platform_of(devices)
@@ -163,7 +163,7 @@ def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Sh
 
 
 def judged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What speaks for and against the claims, by task and cell."""
+    """The verdicts on the claims, by task and cell."""
     found: dict[str, Any] = {}
     for record in records:
         if record["fixed"] is not None:
@@ -183,7 +183,7 @@ def judged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def run(config: Config) -> Result:
-    """Trains, looks and prints."""
+    """Trains, measures and prints."""
     if config.quick:  # compiling is nearly all of it
         jax.config.update("jax_disable_most_optimizations", True)
     tasks = problems(config)

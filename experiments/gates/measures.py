@@ -1,4 +1,4 @@
-"""What the gates of trained models do, and what is lost without one of them."""
+"""Statistics of the gates of trained models, and losses without one of them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,19 @@ from experiments.models.readout import Readout
 from experiments.training.loop import Params
 from jaxrnn.analysis import GateStatistics, ablate_gates, gate_statistics
 
-SEQUENCES = 256  # that gates are looked at on
+SEQUENCES = 256  # on which gates are measured
 WAYS = {"open": 1.0, "closed": 0.0, "mean": None}  # None: each unit of each model at its own mean
 SAME = 1e-5  # losses that differ by less of themselves are equal: a closed i and a closed o both leave h = 0
 CLAIMED = ("f", "i", "o")  # the order in which the gates of an LSTM are said to matter
 
 
 def of_seed(models: Params, place: int) -> Readout:
-    """One model of a population."""
+    """The model of one seed."""
     return jax.tree.map(lambda leaf: leaf[place], models)
 
 
 def held_out(problem: Problem) -> np.ndarray:
-    """Test sequences that the gates are looked at on, spread over all there are."""
+    """The test sequences on which gates are measured, evenly spread over all of them."""
     count = len(problem.test.xs)
     return problem.test.xs[np.linspace(0, count - 1, min(count, SEQUENCES)).astype(int)]
 
@@ -72,7 +72,7 @@ def summary(found: Sequence[Mapping[str, GateStatistics]], steps: int) -> dict[s
 
 
 def before_and_after(problem: Problem, cell: jaxrnn.Cell, before: Params, after: Params) -> dict[str, Any]:
-    """Summaries of a population's gates on sequences held out."""
+    """Summaries of all seeds' gates on test sequences, before and after training."""
     xs, seeds = held_out(problem), len(jax.tree.leaves(after)[0])
     return {
         when: summary([statistics(problem, cell, of_seed(models, k), xs) for k in range(seeds)], problem.steps)

@@ -45,7 +45,7 @@ class Wall(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """One population of networks under training."""
+    """The training of all seeds with one setting of clipping."""
 
     case: str
     clip: str

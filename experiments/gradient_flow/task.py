@@ -72,14 +72,14 @@ def make_task(cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int,
 
 
 def test_error(cell: jaxrnn.Cell, length: int, model: Readout) -> jax.Array:
-    """The share of sequences of T steps, the same at every call, whose symbol is not the one said."""
+    """The share of wrong answers on sequences of T steps, the same at every call."""
     labels = balanced_labels(TEST_SEQUENCES)
     said = many_to_one(cell, model, sequences(jax.random.key(10**6), labels, length)).argmax(-1)
     return jnp.mean((said != labels).astype(jnp.float32))
 
 
 def by_seed(models: Any) -> list[Readout]:
-    """The models of a population, one after the other, in float64."""
+    """The models of all seeds as a list, in float64."""
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), models)
     return [jax.tree.map(lambda leaf, k=k: leaf[k], arrays) for k in range(len(jax.tree.leaves(arrays)[0]))]
 
@@ -93,7 +93,7 @@ def train(
     devices: Devices,
     show: Show,
 ) -> tuple[list[Any], list[np.ndarray]]:
-    """The population before and after training, and its errors then: Adam behind a gradient clipped to norm 1."""
+    """Trains all seeds with Adam and clipped gradients; returns models and errors before and after training."""
     optimiser = make_optimiser(learning_rate)
     before = jax.tree.map(np.asarray, begin(task, optimiser, seeds).params)
     settings = Settings(updates, evaluate_every=100)

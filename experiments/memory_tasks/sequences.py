@@ -26,7 +26,7 @@ def draw_adding(rng: np.random.Generator, length: int, count: int) -> Batch:
 
 
 def draw_copy(rng: np.random.Generator, blanks: int, count: int) -> Batch:
-    """Ten symbols 1 to 8, blanks, and from a sign on the symbols again, `(B, blanks + 20)` (Bai 2018)."""
+    """Ten symbols 1 to 8, blanks, and a sign to repeat the symbols, `(B, blanks + 20)` (Bai 2018)."""
     symbols = rng.integers(1, ALPHABET + 1, (COPIED, count), dtype=np.int32).T
     xs = np.full((count, blanks + 2 * COPIED), BLANK, np.int32)
     xs[:, :COPIED] = symbols
@@ -37,7 +37,7 @@ def draw_copy(rng: np.random.Generator, blanks: int, count: int) -> Batch:
 
 
 def draw_order(rng: np.random.Generator, length: int, count: int) -> Batch:
-    """Two X or Y among distractors; the class is which came, and in which order.
+    """Two symbols X or Y among distractors; the class is which they are, in their order.
 
     It is task 6a of Hochreiter & Schmidhuber 1997; theirs is that of length 100, with a start, an
     end after 100 to 110 steps, the first X or Y at step 10 to 20 and the second at 50 to 60.

@@ -37,8 +37,8 @@ class Problem(NamedTuple):
     scores: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]  # (predictions, targets) -> "loss" and others
     batch: Callable[[int, int], Examples]  # of seed and step
     batch_size: int
-    validation: Examples  # what learning rates are chosen on
-    test: Examples  # what is reported
+    validation: Examples  # on which learning rates are chosen
+    test: Examples  # on which results are reported
 
 
 def classified(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
@@ -75,7 +75,7 @@ def digits(batch_size: int, images: Images | None = None) -> Problem:
 
 
 def _images(training: Examples, batch_size: int, seed: int, step: int) -> Examples:
-    """A batch of an epoch in which every image comes once; what is left over at its end is skipped."""
+    """A batch of an epoch that reads every image once; images that do not fill a batch are skipped."""
     count = len(training.targets)
     epoch, place = divmod(step, count // batch_size)
     order = np.random.default_rng((seed, epoch, 0)).permutation(count)[place * batch_size : (place + 1) * batch_size]
@@ -83,9 +83,9 @@ def _images(training: Examples, batch_size: int, seed: int, step: int) -> Exampl
 
 
 def next_character(text: Text, window: int, batch_size: int) -> Problem:
-    """The character that follows, at every step of windows that begin anywhere, the state at zero.
+    """The next character at every step of windows that begin anywhere in the text, from zero states.
 
-    The last tenth of the text is both what learning rates are chosen on and what is reported.
+    The last tenth of the text is used both to choose learning rates and to report results.
     """
 
     def batch(seed: int, step: int) -> Examples:
@@ -110,7 +110,7 @@ def next_character(text: Text, window: int, batch_size: int) -> Problem:
 
 
 def initial(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, key: jax.Array) -> Readout:
-    """The model before training."""
+    """The initial parameters."""
     return init_readout(cell, hidden_size, problem.input_size, problem.output_size, key)
 
 
