@@ -33,7 +33,7 @@ def task_of(dtype):
         _, ys = network.unroll(params, jnp.swapaxes(xs, 0, 1), lengths=lengths)
         return jnp.sum(jnp.square(ys - 1)) / lengths.sum().astype(dtype), carry + ys[:1, :, 0]
 
-    return Task(init, loss, batch, np.zeros((1, B), dtype), examples=B, carry_axis=1)
+    return Task(init, loss, batch, examples=B, carry=np.zeros((1, B), dtype), carry_axis=1)
 
 
 def trained(own, dtype):
