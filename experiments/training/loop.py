@@ -1,7 +1,7 @@
 """The training loop: it makes many steps in one compiled call, and trains several seeds in it.
 
 A task consists of pure functions. Its batches depend on a seed and a step alone. So the run of a seed does
-not depend on the other seeds, and a run that was interrupted continues exactly.
+not depend on the other seeds, except for rounding on an accelerator, and an interrupted run continues exactly.
 """
 
 import functools
