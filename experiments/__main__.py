@@ -1,6 +1,7 @@
-"""Lists the experiments.
+"""Lists the experiments, and writes the table of results in README.md.
 
 python -m experiments
+python -m experiments summary
 """
 
 import sys
@@ -9,8 +10,6 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
-
-from experiments.command import summary
 
 
 class Script(NamedTuple):
@@ -46,10 +45,12 @@ SCRIPTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 if it is called with anything else."""
+    """Returns the exit code: 2 for any argument but `summary`."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given == ["summary"]:
-        summary.write()
+        from experiments import _summary  # imports every script, which the list does not need
+
+        _summary.write()
         return 0
     if given:
         print(f"experiments: expected nothing, got {given[0]}; run one as python -m experiments.NAME", file=sys.stderr)

@@ -11,7 +11,7 @@ windows; the gradient ends at the window, the state is handed on (truncated back
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
@@ -112,28 +113,29 @@ def check(config: Config) -> None:
 
 
 def about(text: Text) -> dict[str, Any]:
-    """What a run that goes on must share with the one before, beside its options."""
+    """What a resumed run must share with the run before it, beside its options."""
     return {"alphabet": text.alphabet, "characters": [len(text.training), len(text.validation)]}
 
 
-def train(config: Config, text: Text, show: Show) -> Course:
+def train(config: Config, text: Text, devices: Devices, show: Show) -> Course:
     model = model_of(len(text.alphabet), dataclasses.asdict(config))
     epoch = language.steps_an_epoch(text.training, config.batch_size, config.window)
     steps = config.epochs * epoch
-    validation = language.text_loss(model, text.validation, STREAMS, config.window)
+    validation = language.text_loss(model, text.validation, STREAMS, config.window, platform_of(devices))
     return fit(
         language.text_task(model, text.training, config.batch_size, config.window),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
         seeds_of(config),
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, "", about(text)),
     )
 
 
 def written(saved: Saved, prompt: str, *, length: int, temperature: float, samples: int, seed: int) -> list[str]:
-    """Texts that go on after a prompt, without it."""
+    """Continuations of a prompt, without the prompt."""
     alphabet = "".join(saved.symbols)
     tokens = jnp.repeat(jnp.asarray(encode(alphabet, prompt))[:, None], samples, 1)
     free = jnp.full((length, samples), -1, jnp.int32)
@@ -197,6 +199,13 @@ def sample(arguments: Sequence[str]) -> int:
     for text in written(saved, config.prompt, **options):
         print(f"{config.prompt}{text}".lstrip("\n"))
     return 0
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    what, published = "tiny-shakespeare: validation nats a character", "1.55 (minLSTM, Feng 2024)"
+    obtained = mean_over_seeds(record["validation_nats"], 4)
+    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, "another network")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

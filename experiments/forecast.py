@@ -9,7 +9,7 @@ how much they change. The last third of the twelve years is never trained on. Th
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +22,17 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import GREY, STYLE, save_figure
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +74,7 @@ SCALE = 0.1  # of a change of the logarithm, which is some per cent
 
 
 class Prepared(NamedTuple):
-    """What is read and what is to be said, for each month but the first."""
+    """Inputs and targets, for each month but the first."""
 
     xs: np.ndarray  # (N - 1, features): of month t, with the season of month t + 1
     changes: np.ndarray  # (N - 1,): of the logarithm from month t to t + 1
@@ -116,7 +118,7 @@ def split(config: Config) -> tuple[Series, Parts]:
 
 
 def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -> Task:
-    """Stretches of the training months, which begin anywhere, so that the year cannot be told by counting."""
+    """Windows of the training months that begin at any month, so that the number of a step does not give the season."""
     places = np.arange(config.window)
 
     def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -129,8 +131,8 @@ def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared, known: int) -
 
     def loss(model: Readout, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         xs, changes = batch
-        said = SCALE * many_to_many(cell, model, jnp.swapaxes(xs, 0, 1))[..., 0]
-        return jnp.mean(jnp.square(100 * (said - changes.T))), carry
+        said = SCALE * many_to_many(cell, model, xs)[..., 0]
+        return jnp.mean(jnp.square(100 * (said - changes))), carry
 
     return Task(
         functools.partial(init_readout, cell, config.hidden_size, prepared.xs.shape[1], 1),
@@ -163,13 +165,13 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, prepared: Prepared, parts: Parts, show: Show) -> tuple[Course, np.ndarray]:
-    """The course, and what each seed says of every month but the first, `(seeds, N - 1)`."""
+def train(config: Config, prepared: Prepared, parts: Parts, devices: Devices, show: Show) -> tuple[Course, np.ndarray]:
+    """The course, and the predicted change of every month but the first by each seed, `(seeds, N - 1)`."""
     cell = CONTESTANTS[config.cell].make(config.hidden_size, YEAR)
     known = len(parts.train.values)
     until = known + len(parts.validation.values)
 
-    @population
+    @functools.partial(population, platform=platform_of(devices))
     def said(model: Readout, xs: jax.Array) -> jax.Array:
         return SCALE * many_to_many(cell, model, xs)[:, 0]
 
@@ -187,6 +189,7 @@ def train(config: Config, prepared: Prepared, parts: Parts, show: Show) -> tuple
         seeds_of(config),
         Settings(config.steps, EVALUATE_EVERY, minimise="validation"),
         errors,
+        devices,
         show,
         keeper_of(config, "", {}),
     )
@@ -243,6 +246,14 @@ def draw(config: Config, series: Series, own: np.ndarray) -> None:
         axis.set_title(f"Airline, the last {config.test_months} months never trained on")
         axis.legend(frameon=False)
         save_figure(figure, config.out / "forecast")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    obtained = mean_over_seeds(record["test_rmse"], 1)
+    naive = ", ".join(f"{name} {error:.1f}" for name, error in record["naive_rmse"].items())
+    minutes = record["seconds"] / 60
+    yield Row("airline: test RMSE, thousands", record["parameters"], minutes, obtained, f"naive: {naive}", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

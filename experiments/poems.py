@@ -11,7 +11,7 @@ the perplexity of poems that were held out, beside that of single characters, an
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,19 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets import poems as quatrains
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.models import language
 from experiments.models.functional import Functional
 from experiments.models.saved import Saved, load_model, model_of, save_model
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,14 +132,14 @@ def task_of(config: Config, model: Functional[language.LanguageModel], poems: np
 
 
 def nats_of(
-    model: Functional[language.LanguageModel], poems: np.ndarray, lengths: np.ndarray
+    model: Functional[language.LanguageModel], poems: np.ndarray, lengths: np.ndarray, platform: str
 ) -> Callable[[Any], jax.Array]:
-    """Of parameters of several seeds: nats per symbol."""
+    """A function of parameters with a first axis of seeds, to nats per symbol."""
     spare = -len(poems) % BATCH
     padded = np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]), np.append(lengths, [0] * spare)
     operands = [jnp.asarray(part.reshape(-1, BATCH, *part.shape[1:])) for part in padded]
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, poems: jax.Array, lengths: jax.Array) -> jax.Array:
         totals, counts = jax.lax.map(lambda part: loss_of(model.bind(params), *part), (poems, lengths))
         return jnp.sum(totals) / jnp.sum(counts)
@@ -162,7 +164,7 @@ def places_of(form: int, first: str, acrostic: str) -> dict[int, str]:
 def written(
     saved: Saved, form: int, *, first: str = "", acrostic: str = "", samples: int, temperature: float, seed: int
 ) -> list[str]:
-    """Poems, with their marks, each as it came."""
+    """Sampled poems with their marks, whether in form or not."""
     places = {symbol: k for k, symbol in enumerate(saved.symbols)}
     forced = np.full((4 * (form + 1) + 1, samples), -1, np.int32)
     for place, character in places_of(form, first, acrostic).items():
@@ -185,17 +187,18 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, show: Show) -> Course:
+def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, devices: Devices, show: Show) -> Course:
     model = model_of(len(own.symbols), dataclasses.asdict(config))
     epoch = steps_per_epoch(len(poems.train), config.batch_size)
     steps = config.epochs * epoch
-    validation = nats_of(model, *quatrains.encode_all(own, poems.validation))
+    validation = nats_of(model, *quatrains.encode_all(own, poems.validation), platform_of(devices))
     return fit(
         task_of(config, model, *quatrains.encode_all(own, poems.train)),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
         seeds_of(config),
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience, steps_per_call=10),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, "", {}),
     )
@@ -210,7 +213,11 @@ def run(config: Config) -> Result:
     save_model(config.out, "poems", dataclasses.asdict(config), own.symbols, course.params)
     saved = load_model(config.out, "poems")
     encoded = {part: quatrains.encode_all(own, getattr(poems, part)) for part in ("train", "validation", "test")}
-    nats = {part: np.asarray(nats_of(saved.model, *encoded[part])(course.params)) for part in ("validation", "test")}
+    platform = platform_of(devices_of(config))
+    nats = {
+        part: np.asarray(nats_of(saved.model, *encoded[part], platform)(course.params))
+        for part in ("validation", "test")
+    }
     unigram = unigram_nats(encoded["train"], encoded["test"], len(own.symbols))
     options = {"samples": SAMPLES, "temperature": TEMPERATURE}
     samples = {form: written(saved, form, seed=config.seed + form, **options) for form in (5, 7)}
@@ -274,6 +281,16 @@ def write(arguments: Sequence[str]) -> int:
     size = config.form + 1
     print("\n\n".join("\n".join(poem[k : k + size] for k in range(0, len(poem), size)) for poem in poems))
     return 0
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The rows of a record in the table of results."""
+    unigram, minutes = f"{record['unigram_perplexity']:.0f}", record["seconds"] / 60
+    obtained = mean_over_seeds(record["test_perplexity"], 1)
+    yield Row("held-out perplexity", record["parameters"], minutes, obtained, f"single characters: {unigram}", "-")
+    shares = " and ".join(f"{100 * record['in_form'][form]:.1f}" for form in ("5", "7"))
+    what = "samples in form, %, lines of 5 and 7"
+    yield Row(what, record["parameters"], minutes, shares, "-", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

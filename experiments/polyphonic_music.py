@@ -10,7 +10,7 @@ log-likelihood of a step, summed over its 88 keys, and averaged over all steps b
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,17 +22,19 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script, share
 from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,14 @@ BATCH = 32  # pieces, of an evaluation
 PUBLISHED = {
     "jsb": "Bai 2018, about 300K: tanh 8.91, GRU 8.43, LSTM 8.45; Chung 2014, about 20K: tanh 9.1, GRU 8.54, LSTM 8.67",
     "nottingham": "Bai 2018, 1M: tanh 4.05, GRU 3.46, LSTM 3.29",
+}
+PUBLISHED_JSB = {  # by cell, and by whether it has more than 100,000 parameters
+    ("rnn", True): "8.91 (Bai 2018, grid-searched)",
+    ("gru", True): "8.43 (Bai 2018, grid-searched)",
+    ("lstm", True): "8.45 (Bai 2018, grid-searched)",
+    ("rnn", False): "9.1 (Chung 2014)",
+    ("gru", False): "8.54 (Chung 2014)",
+    ("lstm", False): "8.67 (Chung 2014)",
 }
 
 
@@ -157,12 +167,12 @@ def task_of(config: Config, model: Functional[Composer], pieces: Sequence[np.nda
     return Task(model.init, loss, batch, examples=config.batch_size)
 
 
-def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray]) -> Callable[[Any], Any]:
-    """Of parameters of several seeds: nats per step over whole pieces."""
+def evaluation(model: Functional[Composer], pieces: Sequence[np.ndarray], platform: str) -> Callable[[Any], Any]:
+    """A function of parameters with a first axis of seeds, to nats per step over whole pieces."""
     in_order = sorted(pieces, key=len)  # so that little is padding
     groups = [Pieces(*pad(in_order[k : k + BATCH])) for k in range(0, len(in_order), BATCH)]
 
-    @population
+    @functools.partial(population, platform=platform)
     def sums(params: Any, pieces: Pieces) -> tuple[jax.Array, jax.Array]:
         return nats_of(model.bind(params), pieces)
 
@@ -211,16 +221,19 @@ def rates_to_try(config: Config) -> tuple[float, ...]:
     return config.learning_rates if len(config.learning_rates) > 1 else ()
 
 
-def train(config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, show: Show) -> Course:
+def train(
+    config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, devices: Devices, show: Show
+) -> Course:
     model = functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
     epoch = steps_per_epoch(len(music.train), config.batch_size)
-    steps, validation = config.epochs * epoch, evaluation(model, music.validation)
+    steps, validation = config.epochs * epoch, evaluation(model, music.validation, platform_of(devices))
     return fit(
         task_of(config, model, music.train),
         make_optimiser(rate, clip_norm=config.clip_norm, cosine_steps=steps),
         seeds,
         Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience),
         lambda params: {"validation": validation(params)},
+        devices,
         show,
         keeper_of(config, folder, {}),
     )
@@ -249,7 +262,7 @@ def best_rate(config: Config, reached: Mapping[float, float]) -> float:
 
 
 def run(config: Config) -> Result:
-    music = load_music(MUSIC[config.dataset], config.data_dir)
+    music, platform = load_music(MUSIC[config.dataset], config.data_dir), platform_of(devices_of(config))
     total = config.epochs * steps_per_epoch(len(music.train), config.batch_size)
     searched = search(config, music, total)
     rates = {network: best_rate(config, searched.get(network, {})) for network in networks_of(config)}
@@ -262,7 +275,7 @@ def run(config: Config) -> Result:
     for network, rate in rates.items():
         course = found[network.label]
         model = functional(lambda rngs, n=network: Composer(n.cell, n.units, n.dropout, rngs))
-        test = np.asarray(evaluation(model, music.test)(course.params))
+        test = np.asarray(evaluation(model, music.test, platform)(course.params))
         runs.append(
             {
                 "cell": network.cell,
@@ -309,6 +322,15 @@ def print_table(dataset: str, runs: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(CONTESTANTS[run["cell"]].label, *size, *nats, str(run["epochs"]), f"{run['seconds']:.0f}")
     Console(width=120).print(table)
     print(f"Published: {PUBLISHED[dataset]}")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The rows of a record of the chorales in the table of results."""
+    for run in record["runs"]:
+        what = f"JSB, {CONTESTANTS[run['cell']].label}: test nats a step"
+        published = PUBLISHED_JSB[run["cell"], run["parameters"] > 100_000]
+        obtained = mean_over_seeds(run["test_nats"], 3)
+        yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout, search")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ given. Sources are of different lengths; one in ten, chosen by what it is, is ne
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,18 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import devices_of
+from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.progress import Job, Show, side_by_side
+from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, among, positive, run_script
 from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
-from experiments.training.loop import Course, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
+from experiments.training.seeds import population
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +129,10 @@ def test_pairs(config: Config) -> Pairs:
     return translation.draw_pairs(LANGUAGES[config.task], config.size, TEST_PAIRS, (config.seed, 0), test=True)
 
 
-def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs) -> Callable[[Any], dict[str, Any]]:
-    """Of parameters of several seeds: the share of test sources whose translation is right to the last symbol."""
+def accuracy_of(model: Functional[EncoderDecoder], pairs: Pairs, platform: str) -> Callable[[Any], dict[str, Any]]:
+    """A function of parameters with a first axis of seeds, to the share of test sources translated without error."""
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, pairs: Pairs) -> dict[str, jax.Array]:
         bound = model.bind(params)
         written = bound.translate(pairs.sources.T, pairs.lengths, pairs.targets.shape[1]).T
@@ -152,14 +154,15 @@ def check(config: Config) -> None:
     check_runs(config, {"": {}})
 
 
-def train(config: Config, pairs: Pairs, show: Show) -> Course:
+def train(config: Config, pairs: Pairs, devices: Devices, show: Show) -> Course:
     model = model_of(config)
     return fit(
         task_of(config, model),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=config.steps),
         seeds_of(config),
         Settings(config.steps, config.evaluate_every),
-        accuracy_of(model, pairs),
+        accuracy_of(model, pairs, platform_of(devices)),
+        devices,
         show,
         keeper_of(config, "", {}),
     )
@@ -207,6 +210,13 @@ def run(config: Config) -> Result:
     }
     stem = config.out / "learning_curves"
     return record, lambda: loss_curves(stem, name, "share of test sources", curves, x="evaluation")
+
+
+def rows(record: Record) -> Iterator[Row]:
+    """The row of a record in the table of results."""
+    what = f"{record['config']['task']}: translations right to the last symbol, %"
+    obtained = mean_over_seeds(record["right"], 1, 100)
+    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, "-", "-")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ PEERS = ("flax", "torch")
 
 
 class Field(NamedTuple):
-    """Those who take part, and the reasons of those who do not."""
+    """The implementations that are compared, and the reasons why others are not."""
 
     contestants: dict[str, Contestant]
     absent: dict[str, str]

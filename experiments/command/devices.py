@@ -1,4 +1,4 @@
-"""The devices that a script uses: cores of a CPU or accelerators, of one process or of several."""
+"""The devices that a script uses: cores of a CPU or accelerators, in one process or in several."""
 
 import contextlib
 import dataclasses
@@ -15,37 +15,39 @@ from jax.experimental import multihost_utils
 from experiments.command.report import CannotRun
 
 HEARTBEAT = 20  # seconds without a sign of life of another process after which this one ends
-PATIENCE = 120  # seconds to wait for all processes to be there
+PATIENCE = 120  # seconds to wait for all processes to connect
+
+Devices = tuple[Any, ...]  # of one run
 
 
 @dataclasses.dataclass(frozen=True)
 class DeviceOptions:
-    """What scripts take that train."""
+    """The options of scripts that train."""
 
     devices: int | None = None
-    """How many devices to use; by default all: of a CPU, a device a core."""
+    """How many devices to use; by default all. A CPU has one device for each core."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ProcessOptions(DeviceOptions):
-    """What scripts take that run in several processes. The environment's JAX_COORDINATOR_ADDRESS,
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID say the same."""
+    """The options of scripts that run in several processes. JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID in the environment are used where an option is not given."""
 
     coordinator: str | None = None
-    """host:port of the first of several processes; --devices is then the number of each."""
+    """host:port of the first of several processes; each process then uses --devices devices."""
     processes: int | None = None
-    """How many processes there are, each started with the same options but for --process."""
+    """How many processes there are. Each is started with the same options except --process."""
     process: int | None = None
-    """Which of them this is, from 0."""
+    """The number of this process, from 0."""
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def with_environment(options: ProcessOptions) -> ProcessOptions:
-    """The options, with the environment's where none are given."""
+    """Returns the options, with those of the environment where none are given."""
 
     def number(name: str) -> int | None:
         text = os.environ.get(name)
@@ -64,7 +66,7 @@ def with_environment(options: ProcessOptions) -> ProcessOptions:
 
 
 def check_devices(options: DeviceOptions) -> None:
-    """A `ValueError` in one line for options that cannot be; without touching a device."""
+    """Raises a `ValueError` in one line for invalid options, before any device is used."""
     if options.devices is not None and options.devices < 1:
         raise ValueError(f"--devices expected a positive number, got {options.devices}")
     if not isinstance(options, ProcessOptions):
@@ -86,14 +88,14 @@ def check_devices(options: DeviceOptions) -> None:
 
 
 def start_devices(options: DeviceOptions) -> None:
-    """Makes the devices, and meets the other processes; before anything asks JAX for a device.
+    """Sets up the devices and connects the processes. It must be called before JAX uses a device.
 
-    If the other processes do not come, this one ends with one line on stderr and exit code 2.
+    If the other processes do not connect in time, this one ends with one line on stderr and exit code 2.
 
     Raises:
         CannotRun: if there are fewer devices than asked for.
     """
-    with contextlib.suppress(RuntimeError):  # a test or a notebook has begun to compute already
+    with contextlib.suppress(RuntimeError):  # in a test or a notebook JAX may have been used already
         jax.config.update("jax_num_cpu_devices", cores() if options.devices is None else options.devices)
     if isinstance(options, ProcessOptions):
         _meet(with_environment(options))
@@ -117,14 +119,14 @@ def _meet(options: ProcessOptions) -> None:
             initialization_timeout=2 * PATIENCE,  # after which JAX aborts, with a stack trace
             heartbeat_timeout_seconds=HEARTBEAT,
         )
-    except RuntimeError as error:  # such as a port that is taken
+    except RuntimeError as error:  # such as a port that is in use
         raise CannotRun(f"--coordinator {options.coordinator}: {str(error).splitlines()[0]}") from error
     finally:
         alarm.cancel()
 
 
 def _give_up(options: ProcessOptions) -> None:
-    """Ends this process from a thread of its own: the main one waits inside JAX."""
+    """Ends this process from another thread, because the main thread waits inside JAX."""
     print(
         f"--coordinator {options.coordinator}: {options.processes} processes did not meet within {PATIENCE} s; "
         "was each of them started, with the same --processes?",
@@ -135,40 +137,45 @@ def _give_up(options: ProcessOptions) -> None:
 
 
 def check_alike(options: DeviceOptions) -> None:
-    """A `CannotRun` if another process was started with other options."""
+    """Raises `CannotRun` if another process was started with other options."""
     if jax.process_count() == 1:
         return
-    told = with_environment(options) if isinstance(options, ProcessOptions) else options
-    alike = {**dataclasses.asdict(told), "process": None, "data_dir": None}  # data may lie elsewhere on each machine
+    given = with_environment(options) if isinstance(options, ProcessOptions) else options
+    alike = {**dataclasses.asdict(given), "process": None, "data_dir": None}  # data may lie elsewhere on each machine
     digest = np.frombuffer(hashlib.sha256(repr(alike).encode()).digest(), np.uint8)
     every = multihost_utils.process_allgather(digest)
     other = [k for k, own in enumerate(every) if (own != digest).any()]
-    wait_for_all("options are compared")  # who is refused ends at once, and must not end before all have heard
+    wait_for_all("options are compared")  # no process may end before all have compared
     if other:
         raise CannotRun(f"process {other[0]} was started with other options than process {jax.process_index()}")
 
 
-def devices_of(options: DeviceOptions) -> list[Any]:
-    """The devices to run on, of all processes, those of a process next to each other."""
+def devices_of(options: DeviceOptions) -> Devices:
+    """The devices of all processes to run on; those of one process are consecutive."""
     every = (jax.local_devices(process_index=k) for k in range(jax.process_count()))
-    return [device for own in every for device in own[: options.devices]]
+    return tuple(device for own in every for device in own[: options.devices])
+
+
+def platform_of(devices: Devices) -> str:
+    """The platform of a run's devices: "cpu", "gpu" or "tpu"; that of JAX's default device if the run has none."""
+    return devices[0].platform if devices else jax.default_backend()
 
 
 def as_the_first_says(values: np.ndarray) -> np.ndarray:
-    """The numbers of the first process, so that all decide alike what follows from them."""
+    """Returns the first process's values in every process, so that all take the same decisions."""
     if jax.process_count() == 1:
         return values
     own = np.ascontiguousarray(values)
-    told = multihost_utils.broadcast_one_to_all(own.view(np.uint8))  # bytes: JAX would make float64 float32
-    return np.asarray(told).view(own.dtype)
+    sent = multihost_utils.broadcast_one_to_all(own.view(np.uint8))  # as bytes: JAX would round float64 to float32
+    return np.asarray(sent).view(own.dtype)
 
 
 def wait_for_all(what: str) -> None:
-    """Until every process has come here."""
+    """Waits until every process has called this."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(what)
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Returns whether this is the process that prints and writes."""
     return jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""Figures that stand on their own: drawn without a display, labelled at the lines instead of in a legend."""
+"""Figures drawn without a display, with labels at the lines instead of a legend."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ STYLE: dict[Any, Any] = {
 GREY = "#666666"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito
 TICKS = (0.9, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.002, 0.001)  # errors
-LEAST_ERROR = 0.001  # what no error at all is drawn as
+LEAST_ERROR = 0.001  # an error of zero is drawn here
 LINE_OF_TEXT = 0.06  # of a panel's height: the least distance of two labels
 
 
@@ -61,7 +61,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
 
 
 def learning_curves(stem: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:
-    """Test accuracy over epochs: the mean over seeds as a line, their range as a band, a baseline dashed.
+    """Draws test accuracy over epochs: the mean over seeds as a line, their range as a band, a baseline dashed.
 
     The height is logarithmic in the error, because what matters happens between 90 % and 100 %.
     """
@@ -83,7 +83,7 @@ def learning_curves(stem: Path, title: str, panels: Sequence[Panel], baseline: t
 
 
 def loss_curves(stem: Path, title: str, unit: str, curves: Mapping[str, np.ndarray], x: str = "epoch") -> None:
-    """Losses `(evaluations, seeds)` by name: the mean over seeds as a line, their range as a band, the last value."""
+    """Draws losses `(evaluations, seeds)` by name: their mean over seeds, its last value, and their range."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axis = figure.subplots()
@@ -103,7 +103,7 @@ def loss_curves(stem: Path, title: str, unit: str, curves: Mapping[str, np.ndarr
 
 
 def _label_ends(axis: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Labels beside the right edge, at the heights where lines end, apart from each other: (value, label, colour)."""
+    """Writes labels at the ends of lines, without overlaps; `ends` are (value, label, colour)."""
     heights = axis.transAxes.inverted().transform(axis.transData.transform([(1, value) for value, _, _ in ends]))
     placed = spread_out(heights[:, 1].tolist(), LINE_OF_TEXT)
     for (_, label, colour), height in zip(ends, placed, strict=True):
@@ -134,7 +134,7 @@ def _error(accuracy: Any) -> Any:
 
 
 def spread_out(heights: Sequence[float], distance: float) -> list[float]:
-    """Heights in the same order, at least (almost) `distance` apart: those too close push each other apart evenly."""
+    """Moves heights apart evenly until all distances are almost `distance` at least; their order stays the same."""
     places = list(heights)
     order = sorted(range(len(places)), key=lambda k: places[k])
     for _ in range(100):

@@ -1,6 +1,5 @@
-"""Runs side by side, each on its share of the devices, under progress bars on stderr."""
+"""Runs jobs side by side, each on its own devices, with progress bars on stderr."""
 
-import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,34 +10,29 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-MOST_BARS = 12  # of more jobs than this, those that run are shown, and how many have ended
-Show = Callable[[int, str], None]  # told how many of the total are done, and a note
+from experiments.command.devices import Devices
+
+MOST_BARS = 12  # with more jobs, only those that run have a bar, and one more bar counts those that ended
+Show = Callable[[int, str], None]  # called with how many of the total are done, and a note
 
 
-@dataclasses.dataclass(frozen=True)
-class Seat:
-    """Where a run sits: the devices that are its own, and whom it tells how far it is."""
-
-    devices: tuple[Any, ...] = ()
-    tell: Show = lambda done, note: None
-
-    def __call__(self, done: int, note: str) -> None:
-        self.tell(done, note)
+def silent(done: int, note: str) -> None:
+    """Reports nothing."""
 
 
 class Job(NamedTuple):
-    """A run that says how far it is."""
+    """A run of so many steps, which gets devices of its own and reports its progress."""
 
     total: int
-    run: Callable[[Show], Any]
+    run: Callable[[Devices, Show], Any]
 
 
 class _Cancelled(Exception):
-    """Another run has failed, or the user wants to stop."""
+    """Another job has failed, or the user has stopped the script."""
 
 
 def bars(unit: str) -> Progress:
-    """Progress bars whose tasks have the fields `speed`, in `unit` a second, and `note`."""
+    """Returns progress bars whose tasks have the fields `speed`, in `unit` a second, and `note`."""
     text = TextColumn("{task.percentage:>3.0f} %  {task.fields[speed]:>7,.0f} " + unit + "/s  {task.fields[note]}")
     columns = (TextColumn("{task.description:<24}"), BarColumn(16), TimeElapsedColumn(), text)
     return Progress(*columns, console=Console(stderr=True), disable=jax.process_index() > 0)
@@ -47,12 +41,11 @@ def bars(unit: str) -> Progress:
 def side_by_side(
     jobs: Mapping[str, Job], unit: str = "steps", *, devices: Sequence[Any] | None = None
 ) -> dict[str, Any]:
-    """The results of all jobs by name; as many run at once as there are devices, each on its own share of them.
+    """Runs all jobs and returns their results by name. At most as many run at once as there are devices.
 
-    With several processes, each of which calls this with the same jobs, they run one after another on all
-    devices, and the first process shows how far they are. A job has ended when it returns; where it stops
-    before its total, its bar is filled. If one fails, the others stop at their next sign of life, and its
-    error is raised.
+    Jobs that run at once have separate devices. Several processes must all call this with the same jobs: these
+    then run one after another on all devices, and the first process shows the progress. If a job fails, the
+    others stop when they next report progress, and its error is raised.
     """
     cancelled = threading.Event()
     free = shares(jax.devices() if devices is None else devices, len(jobs))
@@ -65,13 +58,13 @@ def side_by_side(
         }
 
         def run(name: str) -> Any:
-            own = free.pop()  # one thread a share, so that there is one
+            own = free.pop()  # never empty: there are as many threads as shares
             try:
                 progress.start_task(tasks[name])
                 progress.update(tasks[name], visible=True)
                 here = next(device for device in own if device.process_index == jax.process_index())
                 with jax.default_device(here):
-                    return jobs[name].run(Seat(own, _teller(progress, tasks[name], cancelled)))
+                    return jobs[name].run(own, _reports_to(progress, tasks[name], cancelled))
             finally:
                 free.append(own)
                 progress.update(tasks[name], visible=all_fit)
@@ -80,7 +73,7 @@ def side_by_side(
         futures = {name: pool.submit(run, name) for name in jobs}
         try:
             for ended in wait(futures.values(), return_when=FIRST_EXCEPTION).done:
-                ended.result()  # raises what it has failed with, whichever failed first
+                ended.result()  # raises the error of the job that failed first
             return {name: future.result() for name, future in futures.items()}
         except BaseException:
             cancelled.set()
@@ -88,21 +81,21 @@ def side_by_side(
             raise
 
 
-def shares(devices: Sequence[Any], jobs: int) -> list[tuple[Any, ...]]:
-    """The devices of each of the runs that go on at once; with several processes one run has them all.
+def shares(devices: Sequence[Any], jobs: int) -> list[Devices]:
+    """The devices of each of the jobs that run at once; with several processes one job has all of them.
 
     Example:
         >>> shares("abcde", 2), shares("abcde", 9)
         ([('a', 'b'), ('c', 'd')], [('a',), ('b',), ('c',), ('d',), ('e',)])
     """
-    several = jax.process_count() > 1  # which must begin the same runs in the same order
+    several = jax.process_count() > 1  # all processes must start the same jobs in the same order
     at_once = 1 if several else max(1, min(len(devices), jobs))
     size = len(devices) // at_once
     return [tuple(devices[k * size : (k + 1) * size]) for k in range(at_once)]
 
 
-def _teller(progress: Progress, task: TaskID, cancelled: threading.Event) -> Show:
-    """What moves a bar; its speed is from the first call on, without compilation and what was done before a resume."""
+def _reports_to(progress: Progress, task: TaskID, cancelled: threading.Event) -> Show:
+    """Moves a bar. Its speed counts from the first call, without compilation and without steps before a resume."""
     first: list[tuple[int, float]] = []
 
     def show(done: int, note: str) -> None:

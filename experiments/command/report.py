@@ -1,4 +1,4 @@
-"""What every script says about itself: versions and machine, and files that are whole or absent."""
+"""What every script records: versions and machine, in files that are written completely or not at all."""
 
 import contextlib
 import datetime
@@ -19,11 +19,11 @@ import jaxrnn
 
 
 class CannotRun(Exception):
-    """A command that cannot be run as it stands; the message is one line for the user."""
+    """A command cannot run with these options or data; the message is one line for the user."""
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and date: what a number means nothing without."""
+    """The versions, the machine and the date of a run."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -43,14 +43,14 @@ def environment() -> dict[str, Any]:
 
 
 def mean_and_std(values: Sequence[float], scale: float = 1, digits: int = 1) -> str:
-    """Mean ± standard deviation over seeds, as estimated from a sample; of one seed there is none."""
+    """Mean ± standard deviation over seeds, as estimated from a sample; one seed has no deviation."""
     scaled = scale * np.asarray(values)
     std = f" ± {scaled.std(ddof=1):.{digits}f}" if len(scaled) > 1 else ""
     return f"{scaled.mean():.{digits}f}{std}"
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, made if need be; an `OSError` where nothing can be written into it."""
+    """Returns the folder, and creates it if needed; raises an `OSError` if it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -61,7 +61,7 @@ def writable_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Another name to write under, moved to `path` at the end, so that nobody ever reads half a file."""
+    """Yields a temporary path that is renamed to `path` at the end, so that no reader sees a partial file."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
@@ -71,7 +71,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Writes a record; numbers that JSON does not have, such as the loss of a run that diverged, become null."""
+    """Writes a record; numbers that are not finite, such as the loss of a run that diverged, become null."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 

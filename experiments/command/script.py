@@ -1,4 +1,4 @@
-"""The edges that scripts share: options, refusals in one line, and the record of a run."""
+"""What all scripts share: reading options, errors in one line, and writing the record of a run."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from experiments.command.devices import check_alike, check_devices, devices_of, 
 from experiments.command.report import CannotRun, environment, writable_folder, write_json
 
 Config = TypeVar("Config")
-Result = tuple[Mapping[str, Any], Callable[[], Any]]  # a record, and what draws it once the record is safe
+Result = tuple[Mapping[str, Any], Callable[[], Any]]  # a record, and what draws figures after it is written
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -31,20 +31,19 @@ def run_script(
     quick: Mapping[str, Any] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Reads the options, refuses what cannot be run, runs, and writes what came out into `results.json`.
+    """Reads and checks the options, runs, and writes the results into `results.json`.
 
     Args:
         name: of the script, as in `python -m experiments.<name>`.
         config_type: a frozen dataclass on top of `DeviceOptions`, with `out`, and `quick` if `quick` is given.
-        run: trains and prints; returns what the record says beside settings, versions and machine, and what draws.
-        check: a `ValueError` or `OSError` with one line of text if anything is wrong, before any work.
-        quick: the settings of `--quick`; options that are given beside it count.
+        run: trains and prints; returns the results for the record, and a function that draws.
+        check: raises a `ValueError` or `OSError` with one line of text for invalid options, before any work.
+        quick: the settings of `--quick`; options that are given as well override them.
         arguments: by default those of the command line.
 
     Returns:
-        The exit code: 2 with one line on stderr if the command cannot be run as it stands or the disk is full, 130 if
-        the user stops it. Of several processes one that fails ends at once, and the others with it, by a code that
-        is not 0.
+        The exit code: 2 with one line on stderr for invalid options or a full disk, 130 if the user stops it. If one
+        of several processes fails, all end with a code that is not 0.
     """
     config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
     if quick is not None and config.quick:
@@ -62,7 +61,7 @@ def run_script(
             raise
         traceback.print_exc()
         code = 1
-    if code and jax.process_count() > 1:  # JAX's own end waits for the others, who may wait for this one
+    if code and jax.process_count() > 1:  # JAX waits for the other processes at exit, and these may wait for this one
         sys.stderr.flush()
         os._exit(code)
     return code
@@ -70,7 +69,7 @@ def run_script(
 
 def _run(name: str, config: Any, run: Callable[[Any], Result], check: Callable[[Any], None]) -> int:
     try:
-        start_devices(config)  # before a checkpoint is looked at, which asks JAX for its devices
+        start_devices(config)  # before checkpoints are read, which uses devices
         check_alike(config)
         check(config)
         writable_folder(config.out)
@@ -114,12 +113,12 @@ def _is_kept(config: Any) -> bool:
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """The options as JSON has them."""
+    """The options as values that JSON can hold."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
 
 
 def positive(config: Any, *names: str) -> None:
-    """A `ValueError` for an option that is not a positive, finite number; None is passed over."""
+    """Raises a `ValueError` for an option that is not a positive, finite number; None is valid."""
     for name in names:
         value = getattr(config, name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -128,7 +127,7 @@ def positive(config: Any, *names: str) -> None:
 
 
 def share(config: Any, *names: str) -> None:
-    """A `ValueError` for an option that is not a share below 1; None is passed over."""
+    """Raises a `ValueError` for an option that is not a share below 1; None is valid."""
     for name in names:
         value = getattr(config, name)
         if value is not None and not 0 <= value < 1:
@@ -136,7 +135,7 @@ def share(config: Any, *names: str) -> None:
 
 
 def among(config: Any, name: str, known: Sequence[Any]) -> None:
-    """A `ValueError` for an option, or an entry of one, that is not among the known."""
+    """Raises a `ValueError` for an option, or an entry of one, that is not among the known values."""
     given = getattr(config, name)
     given = given if isinstance(given, tuple) else (given,)
     unknown = [value for value in given if value not in known]

@@ -44,7 +44,7 @@ def get(dataset: DataSet, data_dir: Path | None, say: Callable[[str], None] = la
     Args:
         dataset: with at least one way to get it.
         data_dir: the data folder, if not the usual one.
-        say: is told what is about to be tried.
+        say: is called with each command or address before it is tried.
 
     Raises:
         CannotGet: if no way leads to the published files; the folder is then as it was.

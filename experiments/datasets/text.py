@@ -126,9 +126,9 @@ def decode(alphabet: str, numbers: np.ndarray) -> str:
 
 
 def windows(numbers: np.ndarray, starts: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is read, and what comes next at every step: both `(window, len(starts))`."""
-    rows = numbers[starts[None, :] + np.arange(window + 1)[:, None]]
-    return rows[:-1], rows[1:]
+    """What is read, and what comes next at every step: both `(len(starts), window)`."""
+    rows = numbers[starts[:, None] + np.arange(window + 1)[None, :]]
+    return rows[:, :-1], rows[:, 1:]
 
 
 def side_by_side_windows(numbers: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:

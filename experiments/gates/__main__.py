@@ -1,4 +1,4 @@
-"""What gates do in trained LSTMs and GRUs, and what is lost without one of them.
+"""Measures the gates of trained LSTMs and GRUs, and the loss without one of them.
 
     python -m experiments.gates
 
@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -35,12 +35,13 @@ from experiments.gates.measures import (
     saturation_verdicts,
 )
 from experiments.models.cells import CONTESTANTS
-from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
+from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Settings, begin, fit, make_optimiser
+from experiments.training.runs import check_shares
 from jaxrnn.analysis import ablate_gates
 
 TASKS = ("digits", "text")
-WITHOUT = {"lstm": {"i": 1.0, "f": 1.0, "o": 1.0}, "gru": {"r": 1.0, "z": 0.0}}  # what a cell without the gate does
+WITHOUT = {"lstm": {"i": 1.0, "f": 1.0, "o": 1.0}, "gru": {"r": 1.0, "z": 0.0}}  # the value of a gate that is removed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Run(NamedTuple):
 
     task: str
     cell: str
-    fixed: tuple[str, float] | None  # a gate and its value, from the start; None: the cell as it is
+    fixed: tuple[str, float] | None  # a gate and its value in training; None: no gate is fixed
 
 
 def problems(config: Config) -> dict[str, Problem]:
@@ -104,7 +105,7 @@ def problems(config: Config) -> dict[str, Problem]:
 
 
 def check(config: Config) -> None:
-    """A `ValueError` or `OSError` for what cannot be run."""
+    """Raises a `ValueError` or `OSError` for options that cannot be run."""
     positive(config, "hidden_size", "digits_updates", "text_updates", "batch_size", "learning_rate", "window", "seeds")
     among(config, "tasks", TASKS)
     among(config, "cells", tuple(WITHOUT))
@@ -113,10 +114,11 @@ def check(config: Config) -> None:
     if config.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
     problems(config)
+    check_shares(config, len(runs_of(config)))
 
 
 def runs_of(config: Config) -> list[Run]:
-    """All trainings, the longest first so that none is left alone at the end."""
+    """All trainings, the longest first, so that all devices end at about the same time."""
     found = []
     for task in sorted(config.tasks, key=TASKS.index, reverse=True):
         for cell in config.cells:
@@ -129,16 +131,17 @@ def updates_of(config: Config, task: str) -> int:
     return config.digits_updates if task == "digits" else config.text_updates
 
 
-def train(config: Config, problem: Problem, run: Run, show: Show) -> dict[str, Any]:
-    """The record of a training, with all that is measured on the models of a cell as it is."""
+def train(config: Config, problem: Problem, run: Run, devices: Devices, show: Show) -> dict[str, Any]:
+    """Trains one model, and returns its record; the gates are measured if none of them is fixed."""
     plain = CONTESTANTS[run.cell].make(config.hidden_size, problem.steps)
     cell = plain if run.fixed is None else ablate_gates(plain, *run.fixed)
+    platform = platform_of(devices)
     updates, seeds = updates_of(config, run.task), range(config.seed, config.seed + config.seeds)
-    task, test = as_task(problem, cell, config.hidden_size), testing(problem, cell)
+    task, test = as_task(problem, cell, config.hidden_size), testing(problem, cell, platform)
     rate = RATES[run.task] if config.learning_rate is None else config.learning_rate
     optimiser = make_optimiser(rate, cosine_steps=updates)
     settings = Settings(updates, max(1, updates // 6))
-    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show)
+    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), devices, show)
     models = done.state.params
     record = {
         **run._asdict(),
@@ -155,12 +158,12 @@ def train(config: Config, problem: Problem, run: Run, show: Show) -> dict[str, A
         before = begin(task, optimiser, seeds).params
         record["gates"] = before_and_after(problem, cell, before, models)
         show(updates, "fixing the gates")
-        record["ablated"] = ablations(problem, cell, models, seeds)
+        record["ablated"] = ablations(problem, cell, models, seeds, platform)
     return record
 
 
 def judged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What speaks for and against the claims, by task and cell."""
+    """The verdicts on the claims, by task and cell."""
     found: dict[str, Any] = {}
     for record in records:
         if record["fixed"] is not None:
@@ -180,7 +183,7 @@ def judged(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def run(config: Config) -> Result:
-    """Trains, looks and prints."""
+    """Trains, measures and prints."""
     if config.quick:  # compiling is nearly all of it
         jax.config.update("jax_disable_most_optimizations", True)
     tasks = problems(config)

@@ -1,46 +1,48 @@
-"""What the gates of trained models do, and what is lost without one of them."""
+"""Statistics of the gates of trained models, and losses without one of them."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from experiments.models.problems import Problem, testing
 from experiments.models.readout import Readout
-from experiments.models.real_tasks import Problem, testing
 from experiments.training.loop import Params
 from jaxrnn.analysis import GateStatistics, ablate_gates, gate_statistics
 
-SEQUENCES = 256  # that gates are looked at on
+SEQUENCES = 256  # on which gates are measured
 WAYS = {"open": 1.0, "closed": 0.0, "mean": None}  # None: each unit of each model at its own mean
 SAME = 1e-5  # losses that differ by less of themselves are equal: a closed i and a closed o both leave h = 0
 CLAIMED = ("f", "i", "o")  # the order in which the gates of an LSTM are said to matter
 
 
 def of_seed(models: Params, place: int) -> Readout:
-    """One model of a population."""
+    """The model of one seed."""
     return jax.tree.map(lambda leaf: leaf[place], models)
 
 
 def held_out(problem: Problem) -> np.ndarray:
-    """Test sequences that the gates are looked at on, spread over all there are."""
-    count = problem.test.xs.shape[1]
-    return problem.test.xs[:, np.linspace(0, count - 1, min(count, SEQUENCES)).astype(int)]
+    """The test sequences on which gates are measured, evenly spread over all of them."""
+    count = len(problem.test.xs)
+    return problem.test.xs[np.linspace(0, count - 1, min(count, SEQUENCES)).astype(int)]
 
 
 def trained_on(problem: Problem, seed: int) -> np.ndarray:
-    """Training sequences of a seed, as many as `held_out` has, or some more."""
-    wanted, batches = held_out(problem).shape[1], []
-    while sum(batch.shape[1] for batch in batches) < wanted:
+    """Training sequences of a seed, as many as `held_out` has."""
+    wanted, batches = len(held_out(problem)), []
+    while sum(map(len, batches)) < wanted:
         batches.append(problem.batch(seed, len(batches)).xs)
-    return np.concatenate(batches, 1)[:, :wanted]
+    return np.concatenate(batches)[:wanted]
 
 
 def statistics(problem: Problem, cell: jaxrnn.Cell, model: Readout, xs: np.ndarray) -> dict[str, GateStatistics]:
-    """Of one model."""
-    return jax.tree.map(np.asarray, gate_statistics(cell, model.cell, problem.encode(jax.numpy.asarray(xs))))
+    """The statistics of one model's gates on sequences `(N, T, ·)`."""
+    time_major = jnp.swapaxes(problem.encode(jnp.asarray(xs)), 0, 1)
+    return jax.tree.map(np.asarray, gate_statistics(cell, model.cell, time_major))
 
 
 def summary(found: Sequence[Mapping[str, GateStatistics]], steps: int) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def summary(found: Sequence[Mapping[str, GateStatistics]], steps: int) -> dict[s
 
 
 def before_and_after(problem: Problem, cell: jaxrnn.Cell, before: Params, after: Params) -> dict[str, Any]:
-    """Summaries of a population's gates on sequences held out."""
+    """Summaries of all seeds' gates on test sequences, before and after training."""
     xs, seeds = held_out(problem), len(jax.tree.leaves(after)[0])
     return {
         when: summary([statistics(problem, cell, of_seed(models, k), xs) for k in range(seeds)], problem.steps)
@@ -78,7 +80,9 @@ def before_and_after(problem: Problem, cell: jaxrnn.Cell, before: Params, after:
     }
 
 
-def ablations(problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequence[int]) -> dict[str, Any]:
+def ablations(
+    problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequence[int], platform: str
+) -> dict[str, Any]:
     """Test scores with one gate fixed, `{gate: {way: {metric: per seed}}}`; means are those of training sequences."""
     means = [
         {
@@ -89,7 +93,9 @@ def ablations(problem: Problem, cell: jaxrnn.Cell, models: Params, seeds: Sequen
     ]
 
     def fixed(gate: str, value: Any, chosen: Params) -> dict[str, np.ndarray]:
-        return jax.tree.map(np.asarray, testing(problem, ablate_gates(cell, gate, value))(chosen, problem.test))
+        return jax.tree.map(
+            np.asarray, testing(problem, ablate_gates(cell, gate, value), platform)(chosen, problem.test)
+        )
 
     def at_mean(gate: str) -> dict[str, np.ndarray]:
         """A cell for each seed, since the means are a seed's own."""

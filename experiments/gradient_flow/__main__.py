@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, among, positive, run_script
 from experiments.gradient_flow.claims import claims
@@ -28,7 +28,8 @@ from experiments.gradient_flow.measure import Flow, candidate, measure
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
 from experiments.models.cells import CONTESTANTS
-from experiments.training.loop import population
+from experiments.training.runs import check_shares
+from experiments.training.seeds import population
 
 STAGES = ("at initialisation", "trained")
 POINTS = 31  # of each curve that is kept
@@ -101,20 +102,21 @@ def checked(config: Config) -> None:
         )
     if config.gains < 3 or config.gains % 2 == 0:
         raise ValueError(f"--gains expected an odd number of at least 3, got {config.gains}")
+    check_shares(config, len(jobs_of(config)))
 
 
 def seeds_of(config: Config) -> range:
     return range(config.seed, config.seed + config.seeds)
 
 
-def run_cell(config: Config, name: str, show: Show) -> Run:
+def run_cell(config: Config, name: str, devices: Devices, show: Show) -> Run:
     """Measures, trains, and measures again."""
     start = time.perf_counter()
     cell = CONTESTANTS[name].make(config.hidden_size, config.length)
     task = make_task(cell, config.hidden_size, config.length, config.batch_size)
-    errors = population(functools.partial(test_error, cell, config.length))
+    errors = population(functools.partial(test_error, cell, config.length), platform_of(devices))
     rate = LEARNING_RATES.get(name, LEARNING_RATE) if config.learning_rate is None else config.learning_rate
-    populations, wrong = train(task, errors, rate, seeds_of(config), config.updates, show)
+    populations, wrong = train(task, errors, rate, seeds_of(config), config.updates, devices, show)
     flows = []
     for models in populations:
         show(config.updates, "measuring")
@@ -249,12 +251,6 @@ def clipping_record(wall: Wall, descents: Sequence[Descent]) -> dict[str, Any]:
     }
 
 
-def run_wall(show: Show) -> Wall:
-    found = climb_wall(GRID)
-    show(1, "")
-    return found
-
-
 def jobs_of(config: Config) -> dict[str, Job]:
     """The slowest first."""
     seeds = seeds_of(config)
@@ -265,12 +261,20 @@ def jobs_of(config: Config) -> dict[str, Job]:
         CONTESTANTS[name].label: Job(config.updates, functools.partial(run_cell, config, name))
         for name in reversed(dict.fromkeys(config.cells))
     }
-    gains = functools.partial(scan, config.hidden_size, config.length, config.gains, seeds)
+
+    def gains(devices: Devices, show: Show) -> Gains:
+        return scan(config.hidden_size, config.length, config.gains, seeds, show)
+
+    def wall(devices: Devices, show: Show) -> Wall:
+        found = climb_wall(GRID)
+        show(1, "")
+        return found
+
     return {
         "clipping": Job(len(CASES) * len(CLIPS) * config.clipping_updates, clipping),
         **cells,
         "gain of W_h": Job(len(ACTIVATIONS) * len(MATRICES), gains),
-        "wall": Job(1, run_wall),
+        "wall": Job(1, wall),
     }
 
 

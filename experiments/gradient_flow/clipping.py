@@ -19,9 +19,12 @@ import numpy as np
 import optax
 
 import jaxrnn
+from experiments.command.devices import Devices, platform_of
+from experiments.command.progress import Show
 from experiments.gradient_flow.task import cross_entropy, make_task, sequence_batch, test_error
 from experiments.models.readout import Readout
-from experiments.training.loop import Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Settings, Task, fit, make_optimiser
+from experiments.training.seeds import population
 
 WALL_STEPS, WALL_TARGET, WALL_START = 50, 0.7, (5.5, -2.0)
 WALL_RATE, WALL_CLIP, WALL_UPDATES = 0.5, 0.1, 100
@@ -42,7 +45,7 @@ class Wall(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """One population of networks under training."""
+    """The training of all seeds with one setting of clipping."""
 
     case: str
     clip: str
@@ -111,14 +114,14 @@ def with_gain(task: Task, gain: float) -> Task:
 
 
 def train_clipped(
-    hidden_size: int, length: int, batch_size: int, updates: int, seeds: range, show: Callable[[int, str], None]
+    hidden_size: int, length: int, batch_size: int, updates: int, seeds: range, devices: Devices, show: Show
 ) -> list[Descent]:
     """Gradient descent on the task of the first symbol, in both cases, with and without clipping."""
-    cell, length = jaxrnn.rnn(hidden_size), min(length, LONGEST)
+    cell, length, platform = jaxrnn.rnn(hidden_size), min(length, LONGEST), platform_of(devices)
     key = jax.random.key(10**6)
     gradient = jax.grad(functools.partial(cross_entropy, cell, length))
-    norms = population(lambda model, labels, lengths: optax.tree.norm(gradient(model, labels, lengths, key)))
-    errors = population(functools.partial(test_error, cell, length))
+    norms = population(lambda model, labels, lengths: optax.tree.norm(gradient(model, labels, lengths, key)), platform)
+    errors = population(functools.partial(test_error, cell, length), platform)
     found = []
     for case, (gain, fixed_length) in CASES.items():
         task = with_gain(make_task(cell, hidden_size, length, batch_size, fixed_length), gain)
@@ -132,6 +135,7 @@ def train_clipped(
                 seeds,
                 Settings(updates, EVERY, steps_per_call=EVERY),
                 lambda models, data=looked_at: {"norm": norms(models, *data)},
+                devices,
                 lambda done, note, before=before: show(before + done, note),
             )
             losses = np.stack([look.loss for look in run.history])

@@ -4,7 +4,6 @@ Two matrices whose largest singular value is 1, one orthogonal, so that all of i
 lie on the unit circle as well, and one with normal entries, whose eigenvalues lie further in.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from experiments.command.progress import Show, silent
 from experiments.gradient_flow.measure import slope
 from experiments.gradient_flow.task import INPUTS, balanced_labels, sequences
 from jaxrnn import analysis
@@ -67,18 +67,16 @@ def log_powers(kind: str, params: Any, w_h: jax.Array) -> np.ndarray:
     return np.stack([np.asarray(found[:, 0]) + n * np.log(gain) for gain in POWER_GAINS[kind]])
 
 
-def scan(
-    hidden_size: int, length: int, count: int, seeds: range, show: Callable[[int, str], None] = lambda done, note: None
-) -> Gains:
+def scan(hidden_size: int, length: int, count: int, seeds: range, show: Show = silent) -> Gains:
     """Every activation on every matrix of every seed, at `count` gains from 1/2 to 2."""
     with jax.enable_x64(True):
         return _scan(hidden_size, min(length, LONGEST), np.geomspace(0.5, 2.0, count), seeds, show)
 
 
-def _scan(hidden_size: int, length: int, gains: np.ndarray, seeds: range, show: Callable[[int, str], None]) -> Gains:
+def _scan(hidden_size: int, length: int, gains: np.ndarray, seeds: range, show: Show) -> Gains:
     keys = [jax.random.split(jax.random.key(seed), len(MATRICES)) for seed in seeds]
     made = {kind: [matrix(kind, hidden_size, key[place]) for key in keys] for place, kind in enumerate(MATRICES)}
-    xs = sequences(jax.random.key(seeds[0]), balanced_labels(SEQUENCES), length)
+    xs = jnp.swapaxes(sequences(jax.random.key(seeds[0]), balanced_labels(SEQUENCES), length), 0, 1)  # (T, B, I)
     v = jax.random.normal(jax.random.key(seeds[0]), (hidden_size,))
     scans, done = [], 0
     params: Any = None

@@ -115,14 +115,16 @@ def term_sizes(cell: jaxrnn.Cell, params: Any, xs: jax.Array) -> dict[str, tuple
 
 
 def measure(cell: jaxrnn.Cell, model: Readout, length: int, batch_size: int, seed: int) -> Flow:
-    """Everything of one model, on sequences of T steps of its seed."""
+    """Measures one model, on sequences of T steps that its seed draws."""
     with jax.enable_x64(True):
         labels = balanced_labels(batch_size)
         xs = sequences(jax.random.fold_in(jax.random.key(seed), 1), labels, length)
-        return _measure(cell, jax.tree.map(jnp.asarray, model), xs, labels)
+        return _measure(cell, jax.tree.map(jnp.asarray, model), jnp.swapaxes(xs, 0, 1), labels)
 
 
 def _measure(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, labels: jax.Array) -> Flow:
+    """Measures one model on sequences `(T, B, I)`."""
+
     def loss(final: Any, ys: jax.Array) -> jax.Array:
         logits = jax.nn.log_softmax(read(model, ys[-1]))
         return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))

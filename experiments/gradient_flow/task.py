@@ -15,6 +15,8 @@ import numpy as np
 import optax
 
 import jaxrnn
+from experiments.command.devices import Devices
+from experiments.command.progress import Show
 from experiments.models.readout import Readout, init_readout, many_to_one
 from experiments.training.loop import Settings, Task, begin, fit, make_optimiser
 
@@ -26,10 +28,11 @@ LEARNING_RATE = 3e-3  # of all others
 
 
 def sequences(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
-    """`(T, B, 5)`: the symbol as one-hot at the first step, and standard normal noise at every step."""
-    noise = jax.random.normal(key, (length, *labels.shape, 1))
-    symbols = jnp.zeros((length, *labels.shape, SYMBOLS), noise.dtype)
-    return jnp.concatenate([symbols.at[0].set(jax.nn.one_hot(labels, SYMBOLS, dtype=noise.dtype)), noise], -1)
+    """`(B, T, 5)`: the symbol as one-hot at the first step, and standard normal noise at every step."""
+    noise = jnp.swapaxes(jax.random.normal(key, (length, len(labels), 1)), 0, 1)
+    symbols = jnp.zeros((len(labels), length, SYMBOLS), noise.dtype)
+    first = jax.nn.one_hot(labels, SYMBOLS, dtype=noise.dtype)
+    return jnp.concatenate([symbols.at[:, 0].set(first), noise], -1)
 
 
 def balanced_labels(count: int) -> jax.Array:
@@ -64,18 +67,19 @@ def make_task(cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int,
         init=functools.partial(init_readout, cell, hidden_size, INPUTS, SYMBOLS),
         loss=loss,
         batch=functools.partial(sequence_batch, length, batch_size, fixed_length),
+        examples=batch_size,
     )
 
 
 def test_error(cell: jaxrnn.Cell, length: int, model: Readout) -> jax.Array:
-    """The share of sequences of T steps, the same at every call, whose symbol is not the one said."""
+    """The share of wrong answers on sequences of T steps, the same at every call."""
     labels = balanced_labels(TEST_SEQUENCES)
     said = many_to_one(cell, model, sequences(jax.random.key(10**6), labels, length)).argmax(-1)
     return jnp.mean((said != labels).astype(jnp.float32))
 
 
 def by_seed(models: Any) -> list[Readout]:
-    """The models of a population, one after the other, in float64."""
+    """The models of all seeds as a list, in float64."""
     arrays = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), models)
     return [jax.tree.map(lambda leaf, k=k: leaf[k], arrays) for k in range(len(jax.tree.leaves(arrays)[0]))]
 
@@ -86,11 +90,12 @@ def train(
     learning_rate: float,
     seeds: Sequence[int],
     updates: int,
-    show: Callable[[int, str], None],
+    devices: Devices,
+    show: Show,
 ) -> tuple[list[Any], list[np.ndarray]]:
-    """The population before and after training, and its errors then: Adam behind a gradient clipped to norm 1."""
+    """Trains all seeds with Adam and clipped gradients; returns models and errors before and after training."""
     optimiser = make_optimiser(learning_rate)
     before = jax.tree.map(np.asarray, begin(task, optimiser, seeds).params)
     settings = Settings(updates, evaluate_every=100)
-    found = fit(task, optimiser, seeds, settings, lambda models: {"error": errors(models)}, show)
+    found = fit(task, optimiser, seeds, settings, lambda models: {"error": errors(models)}, devices, show)
     return [before, found.state.params], [np.asarray(errors(before)), found.history[-1].metrics["error"]]

@@ -5,8 +5,8 @@
 Three tasks (digits pixel by pixel, the next character of a text, the adding problem), several budgets of
 parameters. Every cell gets as many hidden units as make the whole model as large as the budget, the same
 batches, and the same number of updates. Each model's learning rate is the one of a few, the same for all, that
-has the least loss on validation data with a seed that is not reported. Updates are timed afterwards, the
-models taking turns.
+has the least loss on validation data with a seed that is not reported. Updates are timed afterwards, on one
+device each, the models taking turns.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
 from experiments.command.script import Result, among, positive, run_script
@@ -31,8 +31,9 @@ from experiments.datasets.text import load_text
 from experiments.lstm_vs_gru.figure import draw
 from experiments.lstm_vs_gru.plan import Model, adding, planned
 from experiments.models.cells import CONTESTANTS
-from experiments.models.real_tasks import Problem, as_task, digits, next_character, testing
-from experiments.training.loop import Settings, begin, fit, make_optimiser, training
+from experiments.models.problems import Problem, as_task, digits, next_character, testing
+from experiments.training.loop import Params, Settings, begin, fit, make_optimiser, training
+from experiments.training.runs import check_shares
 
 TASKS = ("digits", "text", "adding")
 CELLS = ("rnn", "lstm", "gru")
@@ -111,7 +112,7 @@ def problems(config: Config) -> dict[str, Problem]:
 
 
 def check(config: Config) -> None:
-    """A `ValueError` or `OSError` for what cannot be run."""
+    """Raises a `ValueError` or `OSError` for options that cannot be run."""
     positive(config, "budgets", "updates", "batch_size", "learning_rates", "rounds", "window", "adding_steps", "seeds")
     among(config, "tasks", TASKS)
     among(config, "cells", CELLS)
@@ -122,19 +123,30 @@ def check(config: Config) -> None:
         raise ValueError(f"--adding-steps expected at least 2, got {config.adding_steps}")
     if config.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
-    planned(problems(config), config.cells, config.budgets, TOLERANCE)
+    check_shares(config, len(planned(problems(config), config.cells, config.budgets, TOLERANCE)))
 
 
 def train(
-    config: Config, problem: Problem, model: Model, rate: float, seeds: Sequence[int], looks: int, show: Show
+    config: Config,
+    problem: Problem,
+    model: Model,
+    rate: float,
+    seeds: Sequence[int],
+    looks: int,
+    devices: Devices,
+    show: Show,
 ) -> Trained:
-    """One model with several seeds, validated so many times on the way, and tested after the last update."""
-    cell = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps)
-    task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell)
+    """Trains one model with several seeds, evaluates it `looks` times, and tests it after the last update."""
+    cell, platform = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps), platform_of(devices)
+    task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell, platform)
     optimiser = make_optimiser(rate, cosine_steps=config.updates)
-    run = training(task, optimiser)
+    run = training(task, optimiser, platform)
     settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
-    done = fit(task, optimiser, seeds, settings, lambda models: test(models, problem.validation), show, run=run)
+
+    def validated(models: Params) -> dict[str, jax.Array]:
+        return test(models, problem.validation)
+
+    done = fit(task, optimiser, seeds, settings, validated, devices, show, run=run)
     scores = {name: np.asarray(value, float) for name, value in test(done.state.params, problem.test).items()}
     metric, aim = AIMS[model.task]
     record = {
@@ -155,7 +167,7 @@ def first_below(values: np.ndarray, steps: Sequence[int], aim: float) -> list[in
 
 
 def timed_call(problem: Problem, task: Any, optimiser: Any, seeds: Sequence[int], run: Any) -> Callable[[], None]:
-    """Ten updates of every seed on one batch each, on the device that this is made on."""
+    """A function that makes ten updates of every seed, on one batch each and on the default device of this call."""
     batches = jax.tree.map(lambda *own: np.stack([np.stack(own)] * CALL), *(problem.batch(seed, 0) for seed in seeds))
     state = begin(task, optimiser, seeds)
     (device,) = jax.tree.leaves(state.params)[0].devices()
@@ -170,7 +182,7 @@ def timed_call(problem: Problem, task: Any, optimiser: Any, seeds: Sequence[int]
 
 
 def timed(calls: Mapping[Any, Callable[[], None]], rounds: int) -> dict[Any, list[float]]:
-    """Seconds of every call, which take turns in an order that changes; each has run once before."""
+    """Times every call so many rounds, in random order; each call runs once before."""
     order, seconds = list(calls), {name: [] for name in calls}
     shuffle = np.random.default_rng(0)
     for name in order:
@@ -205,7 +217,7 @@ def trained(
 
 
 def tuned(config: Config, tasks: Mapping[str, Problem], models: Sequence[Model]) -> dict[Model, dict[float, float]]:
-    """The validation loss of every model with every rate, of a seed of its own; empty if there is no choice."""
+    """The validation loss of every model with every rate, with a seed that is not reported; empty for one rate."""
     rates = tuple(dict.fromkeys(config.learning_rates))
     if len(rates) == 1:
         return {}
@@ -216,7 +228,7 @@ def tuned(config: Config, tasks: Mapping[str, Problem], models: Sequence[Model])
 
 
 def best_rate(losses: Mapping[float, float]) -> float:
-    """That with the least loss; a loss that is not finite is the largest."""
+    """The rate with the least loss; a loss that is not finite counts as the largest."""
     return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import jaxrnn
 from experiments.memory_tasks.problems import draw_adding
 from experiments.models.cells import CONTESTANTS
+from experiments.models.problems import Examples, Problem, initial
 from experiments.models.readout import many_to_one
-from experiments.models.real_tasks import Examples, Problem, initial
 
 TOLERATED = 0.04  # how far an answer of the adding problem may be off (Hochreiter & Schmidhuber 1997)
 
@@ -47,6 +47,7 @@ def adding(steps: int, batch_size: int, tests: int = 1000) -> Problem:
         encode=lambda xs: xs,
         scores=scores,
         batch=lambda seed, step: examples((seed, step, 1), batch_size),
+        batch_size=batch_size,
         validation=examples((steps, 2), tests),
         test=examples((steps, 3), tests),
     )

@@ -28,6 +28,7 @@ from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trai
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run
 from experiments.models.cells import CONTESTANTS
+from experiments.training.runs import check_shares
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Config(DeviceOptions):
     batch_size: int = 32
     """Sequences a step."""
     steps: int | None = None
-    """Steps after which a seed that has not solved the problem is given up; by default each problem's own."""
+    """The most steps in which a seed may solve the problem; by default each problem's own."""
     tests: int = 500
     """Sequences that decide whether a problem is solved."""
     seeds: int = 5
@@ -83,6 +84,7 @@ def check(config: Config) -> None:
             if length < shortest:
                 unit = PROBLEMS[task].length
                 raise ValueError(f"--lengths expected at least {shortest} {unit} for {task}, got {length}")
+    check_shares(config, len(jobs(every_run(planned(config)))))
 
 
 def lengths_of(config: Config, task: str) -> tuple[int, ...]:
@@ -92,7 +94,7 @@ def lengths_of(config: Config, task: str) -> tuple[int, ...]:
 
 
 def middle(config: Config, task: str) -> int:
-    """The length at which contestants are also trained otherwise."""
+    """The length of the comparisons of clipping and forget biases."""
     lengths = sorted(lengths_of(config, task))
     return lengths[(len(lengths) - 1) // 2]
 
@@ -103,7 +105,7 @@ def scale_of(config: Config) -> Scale:
 
 
 class Plan(NamedTuple):
-    """The runs of a problem: every network at every length, and some of them otherwise at one length."""
+    """The runs of a problem: every network at every length, and the comparisons at one length."""
 
     grid: list[Run]
     variants: list[Run]
@@ -121,9 +123,14 @@ def planned(config: Config) -> dict[str, Plan]:
     }
 
 
+def every_run(plans: Mapping[str, Plan]) -> list[Run]:
+    """All runs, each once."""
+    return list(dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants)))
+
+
 def run(config: Config) -> Result:
     plans = planned(config)
-    every = dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants))
+    every = every_run(plans)
     found = by_run(side_by_side(jobs(every), devices=devices_of(config)))
     print_grid(plans, found)
     compared = {
@@ -148,7 +155,7 @@ def run(config: Config) -> Result:
 
 
 def as_record(outcome: Outcome) -> dict[str, Any]:
-    """What results.json holds of a run; null where a seed, or half of them, did not solve the problem."""
+    """The record of a run in results.json; a seed that did not solve the problem has null steps."""
     return {
         **outcome.run._asdict(),
         "parameters": outcome.parameters,
@@ -163,7 +170,7 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
 
 
 def about(task: str, length: int, outcome: Outcome) -> dict[str, Any]:
-    """What results.json holds of a problem at a length, whatever is trained on it."""
+    """The record of a problem at a length in results.json."""
     problem = PROBLEMS[task]
     return {
         "problem": task,
@@ -181,7 +188,7 @@ def about(task: str, length: int, outcome: Outcome) -> dict[str, Any]:
 
 
 def rounded(values: Any) -> Any:
-    """To four digits."""
+    """Numbers rounded to four digits, as lists."""
     return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values).tolist()
 
 
@@ -212,7 +219,7 @@ def print_variants(compared: Mapping[str, Sequence[tuple[str, Outcome]]]) -> Non
 
 
 def columns(outcome: Outcome) -> tuple[str, ...]:
-    """How many seeds solved it, after how many sequences, and medians of error and loss beside the loss of chance."""
+    """The columns of a table: seeds that solved it, sequences to solve, medians of error and loss, loss of chance."""
     sequences, chance = outcome.median_sequences, PROBLEMS[outcome.run.problem].chance(outcome.run.length)
     return (
         f"{outcome.successes}/{len(outcome.run.seeds)}",

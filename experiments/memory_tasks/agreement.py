@@ -40,13 +40,13 @@ def draw_sentences(rng: np.random.Generator, modifiers: int, count: int) -> Batc
     there = np.arange(modifiers)[:, None] < rng.integers(0, modifiers + 1, count)
     tail = np.where(there[:, None], _modifiers(rng, numbers), NOTHING).reshape(-1, count)
     place[:, rng.random(count) < 0.5] = NOTHING
-    slots = np.concatenate([place, head, tail])
-    order = np.argsort(slots == NOTHING, axis=0, kind="stable")  # words first, in their order
-    words = np.take_along_axis(slots, order, 0)
+    slots = np.concatenate([place, head, tail]).T
+    order = np.argsort(slots == NOTHING, axis=1, kind="stable")  # words first, in their order
+    words = np.take_along_axis(slots, order, 1)
     return Batch(
         xs=np.where(words == NOTHING, THE, words).astype(np.int32),
         targets=subject.astype(np.int32),
-        lengths=(slots != NOTHING).sum(0, dtype=np.int32),
+        lengths=(slots != NOTHING).sum(1, dtype=np.int32),
         distance=(tail != NOTHING).sum(0, dtype=np.int32),
         attractors=(there & (numbers != subject)).sum(0, dtype=np.int32),
     )
@@ -76,7 +76,7 @@ def _modifiers(rng: np.random.Generator, number: np.ndarray) -> np.ndarray:
 
 
 def nearest_noun(batch: Batch) -> np.ndarray:
-    """The number of each sentence's last noun, `(B,)`: the answer of who remembers one noun only."""
-    is_noun = (batch.xs >= FIRST_NOUN) & (batch.xs < FIRST_PREPOSITION)  # padding is none
-    last = len(batch.xs) - 1 - np.argmax(is_noun[::-1], axis=0)
-    return (batch.xs[last, np.arange(batch.xs.shape[1])] - FIRST_NOUN) // len(STEMS)
+    """The number of each sentence's last noun, `(B,)`: the best guess of a reader that remembers one noun only."""
+    is_noun = (batch.xs >= FIRST_NOUN) & (batch.xs < FIRST_PREPOSITION)  # padding is no noun
+    last = batch.xs.shape[1] - 1 - np.argmax(is_noun[:, ::-1], axis=1)
+    return (batch.xs[np.arange(len(batch.xs)), last] - FIRST_NOUN) // len(STEMS)

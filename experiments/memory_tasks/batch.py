@@ -4,11 +4,11 @@ from typing import Any, NamedTuple
 
 
 class Batch(NamedTuple):
-    """Sequences side by side, time first."""
+    """Sequences of a batch, with examples on the first axis."""
 
-    xs: Any  # (T, B) symbols, or (T, B, I) numbers
-    targets: Any  # (B,), or (T, B) if every step answers
+    xs: Any  # (B, T) symbols, or (B, T, I) numbers
+    targets: Any  # (B,), or (B, T) if every step answers
     lengths: Any = None  # (B,), where they differ
-    legal: Any = None  # (T, B, symbols): which may follow
+    legal: Any = None  # (B, T, symbols): which may follow
     distance: Any = None  # (B,): steps from what is to be remembered to where it is asked for
     attractors: Any = None  # (B,): what could be mistaken for it in between

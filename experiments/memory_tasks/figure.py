@@ -26,14 +26,14 @@ SEQUENCES, SHARE = "training sequences until solved", "test loss, share of chanc
 
 
 class Place(NamedTuple):
-    """An outcome and where it stands in a panel."""
+    """An outcome and its place in a panel."""
 
     x: float
     outcome: Outcome
 
 
 def draw_lengths(stem: Path, outcomes: Sequence[Outcome]) -> None:
-    """Sequences to solve against length, a panel a problem, and what is right by distance where that is known."""
+    """Draws sequences to solve against length, a panel a problem, and right answers by distance if known."""
     problems, cells = (list(dict.fromkeys(getattr(o.run, name) for o in outcomes)) for name in ("problem", "cell"))
     late = [problem for problem in problems if PROBLEMS[problem].guess is not None]
     count = len(problems) + len(late)
@@ -55,7 +55,7 @@ def draw_lengths(stem: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def draw_variants(stem: Path, rows: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
-    """The same, by what each contestant was trained with: a panel a problem, a labelled column a variant."""
+    """Draws the same for the comparisons: a panel a problem, a labelled column a variant."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 2.7 * len(rows), 4.2), layout="constrained")
         axes = figure.subplots(1, len(rows), squeeze=False)[0]
@@ -93,14 +93,14 @@ def _solved_by(outcomes: Sequence[Outcome]) -> str:
 
 
 def _too_hard(outcomes: Sequence[Outcome]) -> bool:
-    """Whether so few have solved it that losses beside that of chance say more."""
+    """Returns whether so few seeds solved it that losses are drawn instead, as shares of the loss of chance."""
     run = outcomes[0].run
     solved, seeds = sum(o.successes for o in outcomes), sum(len(o.run.seeds) for o in outcomes)
     return math.isfinite(PROBLEMS[run.problem].chance(run.length)) and solved < seeds / 4
 
 
 def _beside_chance(axis: Axes, places: Sequence[Place]) -> list[float]:
-    """A mark a seed at its least loss, as a share of what an answer without memory would have; the medians."""
+    """Draws a mark for each seed at its least loss, as a share of the loss of chance; returns the medians."""
     axis.axhline(1, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     if not axis.texts:
         axis.annotate("chance", (0.02, 1), xycoords=("axes fraction", "data"), xytext=(0, -12),
@@ -117,7 +117,7 @@ def _beside_chance(axis: Axes, places: Sequence[Place]) -> list[float]:
 
 
 def _dots(axis: Axes, places: Sequence[Place]) -> list[float]:
-    """A mark a seed; those that failed are hollow, one above the other in the band. Returns the medians."""
+    """Draws a mark for each seed, hollow and in the band for those that failed; returns the medians."""
     run = places[0].outcome.run
     floor = run.steps * run.batch_size * 1.25
     axis.set_yscale("log")

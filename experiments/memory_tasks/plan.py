@@ -1,8 +1,9 @@
-"""Which runs the comparison consists of, and with what each contestant is trained."""
+"""The runs of the comparison, and the settings that each network is trained with."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from experiments.command.devices import Devices
 from experiments.command.progress import Job, Show
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run, train
@@ -33,7 +34,7 @@ def grid(problem: str, cells: Sequence[str], lengths: Sequence[int], scale: Scal
 
 
 def variants(problem: str, cells: Sequence[str], length: int, scale: Scale) -> list[Run]:
-    """With and without clipping, and with other forget biases, of the cells that take part; all at one length."""
+    """The given cells with and without clipping, and with other forget biases, at one length."""
     clipped = [
         _run(problem, cell, length, clip, scale) for cell in CLIPPED if cell in cells for clip in (CLIP_NORM, None)
     ]
@@ -59,7 +60,7 @@ def _run(problem: str, cell: str, length: int, clip_norm: float | None, scale: S
 
 
 def trained_with(run: Run) -> str:
-    """What sets a run apart from others of its problem and length, in words."""
+    """The settings in which a run differs from others of its problem and length, in words."""
     if run.cell in FORGET_BIASES:
         bias = {"lstm-b0": "bias 0", "lstm": "bias 1", "lstm-chrono": "chrono"}[run.cell]
         return f"LSTM {bias}" + ("" if run.clip_norm else ", no clip")
@@ -67,7 +68,7 @@ def trained_with(run: Run) -> str:
 
 
 def jobs(runs: Iterable[Run]) -> dict[str, Job]:
-    """One job for each problem and cell, the longest first, so that the devices end together."""
+    """One job for each problem and cell, the longest first, so that all devices end at about the same time."""
     together: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         together.setdefault((run.problem, run.cell), []).append(run)
@@ -79,16 +80,16 @@ def jobs(runs: Iterable[Run]) -> dict[str, Job]:
 
 
 def _cost(run: Run) -> float:
-    """Of a run that solves nothing, relative to others."""
+    """The cost of a run that solves nothing, relative to other runs."""
     gates = {"lstm": 4, "gru": 3}.get(run.cell.split("-")[0], 1)
     return gates * run.steps * PROBLEMS[run.problem].steps(run.length)
 
 
-def _trains(runs: Sequence[Run]) -> Callable[[Show], list[Outcome]]:
-    def work(show: Show) -> list[Outcome]:
+def _trains(runs: Sequence[Run]) -> Callable[[Devices, Show], list[Outcome]]:
+    def work(devices: Devices, show: Show) -> list[Outcome]:
         outcomes, done = [], 0
         for run in runs:
-            outcomes.append(train(PROBLEMS[run.problem], run, _after(done, run, show)))
+            outcomes.append(train(PROBLEMS[run.problem], run, devices, _after(done, run, show)))
             done += run.steps
         return outcomes
 

@@ -1,7 +1,7 @@
 """Five problems whose answer lies in the past: how their sequences are drawn, and when one is solved.
 
-A batch is drawn with a random generator, for a length and a number of sequences. What the length counts is the
-problem's own.
+A batch is drawn with a random generator, for a length and a number of sequences. Each problem defines what its
+length counts.
 """
 
 import math
@@ -20,7 +20,7 @@ from experiments.memory_tasks.sequences import ALPHABET, COPIED, GO, Y, draw_add
 
 
 class Problem(NamedTuple):
-    """What is drawn, learned and scored; the read-out's answers are `(B, O)`, or `(T, B, O)` if every step answers."""
+    """What is drawn, learned and scored; the read-out's answers are `(B, O)`, or `(B, T, O)` if every step answers."""
 
     label: str
     draw: Callable[[np.random.Generator, int, int], Batch]  # of a generator, the length, and how many
@@ -28,17 +28,19 @@ class Problem(NamedTuple):
     outputs: int  # O
     every_step: bool  # whether every step answers, or the last alone
     loss: Callable[[jax.Array, Batch], jax.Array]  # of answers: what is minimised
-    errors: Callable[[jax.Array, Batch], jax.Array]  # of answers: (B,), whose mean says whether it is solved
-    error: str  # what that is
+    errors: Callable[
+        [jax.Array, Batch], jax.Array
+    ]  # of answers: (B,); their mean decides whether the problem is solved
+    error: str  # the name of that mean
     solved_at: float  # the largest mean that counts as solved
     chance: Callable[[int], float]  # the loss of the best answer that remembers nothing, of the length
     steps: Callable[[int], int]  # T, of the length
-    length: str  # what it counts
+    length: str  # what the length counts
     lengths: tuple[int, ...]  # by default
     shortest: int = 1  # length that can be drawn
     hidden_size: int = 32  # by default
     late: Callable[[jax.Array, Batch], jax.Array] | None = (
-        None  # of answers: (B,), whether that across the distance is wrong
+        None  # of answers: (B,), whether the answer after the distance is wrong
     )
     guess: Callable[[Batch], np.ndarray] | None = None  # (B,): whether a guess without memory is right there
 
@@ -64,14 +66,18 @@ def _wrong_class(answers: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _wrong_copies(answers: jax.Array, batch: Batch) -> jax.Array:
-    """The share of the ten symbols that each sequence has wrong."""
-    return _wrong_class(answers, batch)[-COPIED:].mean(0)
+    """The share of the ten symbols that are wrong, of each sequence."""
+    return _wrong_class(answers, batch)[:, -COPIED:].mean(1)
 
 
 def _has_next(batch: Batch) -> jax.Array:
-    """The steps of strings that another symbol follows, `(T, B)`."""
-    steps = jnp.arange(len(batch.xs), dtype=jnp.int32)[:, None]
-    return steps < batch.lengths[None] - 1
+    """The steps that are followed by another symbol of the string, `(B, T)`."""
+    return _steps(batch) < batch.lengths[:, None] - 1
+
+
+def _steps(batch: Batch) -> jax.Array:
+    """The numbers of the steps, `(1, T)`."""
+    return jnp.arange(batch.xs.shape[1], dtype=jnp.int32)[None]
 
 
 def _next_symbol_loss(answers: jax.Array, batch: Batch) -> jax.Array:
@@ -80,21 +86,20 @@ def _next_symbol_loss(answers: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _illegal_steps(answers: jax.Array, batch: Batch) -> jax.Array:
-    """Where a symbol that cannot follow is not below every symbol that can, `(T, B)`."""
+    """The steps at which an illegal symbol is not below every legal one, `(B, T)`."""
     least_legal = jnp.where(batch.legal, answers, jnp.inf).min(-1)
     most_illegal = jnp.where(batch.legal, -jnp.inf, answers).max(-1)
     return ~(least_legal > most_illegal) & _has_next(batch)
 
 
 def _wrong_strings(answers: jax.Array, batch: Batch) -> jax.Array:
-    return _illegal_steps(answers, batch).any(0).astype(jnp.float32)
+    return _illegal_steps(answers, batch).any(1).astype(jnp.float32)
 
 
 def _wrong_last_but_one(answers: jax.Array, batch: Batch) -> jax.Array:
-    """Whether the symbol that repeats the second one is not foreseen, `(B,)`."""
-    before = batch.lengths - 3
-    steps = jnp.arange(len(batch.xs), dtype=jnp.int32)[:, None]
-    return (_illegal_steps(answers, batch) & (steps == before[None])).any(0).astype(jnp.float32)
+    """Whether the repetition of the second symbol is predicted wrongly, `(B,)`."""
+    before = batch.lengths[:, None] - 3
+    return (_illegal_steps(answers, batch) & (_steps(batch) == before)).any(1).astype(jnp.float32)
 
 
 PROBLEMS = {
@@ -184,7 +189,7 @@ PROBLEMS = {
 
 
 def held_out_batch(problem: Problem, length: int, count: int) -> Batch:
-    """Sequences that no run trains on: of a random stream of their own."""
+    """Test sequences, from a random stream that no training uses."""
     return problem.draw(np.random.default_rng((length, count, 2)), length, count)
 
 
@@ -193,5 +198,5 @@ def training_batch(problem: Problem, length: int, count: int, seed: int, step: i
 
 
 def inputs(problem: Problem, batch: Batch) -> Any:
-    """What the cell reads, `(T, B, I)`: symbols one-hot, numbers as they are."""
+    """What the cell reads, `(B, T, I)`: symbols one-hot, numbers as they are."""
     return jax.nn.one_hot(batch.xs, problem.inputs) if batch.xs.ndim == 2 else batch.xs

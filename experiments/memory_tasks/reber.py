@@ -21,7 +21,7 @@ EDGES = (
     ((X, 3), (S, 6)),
     ((P, 4), (V, 6)),
     ((E, 7), (E, 7)),
-    ((E, 7), (E, 7)),  # the inner string has ended; what follows does not hang on the edges
+    ((E, 7), (E, 7)),  # the inner string has ended; its edges are not followed
 )
 ENDED = len(EDGES) - 1
 SYMBOL, NEXT = np.moveaxis(np.array(EDGES, np.int32), -1, 0)  # (nodes, 2) each
@@ -36,31 +36,31 @@ def draw_reber(rng: np.random.Generator, longest: int, count: int) -> Batch:
     from the second symbol to the step that has to foresee the last but one.
     """
     nodes, symbols = _walk(rng, longest, count)
-    while (again := np.flatnonzero(nodes[-1] != ENDED)).size:
-        nodes[:, again], symbols[:, again] = _walk(rng, longest, len(again))
-    columns = np.arange(count)
-    inner = (nodes != ENDED).sum(0, dtype=np.int32)  # symbols of the inner string
+    while (again := np.flatnonzero(nodes[:, -1] != ENDED)).size:
+        nodes[again], symbols[again] = _walk(rng, longest, len(again))
+    rows = np.arange(count)
+    inner = (nodes != ENDED).sum(1, dtype=np.int32)  # symbols of the inner string
     second = rng.choice(np.array([T, P], np.int32), count)
-    begin = np.full(count, B, np.int32)
-    strings = np.stack([begin, second, *symbols, begin, begin])
-    strings[inner + 2, columns], strings[inner + 3, columns] = second, E
+    begin = np.full((count, 1), B, np.int32)
+    strings = np.concatenate([begin, second[:, None], symbols, begin, begin], axis=1)
+    strings[rows, inner + 2], strings[rows, inner + 3] = second, E
 
-    legal = np.zeros((longest, count, len(SYMBOLS)), bool)
-    legal[0, :, [T, P]] = True
-    legal[1:-2] = FOLLOWS[nodes]
-    legal[-2:, :, E] = True
-    legal[inner + 1, columns] = second[:, None] == np.arange(len(SYMBOLS))
-    targets = np.concatenate([strings[1:], begin[None]])
+    legal = np.zeros((count, longest, len(SYMBOLS)), bool)
+    legal[:, 0, [T, P]] = True
+    legal[:, 1:-2] = FOLLOWS[nodes]
+    legal[:, -2:, E] = True
+    legal[rows, inner + 1] = second[:, None] == np.arange(len(SYMBOLS))
+    targets = np.concatenate([strings[:, 1:], begin], axis=1)
     return Batch(strings, targets, inner + 4, legal, distance=inner)
 
 
 def _walk(rng: np.random.Generator, longest: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Walks of `longest - 4` symbols through the inner grammar: the nodes around the symbols, and the symbols."""
-    choices = rng.integers(0, 2, (longest - 4, count))
-    nodes = np.full((longest - 3, count), ENDED, np.int32)
-    nodes[0] = 0
-    for t, choice in enumerate(choices):
-        if (nodes[t] == ENDED).all():
+    """Walks through the inner grammar: the nodes `(B, longest - 3)` and the symbols `(B, longest - 4)` between them."""
+    choices = rng.integers(0, 2, (longest - 4, count)).T
+    nodes = np.full((count, longest - 3), ENDED, np.int32)
+    nodes[:, 0] = 0
+    for t in range(longest - 4):
+        if (nodes[:, t] == ENDED).all():
             break
-        nodes[t + 1] = NEXT[nodes[t], choice]
-    return nodes, SYMBOL[nodes[:-1], choices]
+        nodes[:, t + 1] = NEXT[nodes[:, t], choices[:, t]]
+    return nodes, SYMBOL[nodes[:, :-1], choices]

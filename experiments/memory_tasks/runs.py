@@ -8,16 +8,18 @@ import jax
 import numpy as np
 
 import jaxrnn
-from experiments.command.progress import Show
+from experiments.command.devices import Devices, platform_of
+from experiments.command.progress import Show, silent
 from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
-from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser, population
+from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser
+from experiments.training.seeds import population
 
 
 class Run(NamedTuple):
-    """What is trained, and for how long."""
+    """The settings of a training."""
 
     problem: str
     cell: str
@@ -33,15 +35,15 @@ class Run(NamedTuple):
 
 
 class Groups(NamedTuple):
-    """How often answers are right in groups of sequences; an entry a group."""
+    """The share of right answers in groups of sequences; each entry is a group."""
 
-    value: np.ndarray  # the mean of what the groups differ in
+    value: np.ndarray  # the mean of the quantity that defines the groups
     right: np.ndarray  # the share of right answers, over sequences and seeds
     count: np.ndarray  # sequences
 
 
 class Outcome(NamedTuple):
-    """What came of a run; `(seeds,)` each."""
+    """The results of a run, `(seeds,)` each."""
 
     run: Run
     solved: np.ndarray  # the step of the first evaluation that met the criterion, 0 where none did
@@ -54,7 +56,7 @@ class Outcome(NamedTuple):
 
     @property
     def sequences(self) -> np.ndarray:
-        """Trained on until solved; infinite where it was not."""
+        """The sequences trained on until it was solved; infinite if it was not."""
         return np.where(self.solved > 0, self.solved * self.run.batch_size, np.inf)
 
     @property
@@ -63,7 +65,7 @@ class Outcome(NamedTuple):
 
     @property
     def median_sequences(self) -> float:
-        """Infinite unless more than half of the seeds solved it."""
+        """The median over seeds; infinite unless more than half of them solved it."""
         return float(np.median(self.sequences))
 
 
@@ -72,28 +74,36 @@ def answers(problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch) -
     return reading(cell, model, inputs(problem, batch), batch.lengths)
 
 
-def train(problem: Problem, run: Run, show: Show = lambda step, note: None) -> Outcome:
-    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
+def make_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int) -> Task:
+    """The task of learning the problem with a cell."""
 
     def loss(model: Readout, carry: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
         return problem.loss(answers(problem, cell, model, batch), batch), carry
+
+    return Task(
+        functools.partial(init_readout, cell, hidden_size, problem.inputs, problem.outputs),
+        loss,
+        functools.partial(training_batch, problem, length, batch_size),
+        examples=batch_size,
+    )
+
+
+def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
+    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
 
     def score(model: Readout, batch: Batch) -> dict[str, jax.Array]:
         found = answers(problem, cell, model, batch)
         late = {} if problem.late is None else {"late": problem.late(found, batch)}
         return {"loss": problem.loss(found, batch), "error": problem.errors(found, batch).mean(), **late}
 
-    scores, tests = population(score), held_out_batch(problem, run.length, run.tests)
+    scores, tests = population(score, platform_of(devices)), held_out_batch(problem, run.length, run.tests)
     course = fit(
-        Task(
-            functools.partial(init_readout, cell, run.hidden_size, problem.inputs, problem.outputs),
-            loss,
-            functools.partial(training_batch, problem, run.length, run.batch_size),
-        ),
+        make_task(problem, cell, run.hidden_size, run.length, run.batch_size),
         make_optimiser(run.learning_rate, clip_norm=run.clip_norm),
         run.seeds,
         Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),
         lambda params: {name: value for name, value in scores(params, tests).items() if name != "late"},
+        devices,
         show,
     )
     steps = [evaluation.step for evaluation in course.history]
@@ -107,7 +117,7 @@ def train(problem: Problem, run: Run, show: Show = lambda step, note: None) -> O
 
 
 def guesses(problem: Problem, length: int) -> dict[str, Groups]:
-    """How often the guess without memory is right."""
+    """How often a guess without memory is right."""
     if problem.guess is None:
         return {}
     many = held_out_batch(problem, length, 20_000)
@@ -115,13 +125,13 @@ def guesses(problem: Problem, length: int) -> dict[str, Groups]:
 
 
 def late_groups(right: np.ndarray, batch: Batch) -> dict[str, Groups]:
-    """Right answers `(seeds, B)` by what the batch says of its sequences."""
+    """Right answers `(seeds, B)`, grouped by the distances and attractors of the batch."""
     values = {"distance": (batch.distance, 4), "attractors": (batch.attractors, 1)}
     return {name: grouped(right, *given) for name, given in values.items() if given[0] is not None}
 
 
 def grouped(right: np.ndarray, values: np.ndarray, width: int, least: int = 20) -> Groups:
-    """Groups of sequences with values of 0, of 1 to `width`, and so on, those of fewer than `least` left out.
+    """Groups sequences with values of 0, of 1 to `width`, and so on; groups of fewer than `least` are dropped.
 
     Args:
         right: `(seeds, B)`.
@@ -137,7 +147,7 @@ def grouped(right: np.ndarray, values: np.ndarray, width: int, least: int = 20) 
 
 
 def until_all_solved(solved_at: float) -> Callable[[Metrics], bool]:
-    """Whether every seed has met the criterion at this evaluation or at one before."""
+    """Returns a function that says whether every seed has met the criterion at this or an earlier evaluation."""
     least: Any = np.inf
 
     def stop(metrics: Metrics) -> bool:
@@ -149,7 +159,7 @@ def until_all_solved(solved_at: float) -> Callable[[Metrics], bool]:
 
 
 def first_solved(steps: Sequence[int], errors: np.ndarray, solved_at: float) -> np.ndarray:
-    """The step of each seed's first evaluation at or below `solved_at`, 0 where there is none.
+    """The step of each seed's first evaluation at or below `solved_at`; 0 if there is none.
 
     Args:
         steps: of the evaluations.

@@ -1,4 +1,7 @@
-"""Adding, copy memory and temporal order: how their sequences are drawn."""
+"""Adding, copy memory and temporal order: how their sequences are drawn.
+
+Numbers are drawn step by step for all sequences, and transposed to examples first.
+"""
 
 import numpy as np
 
@@ -14,38 +17,38 @@ def draw_adding(rng: np.random.Generator, length: int, count: int) -> Batch:
 
     One is marked in the first tenth of the sequence, one in its second half (Neil 2016, Campos 2018).
     """
-    numbers = rng.random((length, count), np.float32)
-    marks = np.zeros((length, count), np.float32)
-    columns = np.arange(count)
-    marks[rng.integers(0, max(1, length // 10), count), columns] = 1
-    marks[rng.integers(length // 2, length, count), columns] = 1
-    return Batch(np.stack([numbers, marks], -1), (numbers * marks).sum(0))
+    numbers = rng.random((length, count), np.float32).T
+    marks = np.zeros((count, length), np.float32)
+    rows = np.arange(count)
+    marks[rows, rng.integers(0, max(1, length // 10), count)] = 1
+    marks[rows, rng.integers(length // 2, length, count)] = 1
+    return Batch(np.stack([numbers, marks], -1), (numbers * marks).sum(1))
 
 
 def draw_copy(rng: np.random.Generator, blanks: int, count: int) -> Batch:
-    """Ten symbols 1 to 8, blanks, and from a sign on the symbols again, `(blanks + 20, B)` (Bai 2018)."""
-    symbols = rng.integers(1, ALPHABET + 1, (COPIED, count), dtype=np.int32)
-    xs = np.full((blanks + 2 * COPIED, count), BLANK, np.int32)
-    xs[:COPIED] = symbols
-    xs[-COPIED - 1 :] = GO
+    """Ten symbols 1 to 8, blanks, and a sign to repeat the symbols, `(B, blanks + 20)` (Bai 2018)."""
+    symbols = rng.integers(1, ALPHABET + 1, (COPIED, count), dtype=np.int32).T
+    xs = np.full((count, blanks + 2 * COPIED), BLANK, np.int32)
+    xs[:, :COPIED] = symbols
+    xs[:, -COPIED - 1 :] = GO
     targets = np.full_like(xs, BLANK)
-    targets[-COPIED:] = symbols
+    targets[:, -COPIED:] = symbols
     return Batch(xs, targets)
 
 
 def draw_order(rng: np.random.Generator, length: int, count: int) -> Batch:
-    """Two X or Y among distractors; the class is which came, and in which order.
+    """Two symbols X or Y among distractors; the class is which they are, in their order.
 
     It is task 6a of Hochreiter & Schmidhuber 1997; theirs is that of length 100, with a start, an
     end after 100 to 110 steps, the first X or Y at step 10 to 20 and the second at 50 to 60.
     """
     tenth = length // 10
     lengths = rng.integers(length, length + tenth + 1, count, dtype=np.int32)
-    xs = rng.integers(0, START, (length + tenth, count), dtype=np.int32)
-    columns = np.arange(count)
+    xs = rng.integers(0, START, (length + tenth, count), dtype=np.int32).T
+    rows = np.arange(count)
     first, second = rng.integers(0, 2, (2, count), dtype=np.int32)
-    xs[0] = START
-    xs[lengths - 1, columns] = END
-    xs[rng.integers(tenth, 2 * tenth + 1, count), columns] = X + first
-    xs[rng.integers(5 * tenth, 6 * tenth + 1, count), columns] = X + second
+    xs[:, 0] = START
+    xs[rows, lengths - 1] = END
+    xs[rows, rng.integers(tenth, 2 * tenth + 1, count)] = X + first
+    xs[rows, rng.integers(5 * tenth, 6 * tenth + 1, count)] = X + second
     return Batch(xs, 2 * first + second, lengths)

@@ -1,1 +1,1 @@
-"""Networks on top of jaxrnn that several scripts train, and the real tasks for them."""
+"""Networks on top of jaxrnn that several scripts train, and the problems on which cells are compared."""

@@ -11,8 +11,8 @@ class Contestant(NamedTuple):
     """A cell with its initial values."""
 
     label: str
-    make: Callable[[int, int], jaxrnn.Cell]  # of H, and the steps that are to be remembered
-    colour: str  # Okabe and Ito's, which colour-blind eyes tell apart
+    make: Callable[[int, int], jaxrnn.Cell]  # of H, and the number of steps to remember
+    colour: str  # Okabe and Ito's, for colour-blind readers
     dashes: tuple[int, ...] = ()  # () for a solid line
     marker: str = "o"
 

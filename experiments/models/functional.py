@@ -10,14 +10,14 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Functional(NamedTuple, Generic[Module]):
-    """A module in two halves: its parameters, which are a pytree, and all the rest."""
+    """A module split into a function that makes its parameters and one that binds parameters to it."""
 
     init: Callable[[jax.Array], nnx.State]  # of a random key
     bind: Callable[[Any], Module]  # the module with these parameters
 
 
 def functional(make: Callable[[nnx.Rngs], Module]) -> Functional[Module]:
-    """A module that `make` builds from random streams.
+    """Splits a module that `make` builds from random streams.
 
     Only `nnx.Param`s are trained; noise is drawn from a key given to the call, not from a stream of the module.
     """

@@ -1,4 +1,4 @@
-"""A recurrent language model: what it is, how it is trained on endless text, measured, and made to write."""
+"""A recurrent language model, with its task on a long text, its loss, and sampling."""
 
 import functools
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from flax import nnx
 
 import jaxrnn
 from experiments.models.functional import Functional, functional
-from experiments.training.loop import Task, population
+from experiments.training.loop import Task
+from experiments.training.seeds import population
 
 LAYERS = {"rnn": jaxrnn.modules.RNN, "lstm": jaxrnn.modules.LSTM, "gru": jaxrnn.modules.GRU}
 
 
 class LanguageModel(nnx.Module):
-    """Tokens to logits of the token that follows: embedding, recurrent layers, linear layer, dropout between them."""
+    """Predicts the next token: an embedding, recurrent layers and a linear layer, with dropout between them."""
 
     def __init__(
         self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
@@ -38,7 +39,7 @@ class LanguageModel(nnx.Module):
         self.dropout = dropout
 
     def __call__(self, tokens: jax.Array, states: Any = None, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
-        """`(T, B)` integers, first states, a key where dropout is on, to logits `(T, B, V)` and the last states."""
+        """Maps `(T, B)` integers to logits `(T, B, V)` and the last states; with a key, dropout is applied."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         xs = self._dropped(self.embedding(tokens), keys[0])
         ys, states = self.layers(xs, states, deterministic=key is None, rngs=keys[1])
@@ -51,7 +52,7 @@ class LanguageModel(nnx.Module):
         return jnp.where(kept, values / (1 - self.dropout), jnp.zeros_like(values))
 
     def start(self, batch_size: int) -> Any:
-        """The states of sequences that begin."""
+        """The initial states of a batch."""
         one = jnp.zeros((1, batch_size), jnp.int32)
         shapes = jax.eval_shape(lambda: self(one)[1])
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
@@ -65,19 +66,19 @@ def language_model(
 
 
 def nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Of each target, whatever the axes."""
+    """The cross-entropy of each target."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def as_streams(tokens: np.ndarray, count: int) -> np.ndarray:
-    """One long text `(N,)` as texts side by side, `(N // count, count)`."""
+    """Cuts one long text `(N,)` into `count` texts of equal length, `(N // count, count)`."""
     return tokens[: len(tokens) // count * count].reshape(count, -1).T
 
 
 def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: int, window: int) -> Task:
-    """Truncated back-propagation through time: windows of a text one after another, states handed on.
+    """Truncated back-propagation through time: consecutive windows of a text, with states carried from one to the next.
 
-    An epoch begins at another place every time, so that windows are cut elsewhere.
+    Each epoch begins at another place in the text, so that its windows differ.
     """
     streams = as_streams(tokens, batch_size)
     windows = (len(streams) - 1) // window
@@ -97,7 +98,7 @@ def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: 
 
     start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start)
-    return Task(model.init, loss, batch, zeros, examples=batch_size, carry_axis=1)
+    return Task(model.init, loss, batch, batch_size, carry=zeros, carry_axis=1)
 
 
 def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:
@@ -105,16 +106,16 @@ def steps_an_epoch(tokens: np.ndarray, batch_size: int, window: int) -> int:
 
 
 def text_loss(
-    model: Functional[LanguageModel], tokens: np.ndarray, streams: int, window: int
+    model: Functional[LanguageModel], tokens: np.ndarray, streams: int, window: int, platform: str
 ) -> Callable[[Any], jax.Array]:
-    """Nats per token of a text, read as some streams side by side from zero states, each to its end."""
+    """Nats per token of a text that is cut into streams; each stream begins with zero states."""
     text = as_streams(tokens, streams).astype(np.int32)
     count = len(text) - 1
     padded = np.concatenate([text, np.zeros((-count % window, streams), np.int32)])
     pieces = [padded[k : k + (len(padded) - 1) // window * window].reshape(-1, window, streams) for k in (0, 1)]
     counted = (np.arange(pieces[0].shape[0] * window) < count).reshape(-1, window)
 
-    @population
+    @functools.partial(population, platform=platform)
     def measured(params: Any, inputs: jax.Array, targets: jax.Array, counted: jax.Array) -> jax.Array:
         bound = model.bind(params)
 
@@ -141,15 +142,15 @@ def write(
     key: jax.Array,
     banned: tuple[int, ...] = (),
 ) -> jax.Array:
-    """Goes on after a prompt.
+    """Samples a continuation of a prompt.
 
     Args:
         model, params: the model, of one seed.
         prompt: `(P, B)` tokens, P at least 1.
-        forced: `(N, B)`, the token to write at each place, or -1 where the model chooses.
-        temperature: what logits are divided by; towards 0, the likeliest token is taken.
-        key: of the choices.
-        banned: tokens that are never chosen.
+        forced: `(N, B)`, the token to write at each place, or -1 to sample it from the model.
+        temperature: divides the logits; near 0, the most likely token is chosen.
+        key: of the samples.
+        banned: tokens that are never sampled.
 
     Returns:
         `(N, B)` tokens.

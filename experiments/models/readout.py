@@ -1,4 +1,7 @@
-"""A cell and a linear layer that reads its outputs: the model of every experiment with one layer."""
+"""A cell and a linear layer that reads its outputs: the model of every experiment with one layer.
+
+Sequences come with examples first, and are transposed here to the time-major order of `jaxrnn.unroll`.
+"""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +12,7 @@ import jaxrnn
 
 
 class Readout(NamedTuple):
-    """Everything that is trained: ŷ = y V + c, y being an output of the cell."""
+    """All parameters that are trained: ŷ = y V + c, where y is an output of the cell."""
 
     cell: Any
     v: jax.Array  # (H, O)
@@ -28,11 +31,12 @@ def read(model: Readout, ys: jax.Array) -> jax.Array:
 
 
 def many_to_one(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """What is read from the last output of `(T, *B, I)` sequences: `(*B, O)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, xs, lengths=lengths)
+    """Reads the last output of each of `(*B, T, I)` sequences: `(*B, O)`."""
+    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths)
     return read(model, jaxrnn.last_output(ys, lengths))
 
 
 def many_to_many(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
-    """What is read from every output of `(T, *B, I)` sequences: `(T, *B, O)`."""
-    return read(model, jaxrnn.unroll(cell, model.cell, xs, lengths=lengths)[1])
+    """Reads every output of `(*B, T, I)` sequences: `(*B, T, O)`."""
+    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths)
+    return read(model, jnp.moveaxis(ys, 0, -2))

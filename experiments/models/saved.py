@@ -20,29 +20,29 @@ OPTIONS = ("cell", "embedding", "hidden_size", "layers", "dropout")
 
 
 class Saved(NamedTuple):
-    """A model that was trained, and what its numbers mean."""
+    """A trained model and its alphabet."""
 
     model: Functional[LanguageModel]
     params: Any
-    symbols: tuple[str, ...]
+    symbols: tuple[str, ...]  # of each token
 
 
 def model_of(symbols: int, options: Mapping[str, Any]) -> Functional[LanguageModel]:
-    """The model of a vocabulary; of the options, those that are not a model's are left out."""
+    """The model of a vocabulary; options that are not of a model are ignored."""
     return language_model(symbols, **{name: options[name] for name in OPTIONS})
 
 
 def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: tuple[str, ...], params: Any) -> None:
-    """Writes the first of a population; of several processes the first writes, and all wait for it.
+    """Writes the parameters of the first seed. If there are several processes, the first writes and all wait.
 
     Args:
-        folder: where the file goes.
-        script: which wrote it.
-        options: those of the model, and others, which are left out.
-        symbols: what each number stands for.
-        params: with an axis of seeds.
+        folder: of the file.
+        script: that calls this.
+        options: of the model; others are ignored.
+        symbols: of each token.
+        params: with a first axis of seeds.
     """
-    # safetensors takes the bytes as they lie; a compiled function may hand out a transposed layout.
+    # safetensors writes the bytes of memory, and a compiled function may return a transposed layout.
     arrays = {name: np.ascontiguousarray(leaf[0]) for name, leaf in _named(params).items()}
     about = {"symbols": list(symbols), **{name: options[name] for name in OPTIONS}}
     if is_first():
@@ -52,10 +52,10 @@ def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: t
 
 
 def load_model(folder: Path, script: str) -> Saved:
-    """Reads what a script wrote into a folder.
+    """Reads a model that a script wrote into a folder.
 
     Raises:
-        ValueError: in one line, if there is none, it is damaged, or another script's.
+        ValueError: in one line, if there is no model, or it is damaged or of another script.
     """
     path = folder / FILE
     if not path.is_file():
@@ -73,6 +73,6 @@ def load_model(folder: Path, script: str) -> Saved:
 
 
 def _named(params: Any) -> dict[str, Any]:
-    """Leaves by their paths."""
+    """The leaves by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -1,4 +1,4 @@
-"""What is said of a training whose one metric is "test accuracy": a table, a record, a figure."""
+"""The table, record and figure of a training whose only metric is "test accuracy"."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ METRIC = "test accuracy"
 
 
 def print_accuracy(title: str, course: Course, published: str) -> None:
-    """The accuracy of every seed after the last step, and a published one, in percent."""
+    """Prints the accuracy of every seed after the last step, beside a published one, in percent."""
     accuracy = course.metric(METRIC)[-1]
     table = Table(title=title)
     for column in ("by seed", "mean", "published", "parameters", "seconds"):
@@ -39,5 +39,5 @@ def accuracy_record(course: Course, seeds: Sequence[int]) -> dict[str, Any]:
 
 
 def draw_accuracy(stem: Path, title: str, course: Course) -> None:
-    """The share that is wrong, over evaluations."""
+    """Draws the share of wrong answers over evaluations."""
     loss_curves(stem, title, "share of what is tested", {"wrong": 1 - course.metric(METRIC)}, x="evaluation")

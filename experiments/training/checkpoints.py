@@ -1,4 +1,4 @@
-"""Checkpoints of a training, by Orbax, from which it goes on exactly.
+"""Checkpoints of a training, by Orbax, from which it continues exactly.
 
 A checkpoint is written under another name and renamed when it is whole, and holds a digest of its
 arrays. A kill at any moment, or a damaged newest checkpoint, costs the steps since the last good one.
@@ -24,11 +24,11 @@ KEPT = 2  # the newest, and the one before in case it is damaged
 
 
 def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> None:
-    """Whether a run may begin, or go on, in a folder; without touching anything.
+    """Checks whether a run may begin or continue in a folder; it changes nothing.
 
     Raises:
-        ValueError: in one line, for checkpoints that a new run would replace, none to go on with, or
-            those of a run with other settings.
+        ValueError: in one line, if a new run would replace checkpoints, or if there are none to continue
+            from, or if they are of a run with other settings.
     """
     steps = _steps(folder)
     if not resume and steps:
@@ -56,7 +56,7 @@ def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> Non
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether there is any, damaged or not."""
+    """Returns whether there is a checkpoint, damaged or not."""
     return bool(_steps(folder))
 
 
@@ -70,10 +70,10 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(_place(folder), options=options)
 
     def restored(self, start: Course) -> Course:
-        """The newest good checkpoint; a damaged one is reported and the one before is taken.
+        """Restores the newest checkpoint; a damaged one is reported and the one before it is used.
 
         Raises:
-            CannotRun: where every checkpoint is damaged, or the disk has no room for more.
+            CannotRun: if every checkpoint is damaged, or the disk has no room for more.
         """
         needed, free = (KEPT + 1) * sum(a.nbytes for a in _arrays(start).values()), shutil.disk_usage(self._folder).free
         if needed > free:
@@ -84,15 +84,15 @@ class Checkpoints:
         for step in reversed(_steps(self._folder)):
             try:
                 course = self._read(step, start)
-            except jax.errors.JaxRuntimeError:  # another process is gone
+            except jax.errors.JaxRuntimeError:  # another process has ended
                 raise
-            except Exception as error:  # whatever a damaged file makes the reader say
+            except Exception as error:  # a damaged file can raise any error in the reader
                 line = (str(error).splitlines() or [""])[0]
                 if is_first():
                     print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
                 damaged.append(step)
                 continue
-            for step in damaged:  # only now, lest there be nothing left to look into
+            for step in damaged:  # only now: if all are damaged, they are left for inspection
                 self._manager.delete(step)
             return course
         raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
@@ -127,7 +127,7 @@ def _place(folder: Path) -> Path:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Of the checkpoints that were finished, in order."""
+    """The steps of the finished checkpoints, in order."""
     place = _place(folder)
     return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal()) if place.is_dir() else []
 
@@ -138,14 +138,14 @@ def _short(value: Any) -> str:
 
 
 def _about(folder: Path, step: int) -> dict[str, Any] | None:
-    """The settings in a checkpoint, if its record can be read."""
+    """The settings in a checkpoint, or None if its record cannot be read."""
     try:
         with ocp.CheckpointManager(_place(folder)) as manager:
             found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
         return found["record"]["about"]
-    except jax.errors.JaxRuntimeError:  # another process is gone
+    except jax.errors.JaxRuntimeError:  # another process has ended
         raise
-    except Exception:  # whatever a damaged file makes the reader say
+    except Exception:  # a damaged file can raise any error in the reader
         return None
 
 

@@ -1,4 +1,4 @@
-"""What is written while a training goes on: a line of JSON, and curves for TensorBoard, at each evaluation."""
+"""The logs of a training: at each evaluation a line of JSON, and points of curves for TensorBoard."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ class Log:
         self._path = folder / LOG
 
     def restored(self, start: Course) -> Course:
-        with whole_file(self._path) as partial:  # what is in the course, and nothing after it
+        with whole_file(self._path) as partial:  # drops lines that were logged after the last save
             partial.write_text("".join(map(_line, start.history)), encoding="utf-8")
         return start
 
@@ -32,7 +32,7 @@ class Log:
 
 
 def check_tensorboard() -> None:
-    """A `ValueError` in one line if what writes for TensorBoard is not installed."""
+    """Raises a `ValueError` in one line if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise ValueError('--tensorboard expected the package tensorboardX; pip install "jaxrnn[tensorboard]"')
 
@@ -41,13 +41,13 @@ class TensorBoard:
     """A keeper for `fit`: curves for TensorBoard, one for each seed."""
 
     def __init__(self, folder: Path, seeds: Sequence[int]) -> None:
-        # Only who asks for it needs it.
+        # Imported here, because it is an optional dependency.
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
         self._writer, self._folders = SummaryWriter, [str(folder / "tensorboard" / f"seed {seed}") for seed in seeds]
 
     def restored(self, start: Course) -> Course:
-        # Points that a killed run wrote after its last save are made again.
+        # Points that a killed run wrote after its last save are written again.
         step = int(start.state.step)
         options = {"purge_step": step + 1} if step else {}
         self._writers = [self._writer(folder, **options) for folder in self._folders]
@@ -63,7 +63,7 @@ class TensorBoard:
 
 
 class Keepers:
-    """Several, each given what the one before it restored."""
+    """Several keepers, each of which gets what the one before it restored."""
 
     def __init__(self, *keepers: Keeper) -> None:
         self._keepers = keepers

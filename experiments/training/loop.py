@@ -1,7 +1,7 @@
-"""The training loop: many steps in one compiled call, for a population of seeds side by side.
+"""The training loop: it makes many steps in one compiled call, and trains several seeds in it.
 
-A task is pure functions. Its batches are a function of a seed and a step alone, so that a seed's
-run depends on nothing beside it, and a run that was interrupted at a step goes on as if it had not been.
+A task consists of pure functions. Its batches depend on a seed and a step alone. So the run of a seed does
+not depend on the other seeds, except for rounding on an accelerator, and an interrupted run continues exactly.
 """
 
 import functools
@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.command.devices import as_the_first_says
-from experiments.command.progress import Seat, Show
-from experiments.command.report import CannotRun
+from experiments.command.devices import Devices, as_the_first_says, platform_of
+from experiments.command.progress import Show, silent
 from experiments.training.placing import Placing, placing
+from experiments.training.seeds import over_seeds
 
 Params = Any
 Batch = Any
@@ -26,20 +26,20 @@ Metrics = dict[str, np.ndarray]  # each (seeds,)
 
 
 class Task(NamedTuple):
-    """What is learned, for one seed; the loop sees to the population."""
+    """What is learned, for one seed; the loop adds the axis of seeds."""
 
     init: Callable[[jax.Array], Params]  # of a random key
     loss: Callable[
         [Params, Any, Batch, jax.Array], tuple[jax.Array, Any]
     ]  # (params, carry, batch, key) -> (loss, carry)
     batch: Callable[[int, int], Batch]  # of seed and step: NumPy arrays, of the same shapes at every step
+    examples: int  # in a batch, along the first axis of every array; the devices of a run share them
     carry: Any = ()  # what the first batch begins with, such as a recurrent state handed from batch to batch
-    examples: int | None = None  # in a batch, along its first axis, to be shared out over devices; None: not shared
     carry_axis: int = 0  # of the carry's examples
 
 
 class TrainState(NamedTuple):
-    """All that changes in training; every leaf but `step` begins with an axis of seeds."""
+    """All that changes in training; every leaf but `step` has a first axis of seeds."""
 
     step: jax.Array  # updates made
     keys: jax.Array
@@ -49,7 +49,7 @@ class TrainState(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What was seen at one moment of training."""
+    """Loss and metrics at one step of training."""
 
     step: int
     seconds: float  # since the start, compilation included
@@ -58,11 +58,11 @@ class Evaluation(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The parameters of each seed at its least value so far."""
+    """Each seed's parameters at the evaluation with its least value so far."""
 
     values: np.ndarray  # (seeds,)
     params: Params
-    waited: int  # evaluations since any seed became better
+    waited: int  # evaluations since the last one at which any seed improved
 
     def after(self, values: np.ndarray, params: Params) -> "Best":
         better = values < self.values
@@ -76,28 +76,28 @@ class Best(NamedTuple):
 
 
 class Course(NamedTuple):
-    """How far a training has come: all that is needed to go on with it."""
+    """The state of a training and its history: all that is needed to continue it."""
 
     state: TrainState
-    best: Best | None  # None where no metric says what is best
+    best: Best | None  # None if no metric selects the best parameters
     history: list[Evaluation]
 
     @property
     def params(self) -> Params:
-        """The best ones, where a metric says which they are; else the last."""
+        """The best ones, if a metric selects them; otherwise the last."""
         return self.state.params if self.best is None else self.best.params
 
     @property
     def seconds(self) -> float:
-        """Of training and evaluating, compilation included."""
+        """Seconds of training and evaluation, compilation included."""
         return self.history[-1].seconds if self.history else 0.0
 
     def metric(self, name: str) -> np.ndarray:
-        """Of all evaluations, `(evaluations, seeds)`."""
+        """The values of a metric at all evaluations, `(evaluations, seeds)`."""
         return np.stack([evaluation.metrics[name] for evaluation in self.history])
 
     def best_of(self, name: str) -> np.ndarray:
-        """The least value of each seed, `(seeds,)`; NaN where it never was a number."""
+        """The least value of each seed, `(seeds,)`; NaN if all its values are NaN."""
         return np.fmin.reduce(self.metric(name), axis=0)
 
     @property
@@ -107,25 +107,25 @@ class Course(NamedTuple):
 
 
 class Keeper(Protocol):
-    """What a training is written to, and taken up from."""
+    """Saves or logs a training at its evaluations, and may restore it."""
 
     def restored(self, start: Course) -> Course:
-        """The course to go on with; `start` itself where there is none."""
+        """Returns the course to continue; `start` itself if nothing was saved."""
         ...
 
     def evaluated(self, course: Course, last: bool) -> None:
-        """Called after every evaluation, and told whether it is the last."""
+        """Called after every evaluation; `last` marks the last one."""
         ...
 
 
 class Settings(NamedTuple):
-    """How long to train, and when to look."""
+    """How long to train, and when to evaluate."""
 
     steps: int
     evaluate_every: int
-    minimise: str | None = None  # the metric whose least value says which parameters are the best
+    minimise: str | None = None  # the metric that selects the best parameters by its least value
     patience: int | None = None  # evaluations without a better value in any seed, after which to stop
-    stop: Callable[[Metrics], bool] | None = None  # whether the aim is reached
+    stop: Callable[[Metrics], bool] | None = None  # returns whether to end the training
     steps_per_call: int = 25
 
 
@@ -137,7 +137,7 @@ def make_optimiser(
     cosine_steps: int | None = None,
     warmup_steps: int = 0,
 ) -> optax.GradientTransformation:
-    """Adam, AdamW, RMSProp or SGD, behind a gradient clipped to a norm; updates that are not finite are left out.
+    """Adam, AdamW, RMSProp or SGD on a gradient clipped to a norm; updates that are not finite are skipped.
 
     Args:
         learning_rate: constant, or the highest of the schedule.
@@ -159,40 +159,28 @@ def make_optimiser(
 
 
 def begin(task: Task, optimiser: optax.GradientTransformation, seeds: Sequence[int]) -> TrainState:
-    """The state before the first step, of a population of seeds."""
+    """Returns the state of all seeds before the first step."""
 
     def one(seed: int) -> tuple[Any, ...]:
         key_params, key = jax.random.split(jax.random.key(seed))
         params = task.init(key_params)
         return key, params, optimiser.init(params), jax.tree.map(jnp.asarray, task.carry)
 
-    # Not jitted: that compiles two seconds for each task, where single operations are compiled once for all tasks.
+    # Not jitted: compilation would take two seconds for each task, and single operations are compiled only once.
     return TrainState(jnp.zeros((), jnp.int32), *jax.tree.map(lambda *own: jnp.stack(own), *map(one, seeds)))
 
 
-def _over_seeds(f: Callable[..., Any]) -> Callable[..., Any]:
-    """`f` for each entry of the first axis, one after another.
-
-    On a CPU that is faster than `jax.vmap` from about 32 units (measured: 5 to 35 %), whose products of
-    small matrices are slower than single ones, and no seed's rounding depends on those beside it.
-    """
-    return lambda *arguments: jax.lax.map(lambda own: f(*own), arguments)
-
-
-def population(f: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiles `f(params, *data)` for parameters that begin with an axis of seeds, the data the same for all."""
-
-    @jax.jit
-    def mapped(params: Params, *data: Any) -> Any:
-        return _over_seeds(lambda own: f(own, *data))(params)
-
-    return mapped
-
-
 def training(
-    task: Task, optimiser: optax.GradientTransformation, placed: Placing | None = None
+    task: Task, optimiser: optax.GradientTransformation, platform: str, placed: Placing | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, jax.Array]]:
-    """A compiled `(state, batches) -> (state, losses)`: a step for each entry of `(steps, seeds, ·)`."""
+    """Compiles `(state, batches) -> (state, losses)`, which makes a step for each entry of `(steps, seeds, ·)`.
+
+    Args:
+        task: what is learned.
+        optimiser: of Optax.
+        platform: of the devices that run it, see `over_seeds`.
+        placed: where the arrays lie if several devices share a batch.
+    """
 
     def one(step: jax.Array, key: jax.Array, params: Params, memory: Any, carry: Any, batch: Batch) -> tuple[Any, ...]:
         noise = jax.random.fold_in(key, step)
@@ -202,7 +190,7 @@ def training(
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
         of_a_seed = functools.partial(one, state.step)
-        params, memory, carry, losses = _over_seeds(of_a_seed)(state.keys, *state[2:], batch)
+        params, memory, carry, losses = over_seeds(of_a_seed, platform)(state.keys, *state[2:], batch)
         return TrainState(state.step + 1, state.keys, params, memory, carry), losses
 
     out: Any = None if placed is None else (_shardings(task, placed), placed.whole)
@@ -220,14 +208,14 @@ def _put(task: Task, placed: Placing, state: TrainState) -> TrainState:
 
 
 def _batches(task: Task, seeds: Sequence[int], steps: range) -> Batch:
-    """Those of several steps, leaves `(steps, seeds, ·)`."""
+    """The batches of several steps, with leaves `(steps, seeds, ·)`."""
     made = [[task.batch(seed, step) for seed in seeds] for step in steps]
     rows = [jax.tree.map(lambda *leaves: np.stack(leaves), *row) for row in made]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
 
 
 def _calls(first: int, settings: Settings) -> Iterator[range]:
-    """The steps of each compiled call; none reaches over an evaluation."""
+    """Yields the steps of each compiled call; a call ends at an evaluation."""
     while first < settings.steps:
         until = min(settings.steps, (first // settings.evaluate_every + 1) * settings.evaluate_every)
         yield range(first, min(until, first + settings.steps_per_call))
@@ -240,29 +228,29 @@ def fit(
     seeds: Sequence[int],
     settings: Settings,
     evaluate: Callable[[Params], Any],
-    show: Show = Seat(),
+    devices: Devices = (),
+    show: Show = silent,
     keeper: Keeper | None = None,
     run: Callable[[TrainState, Batch], tuple[TrainState, jax.Array]] | None = None,
 ) -> Course:
-    """Trains a population of seeds.
+    """Trains all seeds.
 
     Args:
         task: what is learned.
         optimiser: of Optax.
-        seeds: of parameters, batches and noise; each seed's run is its own.
-        settings: how long, how often to evaluate, and when to stop before the end.
-        evaluate: `params -> {metric: (seeds,)}` of parameters that begin with an axis of seeds, see `population`.
-        show: is told how many steps are done, and a note on how it goes. The devices of a `Seat` share every batch,
-            as many of them as divide it; evaluations are made on the first of each process.
-        keeper: of checkpoints and logs.
-        run: a `training(task, optimiser)` that is used elsewhere too, so that it is compiled once; not used where
-            devices share batches.
+        seeds: of parameters, batches and noise.
+        settings: how long to train, how often to evaluate, and when to stop early.
+        evaluate: `params -> {metric: (seeds,)}`, where parameters have a first axis of seeds, see `population`.
+        devices: share every batch, as many of them as divide it; evaluations run on the first of each process. With
+            none, all runs on JAX's default device.
+        show: reports progress: it is called with the number of steps done, and a note with the loss and the metrics.
+        keeper: writes checkpoints and logs, and restores from them.
+        run: a `training(task, optimiser, platform)` that is used elsewhere too, so that it is compiled once. It is not
+            used if devices share batches.
     """
-    seeds, devices = list(seeds), show.devices if isinstance(show, Seat) else ()
-    if task.examples is None and jax.process_count() > 1:
-        raise CannotRun("the batches of this task cannot be shared out; run it in one process")
-    placed = None if task.examples is None else placing(devices, task.examples)
-    run = training(task, optimiser, placed) if run is None or placed is not None else run
+    seeds = list(seeds)
+    placed = placing(devices, task.examples)
+    run = training(task, optimiser, platform_of(devices), placed) if run is None or placed is not None else run
     state = begin(task, optimiser, seeds)
     worst = Best(np.full(len(seeds), math.inf), jax.tree.map(np.array, state.params), 0)
     course = Course(state, None if settings.minimise is None else worst, [])
@@ -277,7 +265,7 @@ def fit(
         show(steps.stop, _note(losses[-1][-1], course.history))
         if steps.stop % settings.evaluate_every == 0 or steps.stop == settings.steps:
             course = course._replace(state=state if placed is None else placed.fetched(state))
-            metrics = _told(evaluate(course.state.params))
+            metrics = _agreed(evaluate(course.state.params))
             loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
             found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
             course = _after(course, found, settings)
@@ -291,7 +279,8 @@ def fit(
     return course
 
 
-def _told(metrics: Any) -> Metrics:
+def _agreed(metrics: Any) -> Metrics:
+    """The metrics of the first process, which all processes use."""
     return {name: as_the_first_says(np.asarray(value, np.float64)) for name, value in metrics.items()}
 
 
@@ -303,7 +292,7 @@ def _after(course: Course, found: Evaluation, settings: Settings) -> Course:
 
 
 def _ended(course: Course, settings: Settings) -> bool:
-    """Whether the last evaluation says that it is enough."""
+    """Returns whether the last evaluation ends the training."""
     if not course.history:
         return False
     patient = settings.patience is None or course.best is None or course.best.waited < settings.patience

@@ -1,7 +1,7 @@
-"""Where a training's arrays lie: parameters whole on every device, of each batch a share.
+"""How the arrays of a training are placed on devices: parameters are replicated, batches are split.
 
-The step is compiled for such arrays as it is for one device, and what it computes is the same but
-for rounding: a mean over a batch is one over all devices, noise is drawn as if for the whole batch.
+The same step is compiled for one device and for several, and its results differ by rounding alone: a mean
+over a batch is a mean over all devices, and noise is drawn for the whole batch.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ AXIS = "batch"
 
 
 class Placing(NamedTuple):
-    """A mesh of one axis, along which the examples of a batch are shared out."""
+    """A mesh of one axis, along which the examples of a batch are split."""
 
     mesh: Mesh
 
@@ -30,11 +30,11 @@ class Placing(NamedTuple):
         return NamedSharding(self.mesh, PartitionSpec(*[None] * axis, AXIS))
 
     def put_whole(self, tree: Any) -> Any:
-        """The same on every device, from a copy that each process has."""
+        """Replicates arrays on every device; each process has a copy of them."""
         return jax.tree.map(lambda leaf: self._put(leaf, self.whole), tree)
 
     def put_shared(self, tree: Any, axis: int) -> Any:
-        """Of arrays that each process has whole, on each device its share along an axis."""
+        """Splits arrays over the devices along an axis; each process has all of each array."""
         return jax.tree.map(lambda leaf: self._put(leaf, self.shared(axis)), tree)
 
     def _put(self, leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -44,7 +44,7 @@ class Placing(NamedTuple):
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
     def fetched(self, tree: Any) -> Any:
-        """Whole arrays of this process, on its first device, from wherever their parts lie."""
+        """Gathers arrays from all devices onto the first device of this process."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), _gather(self.mesh, tree))
 
 
@@ -53,10 +53,10 @@ def _gather(mesh: Mesh, tree: Any) -> Any:
 
 
 def placing(devices: Sequence[Any], batch_size: int) -> Placing | None:
-    """On as many of the devices as divide a batch; None for one.
+    """Places on the largest number of the devices that divides a batch; returns None if that is one.
 
     Raises:
-        CannotRun: if the devices are of several processes, which cannot do without any of them, and do not divide it.
+        CannotRun: if there are several processes, which must use all their devices, and these do not divide the batch.
     """
     most = max(n for n in range(1, max(len(devices), 1) + 1) if batch_size % n == 0)
     if jax.process_count() > 1 and most < len(devices):

@@ -1,4 +1,4 @@
-"""The options that every training script has, and what keeps a run: checkpoints, log, TensorBoard."""
+"""The options of every training script, and the checkpoints and logs of its runs."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ class RunOptions(ProcessOptions):
 
 
 WHERE = tuple(field.name for field in dataclasses.fields(ProcessOptions))
-FREE = (*WHERE, "save_every", "resume", "tensorboard", "out", "quick", "data_dir")  # may differ when a run goes on
+FREE = (*WHERE, "save_every", "resume", "tensorboard", "out", "quick", "data_dir")  # may differ when a run continues
 
 
 def seeds_of(options: RunOptions) -> range:
@@ -45,12 +45,16 @@ def seeds_of(options: RunOptions) -> range:
 
 
 def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_once: int | None = None) -> None:
-    """A `ValueError` in one line if the runs of these names cannot begin or go on; what each is about, by name.
+    """Raises a `ValueError` in one line if one of the runs cannot begin or continue.
 
-    At once go all of them, or so many.
+    Args:
+        options: of the script.
+        names: of the runs, each with the settings that a run must share with the one it continues.
+        at_once: how many runs use devices at once; by default all.
     """
     positive(options, "seeds", "save_every")
-    _check_shares(options, len(names) if at_once is None else at_once)
+    if hasattr(options, "batch_size"):
+        check_shares(options, len(names) if at_once is None else at_once)
     if options.seed < 0:
         raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
     if options.tensorboard:
@@ -62,10 +66,15 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_o
         check_folder(options.out / name, about(options, names[name]), resume=options.resume)
 
 
-def _check_shares(options: RunOptions, jobs: int) -> None:
-    """Whether the devices that were asked for divide a batch, where a run has several."""
-    size, several = getattr(options, "batch_size", None), jax.process_count() > 1
-    if size is None or (options.devices is None and not several):
+def check_shares(options: Any, jobs: int) -> None:
+    """Raises a `ValueError` in one line if `--devices` was given and the devices of a job do not divide its batch.
+
+    Args:
+        options: `DeviceOptions` with a `batch_size`.
+        jobs: how many run at once.
+    """
+    size, several = options.batch_size, jax.process_count() > 1
+    if options.devices is None and not several:
         return
     share = len(devices_of(options)) // (1 if several else jobs)
     if share > 1 and size % share:
@@ -73,18 +82,18 @@ def _check_shares(options: RunOptions, jobs: int) -> None:
 
 
 def check_learned(course: Course, metric: str) -> None:
-    """A `CannotRun` if the first seed never had a metric that says which of its parameters are the best."""
+    """Raises `CannotRun` if the first seed never had a finite metric, so that none of its parameters are the best."""
     if not np.isfinite(course.best_of(metric)[0]):
         raise CannotRun(f"the {metric} loss was never a finite number; give a smaller --learning-rate")
 
 
 def about(options: RunOptions, more: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
+    """The settings that must be the same to continue a run."""
     return {**{name: value for name, value in dataclasses.asdict(options).items() if name not in FREE}, **more}
 
 
 def keeper_of(options: RunOptions, name: str, more: Mapping[str, Any]) -> Keeper:
-    """What keeps the run of that name, in a folder of its own."""
+    """The keeper of the run of that name, which writes into a folder of its own."""
     folder = options.out / name
     keepers: list[Keeper] = [Log(folder)] if is_first() else []
     if options.save_every is not None or options.resume:

@@ -17,6 +17,8 @@ from jaxrnn import interop
 from tests.support.peers import peer
 from tests.support.registry import gap, random_like
 
+pytestmark = pytest.mark.peers
+
 T, B, I, H = 4, 2, 3, 4  # noqa: E741
 
 # Relative to the largest output: float64 was measured at 9e-16, float32 at 5e-7. Keras is asked in float32:

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from jaxrnn import modules
+from tests.support.compilation import compiled_quickly  # noqa: F401
 from tests.support.peers import peer
-from tests.support.training import compiled_quickly  # noqa: F401
+
+pytestmark = pytest.mark.peers
 
 # Relative to the largest entry of each array.
 FORWARD, BACKWARD = 2e-6, 2e-5

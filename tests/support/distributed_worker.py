@@ -1,4 +1,4 @@
-"""A training that one process or several can do, as a program: `python -m tests.distributed_worker FOLDER OPTIONS [PATIENCE]`."""
+"""A training that one process or several can do, as a program: `python -m tests.support.distributed_worker FOLDER OPTIONS [PATIENCE]`."""
 
 import json
 import sys
@@ -11,7 +11,6 @@ import numpy as np
 import jaxrnn
 from experiments.command import devices
 from experiments.command.devices import ProcessOptions, check_devices, devices_of, start_devices
-from experiments.command.progress import Seat
 from experiments.training.loop import Settings, Task, fit, make_optimiser
 
 B, T, INPUTS, HIDDEN, STEPS = 8, 6, 3, 5, 20
@@ -34,13 +33,13 @@ def task_of(dtype):
         _, ys = network.unroll(params, jnp.swapaxes(xs, 0, 1), lengths=lengths)
         return jnp.sum(jnp.square(ys - 1)) / lengths.sum().astype(dtype), carry + ys[:1, :, 0]
 
-    return Task(init, loss, batch, np.zeros((1, B), dtype), examples=B, carry_axis=1)
+    return Task(init, loss, batch, examples=B, carry=np.zeros((1, B), dtype), carry_axis=1)
 
 
 def trained(own, dtype):
     """All that changes in training, after 20 steps."""
     settings = Settings(STEPS, STEPS, steps_per_call=5)
-    course = fit(task_of(dtype), make_optimiser(0.01), (3,), settings, lambda params: {}, Seat(tuple(own)))
+    course = fit(task_of(dtype), make_optimiser(0.01), (3,), settings, lambda params: {}, own)
     return course.state._replace(keys=())
 
 

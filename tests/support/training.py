@@ -1,11 +1,10 @@
-"""What tests of trainings share: parameters that cost nothing to make, quick compilation, and Optax as it must be run."""
+"""What tests of trainings share: parameters that cost nothing to make, and Optax as it must be run."""
 
 import contextlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 
 @contextlib.contextmanager
@@ -16,14 +15,6 @@ def optax_promotes():
         yield
     finally:
         jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compiled_quickly():
-    """Compiling is nearly all of the time here, and nothing runs for long."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def filled(model, seed=0):

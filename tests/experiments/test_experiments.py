@@ -16,13 +16,14 @@ import pytest
 
 import jaxrnn
 from experiments import __main__ as listing
+from experiments import _summary as summary
 from experiments import sequential_images
-from experiments.command import figures, report, script, summary
+from experiments.command import figures, report, script
 from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
 from experiments.models.readout import init_readout
-from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import optax_promotes
 
 # Sequential images
 
@@ -63,7 +64,7 @@ def test_accuracy_is_that_of_single_images(monkeypatch):
     monkeypatch.setattr(sequential_images, "TEST_BATCH", 4)  # does not divide ten
     cell, images = jaxrnn.rnn(3), tiny_images()
     models = jax.vmap(lambda key: init_readout(cell, 3, 2, 2, key))(jax.random.split(jax.random.key(0), 5))
-    found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels)(models)["test accuracy"]
+    found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels, "cpu")(models)["test accuracy"]
     expected, step = [], jax.jit(cell.step)
     for seed in range(5):
         model = jax.tree.map(lambda leaf, seed=seed: leaf[seed], models)
@@ -291,6 +292,20 @@ def test_the_sample_in_the_readme_is_that_of_the_record():
     text = (summary.FOLDER.parent / "README.md").read_text(encoding="utf-8")
     assert text.partition("```text\n")[2].partition("```")[0] in record["sample"]
     assert f"{record['validation_nats'][0]:.2f} nats a character" in text
+
+
+def test_the_summary_replaces_the_table_alone(tmp_path, monkeypatch):
+    text = (summary.FOLDER / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(summary.with_table(text, "| no |"), encoding="utf-8")
+    monkeypatch.setattr(summary, "FOLDER", tmp_path)
+    assert listing.main(["summary"]) == 0
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_the_rows_of_a_record_are_made_by_the_script_that_wrote_it():
+    for name, rows in summary.ROWS.items():
+        record = json.loads((summary.FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
+        assert rows.__module__ == f"experiments.{record['experiment']}"
 
 
 def test_every_record_has_a_row(tmp_path):

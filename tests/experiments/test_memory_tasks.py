@@ -33,11 +33,11 @@ def draw(name, length, count=200):
 @pytest.mark.parametrize("length", [2, 3, 25, 100])
 def test_two_numbers_are_marked_and_added(length):
     batch = draw("adding", length)
-    assert batch.xs.shape == (length, 200, 2)
+    assert batch.xs.shape == (200, length, 2)
     assert batch.xs[..., 0].min() >= 0
     assert batch.xs[..., 0].max() < 1
     places = []
-    for sequence, target in zip(batch.xs.swapaxes(0, 1), batch.targets, strict=True):
+    for sequence, target in zip(batch.xs, batch.targets, strict=True):
         first, second = (t for t in range(length) if sequence[t, 1] == 1)  # exactly two
         assert first < max(1, length / 10)
         assert length // 2 <= second < length
@@ -52,20 +52,20 @@ def test_two_numbers_are_marked_and_added(length):
 @pytest.mark.parametrize("blanks", [1, 5])
 def test_what_is_copied_stands_at_both_ends(blanks):
     batch = draw("copy", blanks)
-    assert len(batch.xs) == blanks + 20 == PROBLEMS["copy"].steps(blanks)
-    for sequence, target in zip(batch.xs.T.tolist(), batch.targets.T.tolist(), strict=True):
+    assert batch.xs.shape[1] == blanks + 20 == PROBLEMS["copy"].steps(blanks)
+    for sequence, target in zip(batch.xs.tolist(), batch.targets.tolist(), strict=True):
         symbols = sequence[:10]
         assert set(symbols) <= set(range(1, 9))
         assert sequence[10:] == [0] * (blanks - 1) + [9] * 11
         assert target == [0] * (blanks + 10) + symbols
-    assert set(batch.xs[:10].ravel().tolist()) == set(range(1, 9))
+    assert set(batch.xs[:, :10].ravel().tolist()) == set(range(1, 9))
 
 
 @pytest.mark.parametrize("length", [10, 25, 100])
 def test_two_symbols_and_their_order_are_the_class(length):
     batch, tenth = draw("order", length), length // 10
-    assert len(batch.xs) == PROBLEMS["order"].steps(length)
-    for sequence, size, target in zip(batch.xs.T.tolist(), batch.lengths, batch.targets, strict=True):
+    assert batch.xs.shape[1] == PROBLEMS["order"].steps(length)
+    for sequence, size, target in zip(batch.xs.tolist(), batch.lengths, batch.targets, strict=True):
         assert length <= size <= length + tenth
         (first, a), (second, b) = ((t, s) for t, s in enumerate(sequence) if s >= 6)
         assert tenth <= first <= 2 * tenth
@@ -83,7 +83,7 @@ REBER = re.compile(f"B([TP])B(?:TS*X(?:S|X{FROM_THREE})|P{FROM_THREE})E\\1E")
 
 
 def reber_strings(batch):
-    return ["".join(SYMBOLS[s] for s in xs[:n]) for xs, n in zip(batch.xs.T, batch.lengths, strict=True)]
+    return ["".join(SYMBOLS[s] for s in xs[:n]) for xs, n in zip(batch.xs, batch.lengths, strict=True)]
 
 
 @pytest.mark.parametrize("longest", [9, 12, 40])
@@ -117,8 +117,8 @@ def test_what_may_follow_is_what_some_string_goes_on_with():
     for k, string in enumerate(reber_strings(batch)):
         for t in range(len(string) - 1):
             expected = [string[: t + 1] + symbol in beginnings for symbol in SYMBOLS]
-            np.testing.assert_array_equal(batch.legal[t, k], expected, err_msg=f"{string[: t + 1]}")
-            assert SYMBOLS[batch.targets[t, k]] == string[t + 1]
+            np.testing.assert_array_equal(batch.legal[k, t], expected, err_msg=f"{string[: t + 1]}")
+            assert SYMBOLS[batch.targets[k, t]] == string[t + 1]
         assert batch.distance[k] == len(string) - 4  # from the second symbol to the last but two
 
 
@@ -137,7 +137,7 @@ def test_sentences_are_grammatical_and_their_subject_is_the_target():
     batch = draw("agreement", 5, 1000)
     places, modifiers = 0, []
     for xs, size, target, distance, attractors in zip(
-        batch.xs.T, batch.lengths, batch.targets, batch.distance, batch.attractors, strict=True
+        batch.xs, batch.lengths, batch.targets, batch.distance, batch.attractors, strict=True
     ):
         sentence = " ".join(WORDS[word] for word in xs[:size])
         parsed = SENTENCE.fullmatch(sentence)
@@ -151,7 +151,7 @@ def test_sentences_are_grammatical_and_their_subject_is_the_target():
             if noun in NOUNS and verb.removesuffix("s") in PRESENT:  # of the relative clause
                 assert noun.endswith("s") != verb.endswith("s")
         expected = ([None, parsed["subject"], *nouns])[-1].endswith("s")
-        assert nearest_noun(Batch(xs[:, None], None, np.array([size])))[0] == expected
+        assert nearest_noun(Batch(xs[None], None, np.array([size])))[0] == expected
         places += parsed["place"] is not None
         modifiers.append(len(nouns))
     assert 430 < places < 570
@@ -162,9 +162,9 @@ def test_sentences_are_grammatical_and_their_subject_is_the_target():
 def test_other_nouns_say_nothing_about_the_subject():
     batch = draw("agreement", 6, 20_000)
     is_noun = np.isin(batch.xs, [WORDS.index(noun) for noun in NOUNS])
-    is_noun &= np.arange(len(batch.xs))[:, None] < batch.lengths
+    is_noun &= np.arange(batch.xs.shape[1]) < batch.lengths[:, None]
     plural = is_noun & np.char.endswith(np.array(WORDS)[batch.xs], "s")
-    others, plurals = is_noun.sum(0) - 1, plural.sum(0) - batch.targets
+    others, plurals = is_noun.sum(1) - 1, plural.sum(1) - batch.targets
     assert abs(batch.targets.mean() - 0.5) < 0.02
     for share in (plurals == others, plurals == 0, 2 * plurals > others):
         assert abs(batch.targets[share & (others > 1)].mean() - 0.5) < 0.03  # three standard deviations
@@ -194,12 +194,12 @@ def test_symbols_are_read_one_hot_and_padding_is_not_read():
     np.testing.assert_array_equal(xs.sum(-1), np.ones_like(batch.xs))
     cell = CONTESTANTS["rnn"].make(3, 20)
     model = init_readout(cell, 3, problem.inputs, problem.outputs, jax.random.key(0))
-    after = np.arange(len(batch.xs))[:, None] >= batch.lengths
+    after = np.arange(batch.xs.shape[1]) >= batch.lengths[:, None]
     assert after.any()
     found, other = (answers(problem, cell, model, batch._replace(xs=np.where(after, s, batch.xs))) for s in (1, 2))
     assert found.shape == (4, 4)
     np.testing.assert_array_equal(found, other)
-    ends = np.where(np.arange(len(batch.xs))[:, None] == batch.lengths - 1, 0, batch.xs)
+    ends = np.where(np.arange(batch.xs.shape[1]) == batch.lengths[:, None] - 1, 0, batch.xs)
     assert not np.allclose(found, answers(problem, cell, model, batch._replace(xs=ends)))
 
 
@@ -208,7 +208,8 @@ def test_chance_is_the_loss_of_who_remembers_nothing():
     batch = draw("copy", blanks, 50)
     certain = np.where(np.arange(9) == 0, 0.0, -100.0)
     symbols = np.where(np.arange(9) == 0, -100.0, 0.0)
-    found = np.stack([np.broadcast_to(certain if t < blanks + 10 else symbols, (50, 9)) for t in range(blanks + 20)])
+    found = np.stack([certain if t < blanks + 10 else symbols for t in range(blanks + 20)])
+    found = np.broadcast_to(found, (50, blanks + 20, 9))
     problem = PROBLEMS["copy"]
     np.testing.assert_allclose(problem.loss(jnp.float32(found), batch), problem.chance(blanks), rtol=1e-5)
     np.testing.assert_allclose(problem.chance(1000), 0.02039, atol=5e-6)  # as published
@@ -228,8 +229,8 @@ def test_errors_of_answers_made_by_hand():
 
     targets = draw("copy", 3, 2).targets
     found = np.array(jax.nn.one_hot(targets, 9))
-    found[:13] = 0  # what is said in the blanks does not count
-    found[[13, 17, 22], 1] = np.eye(9)[0]
+    found[:, :13] = 0  # what is said in the blanks does not count
+    found[1, [13, 17, 22]] = np.eye(9)[0]
     np.testing.assert_allclose(PROBLEMS["copy"].errors(found, Batch(None, targets)), [0, 0.3], rtol=1e-6)
 
     classes = Batch(None, np.int32([2, 0, 3]))
@@ -242,24 +243,24 @@ def test_a_string_is_right_if_every_legal_symbol_is_above_every_illegal_one():
     problem, batch = PROBLEMS["reber"], draw("reber", 14, 6)
     ends = batch.lengths
     found = np.where(batch.legal, 1.0, 0.0).astype(np.float32)
-    found[:, 0] *= 0.1  # how far above does not matter
+    found[0] *= 0.1  # how far above does not matter
     wrong_late, wrong_early, tied, after_the_end, only_one = range(1, 6)
-    found[ends[wrong_late] - 3, wrong_late, [SYMBOLS.index("T"), SYMBOLS.index("P")]] = 0.9, 0.9
-    found[2, wrong_early, SYMBOLS.index("B")] = 2.0
-    found[3, tied] = 0.5
-    found[ends[after_the_end] - 1 :, after_the_end] = np.nan
-    found[0, only_one, SYMBOLS.index("T")] = -1.0  # legal, as P is
+    found[wrong_late, ends[wrong_late] - 3, [SYMBOLS.index("T"), SYMBOLS.index("P")]] = 0.9, 0.9
+    found[wrong_early, 2, SYMBOLS.index("B")] = 2.0
+    found[tied, 3] = 0.5
+    found[after_the_end, ends[after_the_end] - 1 :] = np.nan
+    found[only_one, 0, SYMBOLS.index("T")] = -1.0  # legal, as P is
     np.testing.assert_array_equal(problem.errors(found, batch), [0, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(problem.late(found, batch), [0, 1, 0, 0, 0, 0])
 
 
 def test_symbols_after_the_end_are_not_learned():
     problem, batch = PROBLEMS["reber"], draw("reber", 12, 5)
-    found = np.random.default_rng(0).normal(size=(12, 5, 7)).astype(np.float32)
+    found = np.random.default_rng(0).normal(size=(5, 12, 7)).astype(np.float32)
     losses = []
     for k, end in enumerate(batch.lengths):
         for t in range(end - 1):
-            exps = np.exp(found[t, k])
+            exps = np.exp(found[k, t])
             losses.append(-math.log(exps[SYMBOLS.index(reber_strings(batch)[k][t + 1])] / exps.sum()))
     np.testing.assert_allclose(problem.loss(found, batch), np.mean(losses), rtol=1e-5)
 
@@ -420,4 +421,4 @@ def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeyp
 @pytest.mark.parametrize(("name", "shortest"), SHORTEST.items())
 def test_the_shortest_length_can_be_drawn(name, shortest):
     assert PROBLEMS[name].shortest == shortest
-    assert len(draw(name, shortest, 3).xs) == PROBLEMS[name].steps(shortest)
+    assert draw(name, shortest, 3).xs.shape[1] == PROBLEMS[name].steps(shortest)

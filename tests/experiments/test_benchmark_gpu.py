@@ -13,7 +13,9 @@ from experiments.benchmarks._contestants import Contestant
 from experiments.benchmarks._floors import Speeds
 from experiments.benchmarks._gpu_checks import TOLERANCE, Check
 from experiments.benchmarks._problem import Shape
-from tests.test_benchmarks import as_peers_are_used, peer
+from tests.experiments.test_benchmarks import as_peers_are_used, peer
+
+pytestmark = pytest.mark.peers
 
 TINY = Shape(5, 4, 3, 6)
 SPEEDS = Speeds(flops=1e12, bytes=1e11)

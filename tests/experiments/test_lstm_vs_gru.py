@@ -9,7 +9,7 @@ import pytest
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.lstm_vs_gru import plan
 from experiments.lstm_vs_gru.plan import adding, parameters_of, planned, sized
-from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import optax_promotes
 
 # Sizes
 
@@ -54,13 +54,13 @@ def test_the_sum_is_that_of_the_marked_numbers():
     problem = adding(20, 50)
     for examples in (problem.batch(0, 0), problem.test):
         numbers, marks = examples.xs[..., 0], examples.xs[..., 1]
-        np.testing.assert_array_equal(marks.sum(0), 2)
-        sums = [sum(numbers[t, k] for t in range(20) if marks[t, k] == 1) for k in range(marks.shape[1])]
+        np.testing.assert_array_equal(marks.sum(1), 2)
+        sums = [sum(numbers[k, t] for t in range(20) if marks[k, t] == 1) for k in range(len(marks))]
         np.testing.assert_allclose(examples.targets, sums, rtol=1e-6)
     assert (problem.batch(0, 0).xs != problem.batch(0, 1).xs).any()
     assert (problem.batch(0, 0).xs != problem.batch(1, 0).xs).any()
     assert (problem.validation.xs != problem.test.xs).any()
-    assert problem.test.xs.shape == (20, 1000, 2)
+    assert problem.test.xs.shape == (1000, 20, 2)
 
 
 def test_scores_of_sums():

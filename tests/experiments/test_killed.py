@@ -17,6 +17,8 @@ import pytest
 
 from experiments import translate_toy
 
+pytestmark = pytest.mark.processes
+
 KILLS = 20
 EVERY = 5  # steps from one save to the next
 STEPS = 600

@@ -19,9 +19,9 @@ from experiments.command.report import CannotRun
 from experiments.training import checkpoints, logs, loop
 from experiments.training.checkpoints import Checkpoints, check_folder
 from experiments.training.logs import Keepers, Log, TensorBoard
-from experiments.training.loop import Settings, Task, fit, make_optimiser, population, training
+from experiments.training.loop import Settings, Task, fit, make_optimiser, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
-from tests.support.training import compiled_quickly  # noqa: F401
+from experiments.training.seeds import population
 
 
 def pull(params, carry, batch, key):
@@ -34,11 +34,11 @@ def batch(seed, step):
     return {"to": np.float32([seed, step, seed * step])}
 
 
-TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, carry=np.float32(0))
+TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, examples=3, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
-TRAIN = training(TASK, OPTIMISER)  # compiled for calls of two steps and of one, of two seeds
-DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to))
+TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled for calls of two steps and of one, of two seeds
+DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to), "cpu")
 
 
 def distance(params):
@@ -130,7 +130,7 @@ def test_the_aim_ends_a_run_and_the_bar_is_told():
         notes.append(note)
 
     notes = []
-    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, show, run=TRAIN)
+    course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, show=show, run=TRAIN)
     assert course.history[-1].step == 15
     assert told == [2, 4, 5, 7, 9, 10, 12, 14, 15, 100]
     assert notes[2].split()[0] == "loss"
@@ -168,7 +168,7 @@ def kept(folder, *, resume, every=1):
     return Keepers(Checkpoints(folder, ABOUT, resume=resume, every=every), Log(folder))
 
 
-TRAIN_ADAM = training(TASK, ADAM)
+TRAIN_ADAM = training(TASK, ADAM, "cpu")
 
 
 def run(settings=LONG, keeper=None):
@@ -372,9 +372,11 @@ def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
 
 def test_jobs_run_on_devices_of_their_own():
     def job(number):
-        def work(show):
+        def work(devices, show):
             show(1, "half")
-            return number, next(iter(jnp.ones(2).devices()))
+            (used,) = jnp.ones(2).devices()
+            assert devices == (used,)
+            return number, used
 
         return Job(2, work)
 
@@ -384,10 +386,10 @@ def test_jobs_run_on_devices_of_their_own():
 
 
 def test_a_job_that_fails_stops_the_others():
-    def fails(show):
+    def fails(devices, show):
         raise ZeroDivisionError("so it goes")
 
-    def goes_on(show):
+    def goes_on(devices, show):
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             show(1, "")
@@ -407,7 +409,7 @@ def test_the_speed_is_that_since_the_first_call(monkeypatch):
 
     speeds, clock = [], iter([10.0, 12.0, 14.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    show = progress._teller(Bar(), 0, threading.Event())
+    show = progress._reports_to(Bar(), 0, threading.Event())
     for done in (1000, 1010, 1060):
         show(done, "")
     assert speeds == [(1000, 0), (1010, 5), (1060, 15)]

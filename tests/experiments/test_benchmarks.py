@@ -26,6 +26,8 @@ from experiments.benchmarks import (
 )
 from experiments.benchmarks._problem import Shape
 
+pytestmark = pytest.mark.peers
+
 os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is first imported, or it looks for TensorFlow
 
 TINY = Shape(5, 4, 3, 6)

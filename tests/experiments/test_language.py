@@ -9,7 +9,7 @@ import pytest
 
 from experiments.models import language
 from experiments.training.loop import begin, make_optimiser, training
-from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import filled, optax_promotes
 
 V, B, WINDOW = 5, 3, 4
 TEXT = np.random.default_rng(0).integers(0, V, 50)
@@ -33,7 +33,7 @@ def nats_of(logits, tokens):
 @pytest.mark.parametrize("streams", [1, 3])
 def test_the_loss_of_a_text_is_that_of_its_streams(streams):
     model, params, call = made()
-    found = language.text_loss(model, TEXT, streams, WINDOW)(jax.tree.map(lambda leaf: leaf[None], params))
+    found = language.text_loss(model, TEXT, streams, WINDOW, "cpu")(jax.tree.map(lambda leaf: leaf[None], params))
     length = len(TEXT) // streams
     parts = np.stack([TEXT[k * length : (k + 1) * length] for k in range(streams)], 1)
     logits, _ = call(params, jnp.asarray(parts[:-1], jnp.int32))
@@ -70,7 +70,7 @@ def test_it_learns_a_text_that_repeats_itself():
     task = language.text_task(model, text, B, 8)._replace(init=lambda key: filled(model))
     optimiser = make_optimiser(0.03)
     with optax_promotes():
-        state, run = begin(task, optimiser, [0]), training(task, optimiser)
+        state, run = begin(task, optimiser, [0]), training(task, optimiser, "cpu")
         batches = [task.batch(0, step) for step in range(60)]
         stacked = [np.stack([batch[k] for batch in batches])[:, None] for k in range(3)]
         state, losses = run(state, tuple(stacked))

@@ -1,4 +1,4 @@
-"""Real tasks for one cell with a linear read-out: digits read pixel by pixel, and the next character of a text."""
+"""Problems on which single cells with a linear read-out are compared, such as digits pixel by pixel, or a text."""
 
 import functools
 from collections.abc import Callable
@@ -13,18 +13,19 @@ import jaxrnn
 from experiments.datasets.images import Images, split_of_digits
 from experiments.datasets.text import Text, side_by_side_windows, windows
 from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
-from experiments.training.loop import Params, Task, population
+from experiments.training.loop import Params, Task
+from experiments.training.seeds import population
 
 
 class Examples(NamedTuple):
-    """Sequences, time first, and what is to be said of them."""
+    """Sequences and their targets, with examples on the first axis."""
 
-    xs: np.ndarray  # (T, N, I) numbers, or (T, N) places in an alphabet
-    targets: np.ndarray  # (N, ·) where the last output is read, (T, N, ·) where all are
+    xs: np.ndarray  # (N, T, I) numbers, or (N, T) places in an alphabet
+    targets: np.ndarray  # (N, ·) where the last output is read, (N, T, ·) where all are
 
 
 class Problem(NamedTuple):
-    """A task before a cell is chosen for it."""
+    """What is learned, whatever the cell."""
 
     label: str
     unit: str  # of the loss
@@ -32,15 +33,16 @@ class Problem(NamedTuple):
     input_size: int
     output_size: int
     predict: Callable[..., jax.Array]  # `many_to_one` or `many_to_many`
-    encode: Callable[[jax.Array], jax.Array]  # of xs, to (T, N, I)
+    encode: Callable[[jax.Array], jax.Array]  # of xs, to (N, T, I)
     scores: Callable[[jax.Array, jax.Array], dict[str, jax.Array]]  # (predictions, targets) -> "loss" and others
     batch: Callable[[int, int], Examples]  # of seed and step
-    validation: Examples  # what learning rates are chosen on
-    test: Examples  # what is reported
+    batch_size: int
+    validation: Examples  # on which learning rates are chosen
+    test: Examples  # on which results are reported
 
 
 def classified(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """The cross-entropy in nats, and the share of what is wrong: means over all labels."""
+    """The cross-entropy in nats and the share of wrong answers: means over all labels."""
     loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
     return {"loss": jnp.mean(loss), "error": jnp.mean((jnp.argmax(logits, -1) != labels).astype(loss.dtype))}
 
@@ -51,7 +53,7 @@ def digits(batch_size: int, images: Images | None = None) -> Problem:
     own = np.arange(len(given.train_labels)) % 5 == 4
 
     def examples(images: np.ndarray, labels: np.ndarray) -> Examples:
-        return Examples(images.reshape(len(images), -1, 1).swapaxes(0, 1), labels)
+        return Examples(images.reshape(len(images), -1, 1), labels)
 
     training = examples(given.train_images[~own], given.train_labels[~own])
     if batch_size > len(training.targets):
@@ -59,30 +61,31 @@ def digits(batch_size: int, images: Images | None = None) -> Problem:
     return Problem(
         label="digits, pixel by pixel",
         unit="nats per image",
-        steps=training.xs.shape[0],
+        steps=training.xs.shape[1],
         input_size=1,
         output_size=int(given.train_labels.max()) + 1,
         predict=many_to_one,
         encode=lambda xs: xs,
         scores=classified,
         batch=functools.partial(_images, training, batch_size),
+        batch_size=batch_size,
         validation=examples(given.train_images[own], given.train_labels[own]),
         test=examples(given.test_images, given.test_labels),
     )
 
 
 def _images(training: Examples, batch_size: int, seed: int, step: int) -> Examples:
-    """A batch of an epoch in which every image comes once; what is left over at its end is skipped."""
+    """A batch of an epoch that reads every image once; images that do not fill a batch are skipped."""
     count = len(training.targets)
     epoch, place = divmod(step, count // batch_size)
     order = np.random.default_rng((seed, epoch, 0)).permutation(count)[place * batch_size : (place + 1) * batch_size]
-    return Examples(training.xs[:, order], training.targets[order])
+    return Examples(training.xs[order], training.targets[order])
 
 
 def next_character(text: Text, window: int, batch_size: int) -> Problem:
-    """The character that follows, at every step of windows that begin anywhere, the state at zero.
+    """The next character at every step of windows that begin anywhere in the text, from zero states.
 
-    The last tenth of the text is both what learning rates are chosen on and what is reported.
+    The last tenth of the text is used both to choose learning rates and to report results.
     """
 
     def batch(seed: int, step: int) -> Examples:
@@ -100,32 +103,33 @@ def next_character(text: Text, window: int, batch_size: int) -> Problem:
         encode=functools.partial(jax.nn.one_hot, num_classes=len(text.alphabet), dtype=jnp.float32),
         scores=classified,
         batch=batch,
+        batch_size=batch_size,
         validation=held_out,
         test=held_out,
     )
 
 
 def initial(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, key: jax.Array) -> Readout:
-    """The model before training."""
+    """The initial parameters."""
     return init_readout(cell, hidden_size, problem.input_size, problem.output_size, key)
 
 
 def scored(problem: Problem, cell: jaxrnn.Cell, model: Readout, examples: Any) -> dict[str, jax.Array]:
-    """How one model does on some examples."""
+    """The scores of one model on some examples."""
     xs, targets = examples
     return problem.scores(problem.predict(cell, model, problem.encode(xs)), targets)
 
 
 def as_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int) -> Task:
-    """The problem, learned by a cell."""
+    """The task of learning the problem with a cell."""
 
     def loss(model: Params, carry: Any, batch: Examples, key: jax.Array) -> tuple[jax.Array, Any]:
         del key  # no noise
         return scored(problem, cell, model, batch)["loss"], carry
 
-    return Task(functools.partial(initial, problem, cell, hidden_size), loss, problem.batch)
+    return Task(functools.partial(initial, problem, cell, hidden_size), loss, problem.batch, problem.batch_size)
 
 
-def testing(problem: Problem, cell: jaxrnn.Cell) -> Callable[[Params, Examples], dict[str, jax.Array]]:
-    """A compiled `(params, examples) -> {metric: (seeds,)}` of a population."""
-    return population(functools.partial(scored, problem, cell))
+def testing(problem: Problem, cell: jaxrnn.Cell, platform: str) -> Callable[[Params, Examples], dict[str, jax.Array]]:
+    """Compiles `(params, examples) -> {metric: (seeds,)}` for parameters with a first axis of seeds."""
+    return population(functools.partial(scored, problem, cell), platform)

@@ -14,10 +14,10 @@ from experiments.datasets.images import split_of_digits
 from experiments.datasets.text import as_numbers
 from experiments.gates import __main__ as gates
 from experiments.gates import measures
-from experiments.models import real_tasks
+from experiments.models import problems
 from experiments.models.readout import many_to_one
 from jaxrnn.analysis import GateStatistics
-from tests.support.training import compiled_quickly, optax_promotes  # noqa: F401
+from tests.support.training import optax_promotes
 
 RHYME = "Round and round the ragged rock the ragged rascal ran.\n" * 12
 
@@ -27,11 +27,11 @@ RHYME = "Round and round the ragged rock the ragged rascal ran.\n" * 12
 
 def columns(examples):
     """Each sequence and its target as bytes, to be compared as sets."""
-    return [(x.tobytes(), int(y)) for x, y in zip(examples.xs.swapaxes(0, 1), examples.targets, strict=True)]
+    return [(x.tobytes(), int(y)) for x, y in zip(examples.xs, examples.targets, strict=True)]
 
 
 def test_digits_are_parted_without_a_rest():
-    images, problem = split_of_digits(), real_tasks.digits(32)
+    images, problem = split_of_digits(), problems.digits(32)
     epoch = [problem.batch(3, step) for step in range(36)]
     seen = [column for batch in epoch for column in columns(batch)]
     assert len(set(seen)) == len(seen) == 36 * 32  # 1,154 training images, each at most once in an epoch
@@ -42,15 +42,15 @@ def test_digits_are_parted_without_a_rest():
     assert len(validation) == 288
     assert not validation & set(seen)
     assert set(seen) | validation <= given
-    np.testing.assert_array_equal(problem.test.xs[:, 5, 0], images.test_images[5].ravel())
-    np.testing.assert_array_equal(problem.validation.xs[:, 1, 0], images.train_images[9].ravel())
+    np.testing.assert_array_equal(problem.test.xs[5, :, 0], images.test_images[5].ravel())
+    np.testing.assert_array_equal(problem.validation.xs[1, :, 0], images.train_images[9].ravel())
     assert problem.validation.targets[1] == images.train_labels[9]
     assert (problem.steps, problem.input_size, problem.output_size) == (64, 1, 10)
 
 
 def test_batches_are_a_function_of_seed_and_step():
     text = as_numbers("rhyme", RHYME, 10)
-    for problem in (real_tasks.digits(8), real_tasks.next_character(text, 10, 8)):
+    for problem in (problems.digits(8), problems.next_character(text, 10, 8)):
         first, again, later, other = (problem.batch(*place) for place in ((1, 200), (1, 200), (1, 201), (2, 200)))
         np.testing.assert_array_equal(first.xs, again.xs)
         np.testing.assert_array_equal(first.targets, again.targets)
@@ -60,23 +60,23 @@ def test_batches_are_a_function_of_seed_and_step():
 
 def test_characters_are_said_from_those_before():
     text = as_numbers("rhyme", RHYME, 10)
-    problem = real_tasks.next_character(text, 10, 16)
+    problem = problems.next_character(text, 10, 16)
     xs, targets = problem.batch(0, 0)
     training = "".join(text.alphabet[n] for n in text.training)
-    for x, target in zip(xs.T, targets.T, strict=True):
+    for x, target in zip(xs, targets, strict=True):
         window = "".join(text.alphabet[n] for n in [*x, target[-1]])
         assert window in training
         np.testing.assert_array_equal(x[1:], target[:-1])
     encoded = np.asarray(problem.encode(jnp.asarray(xs)))
-    assert encoded.shape == (10, 16, len(text.alphabet)) == (10, 16, problem.input_size)
+    assert encoded.shape == (16, 10, len(text.alphabet)) == (16, 10, problem.input_size)
     np.testing.assert_array_equal(encoded.argmax(-1), xs)
     np.testing.assert_array_equal(encoded.sum(-1), 1)
-    assert problem.test.xs.shape == (10, (len(text.validation) - 1) // 10)
+    assert problem.test.xs.shape == ((len(text.validation) - 1) // 10, 10)
 
 
 def test_scores_of_a_classifier():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
-    found = real_tasks.classified(logits, jnp.array([0, 1]))
+    found = problems.classified(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(found["loss"], -(np.log(0.5) + np.log(0.2)) / 2, rtol=1e-6)
     assert found["error"] == 0.5
 
@@ -110,15 +110,15 @@ def small_population():
     rng = np.random.default_rng(0)
 
     def examples(count, key):
-        xs = np.random.default_rng(key).normal(size=(5, count, 2)).astype(np.float32)
-        return real_tasks.Examples(xs, (xs[0, :, 0] > 0).astype(np.int32))
+        xs = np.random.default_rng(key).normal(size=(count, 5, 2)).astype(np.float32)
+        return problems.Examples(xs, (xs[:, 0, 0] > 0).astype(np.int32))
 
-    problem = real_tasks.Problem(
-        "sign", "nats", 5, 2, 2, many_to_one, lambda xs: xs, real_tasks.classified,
-        lambda seed, step: examples(4, (seed, step)), examples(6, 7), examples(6, 8),
+    problem = problems.Problem(
+        "sign", "nats", 5, 2, 2, many_to_one, lambda xs: xs, problems.classified,
+        lambda seed, step: examples(4, (seed, step)), 4, examples(6, 7), examples(6, 8),
     )  # fmt: skip
     cell = jaxrnn.gru(3)
-    models = [real_tasks.initial(problem, cell, 3, jax.random.key(k)) for k in range(2)]
+    models = [problems.initial(problem, cell, 3, jax.random.key(k)) for k in range(2)]
     models = jax.tree.map(lambda *leaves: jnp.stack(leaves), *models)
     noise = [jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype) for leaf in jax.tree.leaves(models)]
     return problem, cell, jax.tree.unflatten(jax.tree.structure(models), noise)
@@ -126,9 +126,9 @@ def small_population():
 
 def gru_in_numpy(model, xs, fixed):
     """Gates of every step and logits of the last, with gates of `fixed` at their values."""
-    p, h = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.cell), np.zeros((xs.shape[1], 3))
+    p, h = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.cell), np.zeros((len(xs), 3))
     sigmoid, seen = lambda a: 1 / (1 + np.exp(-a)), {"r": [], "z": []}
-    for x in xs.astype(np.float64):
+    for x in xs.astype(np.float64).swapaxes(0, 1):
         ax, ah = x @ p.w_x + p.b, h @ p.w_h
         r = fixed.get("r", sigmoid(ax[:, :3] + ah[:, :3])) * np.ones_like(h)
         z = fixed.get("z", sigmoid(ax[:, 3:6] + ah[:, 3:6])) * np.ones_like(h)
@@ -141,11 +141,11 @@ def gru_in_numpy(model, xs, fixed):
 
 def test_ablations_are_those_of_numpy():
     problem, cell, models = small_population()
-    found = measures.ablations(problem, cell, models, [10, 11])
+    found = measures.ablations(problem, cell, models, [10, 11], "cpu")
     assert list(found) == ["r", "z"]
     for k, seed in enumerate([10, 11]):
         model = measures.of_seed(models, k)
-        xs = np.concatenate([problem.batch(seed, 0).xs, problem.batch(seed, 1).xs], 1)[:, :6]  # as many as the test has
+        xs = np.concatenate([problem.batch(seed, 0).xs, problem.batch(seed, 1).xs])[:6]  # as many as the test has
         means = {name: values.mean((0, 1)) for name, values in gru_in_numpy(model, xs, {})[0].items()}
         for gate in ("r", "z"):
             for way, value in {"open": 1.0, "closed": 0.0, "mean": means[gate]}.items():

@@ -10,7 +10,7 @@ from flax import nnx
 
 from experiments import translate_toy
 from experiments.datasets import translation
-from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import filled, optax_promotes
 
 
 @pytest.mark.parametrize(("name", "size"), [("addition", 3), ("reversal", 7)])
@@ -78,7 +78,7 @@ def test_loss_and_accuracy_by_hand():
         odds = np.exp(np.asarray(logits[0], np.float64))
         nats += [-np.log(odds[k, s] / odds[k].sum()) for k, s in enumerate(wanted) if s != translation.PAD]
         symbol = wanted[None]
-    found = translate_toy.accuracy_of(model, pairs)(jax.tree.map(lambda leaf: leaf[None], params))
+    found = translate_toy.accuracy_of(model, pairs, "cpu")(jax.tree.map(lambda leaf: leaf[None], params))
     right = ((own == targets) | (targets == translation.PAD)).all(1)
     assert right.tolist()[:5] == [True, False, False, True, False]
     np.testing.assert_allclose(found["right"], [right.mean()])

@@ -15,7 +15,7 @@ from experiments.datasets.vowels import Utterances
 from experiments.models.language import language_model
 from experiments.training.accuracy import accuracy_record, print_accuracy
 from experiments.training.loop import Course, Evaluation, TrainState
-from tests.support.training import compiled_quickly, filled, optax_promotes  # noqa: F401
+from tests.support.training import filled, optax_promotes
 
 SCRIPTS = {
     "char_lm": char_lm,
@@ -121,7 +121,9 @@ def test_nats_of_pieces_by_hand():
         odds = 1 / (1 + np.exp(-np.float64(call(padded, jnp.array([8])))[: len(piece) - 1, 0]))
         total -= np.sum(np.where(piece[1:] == 1, np.log(odds), np.log(1 - odds)))
         steps += len(piece) - 1
-    np.testing.assert_allclose(polyphonic_music.evaluation(model, pieces)(of_one(params)), [total / steps], rtol=1e-5)
+    np.testing.assert_allclose(
+        polyphonic_music.evaluation(model, pieces, "cpu")(of_one(params)), [total / steps], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
@@ -253,7 +255,9 @@ def test_nats_of_poems_by_hand():
         total += np.sum(np.log(np.exp(logits).sum(-1)) - logits[np.arange(length - 1), row[1:length]])
         symbols += length - 1
     assert symbols == 2 * 25 + 33
-    np.testing.assert_allclose(poems.nats_of(model, encoded, lengths)(of_one(params)), [total / symbols], rtol=1e-5)
+    np.testing.assert_allclose(
+        poems.nats_of(model, encoded, lengths, "cpu")(of_one(params)), [total / symbols], rtol=1e-5
+    )
     shares = np.bincount(encoded[0, 1:26], minlength=len(own.symbols)) + 1
     wanted = -np.log(shares / shares.sum())[encoded[1, 1 : lengths[1]]].mean()
     found = poems.unigram_nats((encoded[:1], lengths[:1]), (encoded[1:2], lengths[1:2]), len(own.symbols))

@@ -1,0 +1,64 @@
+"""Writes the table of results in README.md from the records in `results/`, so that the two cannot differ.
+
+Each script turns its own records into rows; here they are collected.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from experiments import (
+    char_lm,
+    forecast,
+    japanese_vowels,
+    mnist_1d,
+    poems,
+    polyphonic_music,
+    sequential_images,
+    translate_toy,
+)
+from experiments.command.rows import Record, Row
+
+FOLDER = Path(__file__).parent
+BEGIN, END = "<!-- made by: python -m experiments summary -->", "<!-- end -->"
+HEADINGS = ("command", "what is measured", "parameters", "minutes", "obtained", "published", "differs in")
+
+ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the record's file, in the table's order
+    "sequential_images": sequential_images.rows,
+    "sequential_images_mnist": sequential_images.rows,
+    "sequential_images_fashion": sequential_images.rows,
+    "sequential_images_permuted": sequential_images.rows,
+    "mnist_1d": mnist_1d.rows,
+    "japanese_vowels": japanese_vowels.rows,
+    "polyphonic_music": polyphonic_music.rows,
+    "char_lm": char_lm.rows,
+    "poems": poems.rows,
+    "translate_toy": translate_toy.rows,
+    "forecast": forecast.rows,
+}
+
+
+def table(folder: Path = FOLDER / "results") -> str:
+    """The table in Markdown, with the rows of every record that is in the folder."""
+    lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+    for name, rows in ROWS.items():
+        path = folder / f"{name}.json"
+        if path.is_file():
+            record = json.loads(path.read_text(encoding="utf-8"))
+            for row in rows(record):
+                cells = (f"`{record['experiment']}`", row.what, f"{row.parameters:,}", f"{row.minutes:.1f}", *row[3:])
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, made: str) -> str:
+    """The text, with the table between its two marks replaced."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{made}\n\n{END}{after}"
+
+
+def write() -> None:
+    """Replaces the table in README.md."""
+    path = FOLDER / "README.md"
+    path.write_text(with_table(path.read_text(encoding="utf-8"), table()), encoding="utf-8")

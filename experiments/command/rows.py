@@ -1,0 +1,25 @@
+"""A row of the table of results in README.md, and how its numbers are written."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from experiments.command.report import mean_and_std
+
+Record = dict[str, Any]  # of a run, as its results.json holds it
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    parameters: int
+    minutes: float
+    obtained: str
+    published: str
+    differs: str = "nothing"
+
+
+def mean_over_seeds(values: Sequence[float], digits: int, scale: float = 1) -> str:
+    """Mean, standard deviation and number of seeds."""
+    seeds = "one seed" if len(values) == 1 else f"{len(values)} seeds"
+    return f"{mean_and_std(values, scale, digits)}, {seeds}"
