@@ -123,14 +123,14 @@ class LayerRules(NamedTuple):
 
 
 class Equations(NamedTuple):
-    """The part of a cell that a compiled program depends on. Initialisers have no part in it."""
+    """The part of a cell that a compiled program depends on, without its initialisers."""
 
     step: Callable[[Params, State, PyTree], tuple[State, PyTree]]
     rule: Rule | LayerRules | None
 
 
 def format_value(value: Any) -> str:
-    """A value as it stands in the name of a cell: functions by their names."""
+    """A value in the name of a cell: functions by their names."""
     return getattr(value, "__name__", repr(value)) if callable(value) else repr(value)
 
 

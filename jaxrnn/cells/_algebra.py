@@ -1,4 +1,4 @@
-"""The few array operations that every cell is written in.
+"""The array operations that every cell is written in.
 
 A weight is a matrix `(N, M)`, a vector `(N,)` that stands for a diagonal matrix, a
 :class:`Dropped` or :class:`Sharded` matrix, or in the backward loop a :class:`Transposed` one.

@@ -95,7 +95,7 @@ def check_params(config: FamilyConfig, where: str, params: Any, input_shape: tup
 
 
 def check_params_of_step(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int, ...]) -> None:
-    """As `check_params`, for a step: its parameters may lack whatever can be absent."""
+    """As `check_params`, for a step, whose optional parameters may be absent."""
     _check(config, where, params, input_shape, may_lack=True)
 
 

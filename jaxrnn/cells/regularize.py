@@ -207,7 +207,7 @@ def regularize(
     Differs from:
         1. PyTorch: `torch.nn.LSTM(dropout=)` is between layers; that is `stack(dropout=)`.
         2. Keras: `recurrent_dropout` of a layer with `implementation=1` draws a mask for each
-           gate; here one serves all gates.
+           gate; here all gates share one.
         3. Flax has none of the three.
     """
     if isinstance(cell, PlacedCell):

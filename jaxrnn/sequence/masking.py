@@ -42,7 +42,7 @@ def mask_of_lengths(lengths: Int[Array, "*B"], time: int) -> Bool[Array, "T *B"]
 def resets_on_entry(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "T *B"]:
     """Whether the reset state replaces the state that enters each step.
 
-    A reset at t stands between step t-1 and step t. Read forward, it replaces the state that
+    A reset at t lies between step t-1 and step t. Read forward, it replaces the state that
     enters t. Read in reverse, it replaces the state that enters t-1; a reset at step 0 then
     replaces nothing.
     """

@@ -1,7 +1,7 @@
 """A sequence in segments of K steps, with the steps left over in a shorter one that is read last.
 
-Segments serve two ends. `implementations/bptt.py` projects and accumulates a segment at a time,
-so that what a product makes is still in the cache when it is read (`segment_length`).
+`implementations/bptt.py` projects and accumulates a segment at a time, so that what a product
+makes is still in the cache when it is read (`segment_length`).
 `checkpoint=K` keeps only the state that each segment starts from: the backward pass runs the
 segment again from there, then differentiates it. T/K states are kept, and what the backward
 pass needs of K steps at a time.

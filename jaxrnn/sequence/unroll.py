@@ -37,41 +37,42 @@ def unroll(
         xs: `(T, *B, I)`, floating-point, time first. T = 0 and an empty batch are legal.
         state: the state before the first step read; by default `cell.initial_state`. Cast to
             the dtype of the result.
-        lengths: `(*B,)` integers in 0..T: step t of a sequence takes part where t < length.
+        lengths: `(*B,)` integers in 0..T: step t of a sequence is masked where t >= length.
             Concrete values outside are refused, traced ones clamped.
-        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. Where
-            a step takes no part the state is held, the output is zero, the input is not read
-            (NaN there reaches neither values nor gradients) and no gradient flows.
+        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. A step
+            is masked where they are false: the state is held, the output is zero, the input
+            is not read (NaN there reaches neither values nor gradients) and no gradient flows.
         resets: `(T, *B)` booleans, true at the first step of an episode: between t-1 and t
             neither value nor gradient crosses, in either direction of reading, whether or not
-            step t takes part.
-        reset_state: what replaces a state that would cross, shaped as `state`; by default
+            step t is masked.
+        reset_state: what replaces the state at a reset, shaped as `state`; by default
             the cell's initial state, which is zeros. Gradients flow into one that is given.
         reverse: read from the last step (with `lengths`: each sequence's own) to the first.
             Outputs stay at their input's position; the final state is that after step 0.
         return_states: also return the state after every step, leaves `(T, *B, ·)`.
         checkpoint: what the backward pass keeps; gradients are the same. `None` keeps what it
             needs: states and gates of every step, (G + 2)TBH numbers for an LSTM or GRU. "gates"
-            keeps the states and computes the gates anew, one product for many steps. An
+            keeps the states and recomputes the gates, one product for many steps. An
             integer K keeps the state every K steps and runs each segment again, its input
-            product included: T/K states and what K steps need. "sqrt" takes K about √T.
+            product included: T/K states and what K steps need. "sqrt" chooses K about √T.
         compute_dtype: dtype of the operands of matrix products, such as `jnp.bfloat16`. They
             accumulate in float32, gates and states stay in float32, and outputs come back in
             the dtype of `xs`.
-        implementation: `None` chooses; "bptt" is the scan with the hand-written backward;
-            "scan" is the scan under plain automatic differentiation, which also serves
-            forward mode; "reference" is a Python loop; "cudnn" is the LSTM of NVIDIA's
-            library, in float32, with TF32 products where `jax.default_matmul_precision` allows them;
+        implementation: `None` chooses. "bptt" is the scan with the hand-written backward pass.
+            "scan" is the scan under plain automatic differentiation, which also supports
+            forward mode. "reference" is a Python loop. "cudnn" is the LSTM of NVIDIA's
+            library, in float32, with TF32 products where `jax.default_matmul_precision` allows them.
             "pallas" is one kernel for the whole sequence on a CUDA GPU, for rnn, lstm and gru in
-            their plain forms, and "pallas_interpret" the same kernel interpreted on any platform,
-            for proofs. One that is named serves the call or refuses it.
-        truncate: K parts the sequence into windows of K steps, counted from the first step
-            read. Values are unchanged; gradients cross every border between two steps but
-            those between windows, so they flow back K - 1 steps at most, and into the
-            initial state from the first window alone. K >= T changes nothing.
-        clip_gradient: limits every entry of the cotangent that a step hands to the state
+            their plain forms; "pallas_interpret" is the same kernel interpreted on any platform,
+            for proofs. An :class:`Implementation` object is run itself. A named implementation
+            runs the call or refuses it.
+        truncate: K splits the sequence into windows of K steps, counted from the first step
+            read. Values are unchanged. No gradient crosses from one window to the one before, so
+            gradients flow back K - 1 steps at most, and into the initial state from the first
+            window alone. K >= T changes nothing.
+        clip_gradient: clips every entry of the cotangent that a step passes to the state
             before it, the initial one included, to ± this (after Graves 2013,
-            arXiv:1308.0850, section 2.1, who limits that of the gates' inputs).
+            arXiv:1308.0850, section 2.1, who clips that of the gates' inputs).
         key: turns on the noise of a cell from :func:`regularize`; without it the cell is
             evaluated. Other cells have none and ignore it. Inside `shard_map`, fold the
             device's index in, or all devices draw the same masks.
@@ -83,7 +84,7 @@ def unroll(
 
     Raises:
         TypeError, ValueError: for arguments of a wrong type, dtype, shape or structure.
-        NotImplementedError: if a named implementation cannot serve the call.
+        NotImplementedError: if a named implementation does not support the call.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
