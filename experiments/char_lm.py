@@ -1,11 +1,11 @@
-"""Learns to write, character by character, from any text; and goes on after a prompt.
+"""Trains a language model of characters on any text, and continues a prompt.
 
     python -m experiments.char_lm                                    # tiny-shakespeare
     python -m experiments.char_lm --text novel.txt --out results/novel
     python -m experiments.char_lm sample --prompt "ROMEO:" --length 400
 
-A network reads one character a step and says the next. The text is read as some streams side by side, in
-windows; the gradient ends at the window, the state is handed on (truncated back-propagation through time).
+A network reads one character a step and predicts the next. The text is read as several parallel streams, in
+windows. The gradient ends at the window, and the state continues (truncated back-propagation through time).
 """
 
 import dataclasses
@@ -72,12 +72,12 @@ class Config(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
-    """Goes on after a prompt with a model that was trained."""
+    """Continues a prompt with a trained model."""
 
     model: Path = Path("results/char_lm")
     """The folder that a training wrote."""
     prompt: str = "\n"
-    """What to go on after; its characters must be in the text that was learned."""
+    """The text to continue; its characters must be in the training text."""
     length: int = 400
     """Characters to write."""
     temperature: float = 0.8

@@ -2,8 +2,8 @@
 
     python -m experiments.forecast
 
-Each month the network reads the passengers so far, in logarithms, and the season of the next month; it says by
-how much they change. The last third of the twelve years is never trained on. The naive forecasts are always printed.
+Each month the network reads the passengers so far, in logarithms, and the season of the next month; it predicts
+by how much they change. The last third of the twelve years is never trained on. The naive forecasts are always printed.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Config(RunOptions):
     test_months: int = 48
     """The last months, for testing."""
     validation_months: int = 12
-    """The months before them, which say when training was best."""
+    """The months before them, which select the best parameters."""
     steps: int = 1000
     """Updates."""
     batch_size: int = 16
@@ -62,7 +62,7 @@ class Config(RunOptions):
     clip_norm: float = 1.0
     """Longest norm of the gradient of all parameters together."""
     noise: float = 0.1
-    """Standard deviation of the noise added to what is read in training, in logarithms: against learning by heart."""
+    """Standard deviation of the noise added to what is read in training, in logarithms: against overfitting."""
     out: Path = Path("results/forecast")
     """The folder for results.json, the figure, logs and checkpoints."""
 

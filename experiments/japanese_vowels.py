@@ -1,9 +1,9 @@
-"""Tells nine speakers apart by the vowels that they say, in sequences of 7 to 29 steps.
+"""Classifies nine speakers by their vowels, in sequences of 7 to 29 steps.
 
     python -m experiments.japanese_vowels
 
 A bidirectional LSTM reads the 12 coefficients of each step; the class is read from the last state of both
-directions, each at its own end of the sequence. Batches are padded, and `lengths` says how far they go.
+directions, each at its own end of the sequence. Batches are padded, and `lengths` gives their lengths.
 """
 
 import dataclasses

@@ -1,11 +1,10 @@
-"""Trains through 100,000 time steps at once, in the memory that `checkpoint` leaves.
+"""Trains through 100,000 time steps at once, with the memory limited by `checkpoint`.
 
     python -m experiments.long_sequence
 
-An LSTM reads slow and fast oscillations with noise and says what comes next, at every step of
+An LSTM reads slow and fast oscillations with noise and predicts the next input, at every step of
 one sequence of T steps; the gradient flows through all of them. `checkpoint="sqrt"` keeps the
-state about every √T steps and runs the stretch between two of them again when the gradient
-comes by.
+state about every √T steps, and the backward pass runs the segment between two of them again.
 """
 
 import dataclasses
@@ -51,7 +50,7 @@ class Config:
 
 
 class Model(NamedTuple):
-    """A cell, and a linear layer that says the next input."""
+    """A cell, and a linear layer that predicts the next input."""
 
     cell: Any
     v: jax.Array  # (H, I)
@@ -153,7 +152,7 @@ def print_table(config: Config, outcome: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
+    """The exit code: 2 with one line on stderr if the command cannot run."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.long_sequence")
     try:
         checkpoint = checked(config)

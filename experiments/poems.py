@@ -4,8 +4,8 @@
     python -m experiments.poems write --form 7 --first 白日依山盡黃河
     python -m experiments.poems write --form 5 --acrostic 春夏秋冬
 
-A poem is read character by character with its marks, after a symbol that says its form. What is reported is
-the perplexity of poems that were held out, beside that of single characters, and how many samples are in form.
+A poem is read character by character with its marks, after a symbol for its form. The script reports
+the perplexity of held-out poems, beside that of single characters, and how many samples are in form.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ class Config(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class WriteConfig:
-    """Writes quatrains with a model that was trained."""
+    """Writes quatrains with a trained model."""
 
     model: Path = Path("results/poems")
     """The folder that a training wrote."""

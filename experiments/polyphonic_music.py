@@ -1,4 +1,4 @@
-"""Says which keys sound next in chorales of Bach or in folk tunes, with tanh, GRU and LSTM networks.
+"""Predicts which keys sound next in chorales of Bach or in folk tunes, with tanh, GRU and LSTM networks.
 
     python -m experiments.polyphonic_music
     python -m experiments.polyphonic_music --dataset nottingham
@@ -240,7 +240,7 @@ def train(
 
 
 def search(config: Config, music: Music, total: int) -> dict[Network, dict[float, float]]:
-    """What the first seed reaches on the validation pieces, for every network and rate."""
+    """The first seed's loss on the validation pieces, for every network and rate."""
     pairs = {f"{n.label}, {rate:g}": (n, rate) for n in networks_of(config) for rate in rates_to_try(config)}
     first = seeds_of(config)[:1]
     found = side_by_side(
@@ -257,7 +257,7 @@ def search(config: Config, music: Music, total: int) -> dict[Network, dict[float
 
 
 def best_rate(config: Config, reached: Mapping[float, float]) -> float:
-    """The rate with the least loss; one that never gave a number is the worst."""
+    """The rate with the least loss; one whose loss was never finite is the worst."""
     return min(config.learning_rates, key=lambda rate: np.nan_to_num(reached.get(rate, 0.0), nan=np.inf))
 
 

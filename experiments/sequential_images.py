@@ -2,8 +2,8 @@
 
     python -m experiments.sequential_images
 
-A row at a time, an image of 8 x 8 pixels is 8 steps of 8 numbers; a pixel at a time it is 64
-steps of one number, and the first pixels are to be remembered to the end. The class is read from the last
+Read by rows, an image of 8 x 8 pixels is 8 steps of 8 numbers. Read by pixels it is 64
+steps of one number, and the network must remember the first pixels to the end. The class is read from the last
 output by a linear layer.
 """
 
@@ -188,7 +188,7 @@ def check(config: Config) -> None:
 
 
 def logistic_regression(images: Images) -> dict[str, Any]:
-    """What a linear classifier of the raw pixels reaches, which knows of no order."""
+    """The accuracy of a linear classifier of the raw pixels, which does not use their order."""
     start = time.perf_counter()
     model = LogisticRegression(max_iter=1000)
     model.fit(images.train_images.reshape(len(images.train_images), -1), images.train_labels)

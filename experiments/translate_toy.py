@@ -3,8 +3,8 @@
     python -m experiments.translate_toy
     python -m experiments.translate_toy --task reversal --size 12 --cell gru
 
-"57+168" is read digit by digit and "225" is written: the encoder's last states are all that the decoder is
-given. Sources are of different lengths; one in ten, chosen by what it is, is never trained on.
+The encoder reads "57+168" digit by digit and the decoder writes "225". It is given only the encoder's last
+states. Sources have different lengths; one in ten, chosen by a hash of it, is never trained on.
 """
 
 import dataclasses
@@ -169,7 +169,7 @@ def train(config: Config, pairs: Pairs, devices: Devices, show: Show) -> Course:
 
 
 def examples(config: Config, pairs: Pairs, params: Any) -> list[dict[str, str]]:
-    """Some test sources with what the first seed's model makes of them."""
+    """Some test sources with the first seed's translations."""
     language: Language = LANGUAGES[config.task]
     pairs = jax.tree.map(lambda leaf: leaf[:SHOWN], pairs)
     bound = model_of(config).bind(jax.tree.map(lambda leaf: leaf[0], params))

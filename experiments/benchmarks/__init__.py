@@ -1,1 +1,1 @@
-"""How fast things are: `python -m experiments.benchmarks.<name>`."""
+"""Benchmarks of time and memory: `python -m experiments.benchmarks.<name>`."""

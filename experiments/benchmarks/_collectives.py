@@ -22,12 +22,12 @@ class Collective(NamedTuple):
 
     kind: str
     bytes: int  # of its result, on each device
-    depth: int  # how many loops it stands in
+    depth: int  # how many loops it is in
     times: int | None  # it is executed; None where the compiler does not tell the steps of a loop around it
 
 
 class Counts(NamedTuple):
-    """What all of them amount to."""
+    """The totals over all collectives."""
 
     outside: int  # operations outside of loops
     inside: int  # operations inside of loops

@@ -15,7 +15,7 @@ from experiments.benchmarks._turns import TASKS, Program, compiled
 class Contestant(NamedTuple):
     """One way to compute."""
 
-    prepare: Callable[[str], Program]  # task -> its call, which gives outputs, or (loss, gradients)
+    prepare: Callable[[str], Program]  # task -> its call, which returns outputs, or (loss, gradients)
     as_time_first: Callable[[Any], Any] = lambda ys: ys  # outputs as (T, B, H)
     as_jaxrnn: Callable[[Any], Any] = lambda gradients: gradients  # gradients as jaxrnn's parameters
     without: tuple[str, ...] = ()  # the parameters of jaxrnn's that it does not have
@@ -32,7 +32,7 @@ class Model(NamedTuple):
 
 
 class Disagreement(NamedTuple):
-    """A contestant that computes something else than the first."""
+    """Raised if a contestant's results differ from those of the first."""
 
     cell: str
     shape: str
@@ -96,7 +96,7 @@ def sharded(problem: Problem) -> Contestant | None:
     return Contestant(prepare)
 
 
-# The first is what the others are compared with. `None` is one that cannot serve the problem.
+# The first is what the others are compared with. `None` is one that does not support the problem.
 OWN: dict[str, Callable[[Problem], Contestant | None]] = {
     "default": unrolled,
     "scan": partial(unrolled, implementation="scan"),
@@ -110,7 +110,7 @@ def prepare(contestants: dict[str, Contestant]) -> dict[str, dict[str, Program]]
 
 
 def outcome(contestant: Contestant, programs: dict[str, Program]) -> tuple[Any, float, Any]:
-    """What one call of each task gives, as the others have it: outputs, loss, gradients."""
+    """The results of one call of each task, in the layout of all contestants: outputs, loss, gradients."""
     ys, (loss, gradients) = (jax.block_until_ready(programs[task].call()) for task in TASKS)
     return contestant.as_time_first(ys), float(loss), contestant.as_jaxrnn(gradients)
 
@@ -124,6 +124,6 @@ def apart(contestant: Contestant, found: tuple[Any, float, Any], expected: tuple
 def differences(
     contestants: dict[str, Contestant], programs: dict[str, dict[str, Program]], reference: str
 ) -> dict[str, float]:
-    """Calls everybody once: how far outputs, loss and gradients are from those of `reference`."""
+    """Calls every contestant once; returns how far outputs, loss and gradients are from those of `reference`."""
     outcomes = {name: outcome(contestant, programs[name]) for name, contestant in contestants.items()}
     return {name: apart(contestants[name], found, outcomes[reference]) for name, found in outcomes.items()}

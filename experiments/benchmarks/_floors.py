@@ -1,4 +1,4 @@
-"""What no program can undercut on a device: operations, bytes and steps, at speeds that were measured there."""
+"""Lower bounds of the time of a program on a device: operations, bytes and steps, at speeds measured there."""
 
 from typing import NamedTuple
 

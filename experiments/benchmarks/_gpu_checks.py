@@ -1,4 +1,4 @@
-"""Whether what runs on the device is right: against float64 on the CPU, and the same every time."""
+"""Checks that results on the device equal those in float64 on the CPU, and are the same every time."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
     @property
     def right(self) -> bool:
-        """Whether it may be timed. Others need not repeat themselves to the bit."""
+        """Whether it may be timed. Contestants of other libraries may differ between calls."""
         return self.difference <= TOLERANCE[self.dtype] and (self.identical or self.contestant not in OWN)
 
     def complaint(self) -> str:
@@ -64,12 +64,12 @@ def in_float64(problem: Problem, options: dict[str, Any]) -> tuple[Any, float, A
 
 
 def same(a: Any, b: Any) -> bool:
-    """To the bit."""
+    """Whether two trees are equal bit for bit."""
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def examine(contestant: Contestant, expected: tuple[Any, float, Any]) -> tuple[float, bool]:
-    """How far it is from what is expected, and whether it repeats itself."""
+    """How far its results are from those expected, and whether they are the same every time."""
     programs: dict[str, Program] = {task: contestant.prepare(task) for task in TASKS}
     first = jax.tree.map(np.asarray, outcome(contestant, programs))
     again = [same(first, outcome(contestant, programs)) for _ in range(AGAIN)]
@@ -79,7 +79,7 @@ def examine(contestant: Contestant, expected: tuple[Any, float, Any]) -> tuple[f
 def check_all(
     form: str, shape: Shape, dtype: str, device: str, unrolls: Sequence[int], peers: Sequence[str], vary: bool
 ) -> list[Check]:
-    """Everybody as they will be timed; if `vary`, jaxrnn's own with lengths and in reverse besides."""
+    """Checks all contestants as they are timed; if `vary`, also jaxrnn's own with lengths and in reverse."""
     problem, checks = make_problem(form, shape), []
     for said, options in (variants(shape) if vary else {"": {}}).items():
         expected = in_float64(problem, options)

@@ -1,4 +1,4 @@
-"""Who takes part on a GPU, in each dtype, and why the others do not."""
+"""The contestants on a GPU in each dtype, and the reasons why others do not run."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ class Field(NamedTuple):
 
 @contextlib.contextmanager
 def precision(dtype: str, peers: Sequence[str]) -> Iterator[None]:
-    """Everybody's products as the dtype wants them."""
+    """The precision of all contestants' products for a dtype."""
     if "torch" in peers:
         pytorch = _peers.load("torch")
         pytorch.backends.cudnn.allow_tf32 = pytorch.backends.cuda.matmul.allow_tf32 = dtype != "float32"
@@ -38,12 +38,12 @@ def precision(dtype: str, peers: Sequence[str]) -> Iterator[None]:
 
 
 def own_options(name: str, dtype: str) -> dict[str, Any]:
-    """What `unroll` is given."""
+    """The options of `unroll`."""
     return {"implementation": name} | ({"compute_dtype": jnp.bfloat16} if dtype == "bf16" else {})
 
 
 def why_not(problem: Problem, options: dict[str, Any]) -> str | None:
-    """The reason why `unroll` does not support these options here; nothing is computed."""
+    """The reason why `unroll` does not support these options here, found without running it."""
     try:
         jax.eval_shape(lambda p, xs: jaxrnn.unroll(problem.cell, p, xs, **options), problem.params, problem.xs)
     except ValueError as error:
@@ -56,7 +56,7 @@ def why_not(problem: Problem, options: dict[str, Any]) -> str | None:
 
 
 def scanned(problem: Problem, steps: int) -> Contestant:
-    """`jax.lax.scan` over the cell's step under plain autodiff, so many steps of it in one turn of XLA's loop."""
+    """`jax.lax.scan` over the cell's step under plain autodiff, with so many steps in one iteration of XLA's loop."""
     cell, batch = problem.cell, problem.shape.batch
 
     def outputs(params: Any, xs: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ def _torch(problem: Problem, dtype: str, device: str) -> Contestant:
 
 
 def field_of(problem: Problem, dtype: str, device: str, unrolls: Sequence[int], peers: Sequence[str]) -> Field:
-    """Everybody who can serve the problem."""
+    """All contestants that support the problem."""
     makers: dict[str, Callable[[], Contestant]] = {}
     absent: dict[str, str] = {}
     for name in OWN:

@@ -1,4 +1,4 @@
-"""What the scripts share at their edges: options, refusals in one line, and what a record says about the machine."""
+"""What the scripts share: options, errors in one line, and the machine's description in a record."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ def writable(option: str, path: Path | None) -> None:
 
 
 def refused(script: str, check: Callable[[], None]) -> bool:
-    """Whether `check` objects; if so, why is said in one line on stderr."""
+    """Returns whether `check` raises; if so, prints the reason in one line on stderr."""
     try:
         check()
     except (ValueError, OSError) as error:
@@ -53,7 +53,7 @@ def refused(script: str, check: Callable[[], None]) -> bool:
 
 
 def here(peers: Sequence[str]) -> tuple[str, ...]:
-    """Those of the peers that are installed; the others are named as skipped."""
+    """Those of the peers that are installed; the others are reported as skipped."""
     missing = [name for name in peers if installed_version(name) is None]
     if missing:
         print(f"skipped, not installed: {', '.join(f'{name} ({PEERS[name].package})' for name in missing)}")
@@ -69,7 +69,7 @@ def about(peers: Sequence[str]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, if the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The same problem in other libraries, with our weights: `jaxrnn.interop` carries them there and the gradients back."""
+"""The same problem in other libraries, with our weights: `jaxrnn.interop` converts them, and the gradients back."""
 
 import importlib
 import os
@@ -36,9 +36,9 @@ def installed_version(name: str) -> str | None:
 
 
 def linear(convert: Callable[[Any], Any], gradients: Any) -> Any:
-    """A conversion of weights applied to gradients: what it adds, as 1 to Haiku's forget bias, is taken off again.
+    """A conversion of weights applied to gradients, less the constants that it adds, such as 1 to Haiku's forget bias.
 
-    In float64, so that this leaves no rounding.
+    It computes in float64, so that the subtraction has no rounding.
     """
     with jax.enable_x64(True):
         gradients = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), gradients)

@@ -1,4 +1,4 @@
-"""What every contestant is asked to compute, and whether it did."""
+"""The problem that every contestant computes, and the check of its results."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What every contestant is given: float32, time first."""
+    """The inputs of every contestant: float32, time first."""
 
     form: str
     shape: Shape
@@ -78,7 +78,7 @@ def make_problem(form: str, shape: Shape) -> Problem:
     if getattr(params, "b_hn", None) is not None:
         params = params._replace(b_hn=jnp.zeros_like(params.b_hn))
     xs, target = (rng.standard_normal((steps, batch, size), np.float32) for size in (features, hidden))
-    # Finished before anybody starts, or the first contestant would wait for it
+    # Finished before the timing starts, or the first contestant would wait for it
     return jax.block_until_ready(Problem(form, shape, params, jnp.asarray(xs), jnp.asarray(target)))
 
 

@@ -1,7 +1,7 @@
 """The memory of a train step of PyTorch: `python -m experiments.benchmarks._resident lstm T B I H`, on Linux.
 
-Prints the bytes by which the peak of what is resident rises above what was resident before the step. It imports
-PyTorch alone and draws its own weights, on whose values no memory depends.
+It prints by how many bytes the peak of resident memory rises above the resident memory before the step. It imports
+only PyTorch and draws its own weights, because memory does not depend on their values.
 """
 
 import importlib

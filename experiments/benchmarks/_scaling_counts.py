@@ -1,4 +1,4 @@
-"""The train steps whose collectives are counted: each way of sharing a model out over 1, 2, 4, 8 devices."""
+"""The train steps whose collectives are counted: each way to shard a model over 1, 2, 4, 8 devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -76,7 +76,7 @@ WAYS: dict[str, Callable[..., Any]] = {
 
 
 def grown(way: str, shape: Shape, devices: int, weak: bool) -> Shape:
-    """Strong: the same work on more devices. Weak: as much more of what is shared out as there are devices."""
+    """Strong: the same work on more devices. Weak: the sharded size grows with the number of devices."""
     if way == "pipeline":  # features are the layers here: those of a pipeline read what they put out
         return shape._replace(features=devices if weak else LAYERS)
     if not weak:

@@ -1,4 +1,4 @@
-"""Scaling on paper: what a train step costs on accelerators that are not here, from their data sheets.
+"""Scaling on paper: the computed cost of a train step on accelerators, from their data sheets.
 
 Per layer, with u of the peak for products and everything in numbers of the stated width:
 
@@ -7,12 +7,12 @@ Per layer, with u of the peak for products and everything in numbers of the stat
     ring of n          = CALL + 2 (n-1) (HOP + bytes / n / bandwidth), an all-reduce; a gather has n-1 of them
     all-reduce of n    = ring of a node's 8, then of the nodes, each with an eighth of the bytes
 
-It leaves out pointwise work, the optimizer and the input pipeline, and overlaps nothing.
+The estimate leaves out pointwise work, the optimizer and the input pipeline, and assumes no overlap.
 """
 
 from typing import NamedTuple
 
-OVERHEAD = 10e-6  # s, assumed: the three or so kernels of a step in a loop; a persistent kernel takes about 2e-6
+OVERHEAD = 10e-6  # s, assumed: about three kernels in each step of a loop; a persistent kernel takes about 2e-6
 USED = 0.4  # assumed: the share of the peak that large products reach
 CALL = 10e-6  # s, assumed: to start a collective
 
@@ -79,7 +79,7 @@ def collective(chip: Accelerator, devices: int, size: float, passes: int = 2) ->
 
 
 def step(chip: Accelerator, work: Work, batch: float, shares: int = 1) -> float:
-    """Seconds of a step of a loop over time, its weights shared out over so many devices."""
+    """Seconds of a step of a loop over time, with its weights sharded over so many devices."""
     columns = work.gates * work.hidden / shares
     product = 2 * batch * work.hidden * columns / (USED * chip.peak)
     return OVERHEAD + max(product, 2 * work.hidden * columns / chip.memory_rate)

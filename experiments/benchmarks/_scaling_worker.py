@@ -2,7 +2,7 @@
 
     python -m experiments.benchmarks._scaling_worker DEVICES CORES CELL:T,B,I,H ...
 
-compiles the train steps and says "ready". For every line `SECONDS CELL:T,B,I,H` it then reads, it prints the
+compiles the train steps and prints "ready". Then it reads lines `SECONDS CELL:T,B,I,H`. For each it prints the
 milliseconds of every call that begins within so many seconds, as a JSON list. Between its turns it sleeps.
 """
 

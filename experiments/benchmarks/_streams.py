@@ -1,4 +1,4 @@
-"""One step at a time, the state carried from call to call: the cells of jaxrnn and of other libraries."""
+"""One step at a time, with the state passed from call to call: the cells of jaxrnn and of other libraries."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +13,12 @@ from experiments.benchmarks._problem import FORMS, Problem
 from experiments.benchmarks._turns import cores
 from jaxrnn import interop
 
-Stream = Callable[[], Any]  # reads the next input and gives its output; the state stays inside
+Stream = Callable[[], Any]  # reads the next input and returns its output; the state stays inside
 Step = Callable[[Any, Any, jax.Array], tuple[Any, jax.Array]]  # (params, state, x) -> (state, y)
 
 
 def streaming(step: Step, params: Any, state: Any, xs: jax.Array) -> Stream:
-    """Compiled once; the state before a step is given up for the one after it. The inputs begin again at their end."""
+    """Compiled once; each call donates the state it is given. After the last input the first follows."""
     run = jax.jit(step, donate_argnums=1)
     inputs = list(xs)
     carried = {"state": jax.tree.map(jnp.array, state), "next": 0}
@@ -93,6 +93,6 @@ OTHERS: dict[str, Callable[[Problem], Stream]] = {"flax": flax, "equinox": equin
 
 
 def streams_of(problem: Problem, peers: tuple[str, ...]) -> dict[str, Stream]:
-    """By name, those that serve the problem."""
+    """The streams that support the problem, by name."""
     others = {n: build for n, build in OTHERS.items() if n in peers and problem.form in _peers.PEERS[n].forms}
     return {name: build(problem) for name, build in {**OWN, **others}.items()}

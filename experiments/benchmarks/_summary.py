@@ -1,4 +1,4 @@
-"""What the timings say: ratios, fractions of the machine's peak, and their geometric means over shapes."""
+"""Summaries of the timings: ratios, fractions of the machine's peak, and their geometric means over shapes."""
 
 from collections.abc import Sequence
 from statistics import geometric_mean
@@ -10,7 +10,7 @@ from experiments.benchmarks._problem import operations, parse_shape
 from experiments.benchmarks._turns import TASKS, Timing
 
 BASE = next(iter(OWN))
-LEAST_BATCH = 16  # below that, splitting the batch is not what one would do
+LEAST_BATCH = 16  # smaller batches are not worth splitting
 LEAST_HIDDEN = 256  # below that, the products are too small to reach the peak
 WITHOUT_JAX = ("torch",)
 
@@ -59,7 +59,7 @@ def summarise(timings: Sequence[Timing], peak: float) -> list[Mean]:
 
 
 def _figures_of(shape: str, row: dict[str, Timing], jax_peers: Sequence[str], peak: float) -> dict[str, float]:
-    """What one row of contestants gives to the means, by name."""
+    """The values that one row of contestants adds to the means, by name."""
     sizes, figures = parse_shape("", shape), {}
     peers = [row[name].min_ms for name in jax_peers if name in row]
     if peers and BASE in row:

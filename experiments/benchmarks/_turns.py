@@ -1,4 +1,4 @@
-"""Clocks: how contestants are compiled and timed, and how fast the machine multiplies matrices."""
+"""Compiles and times contestants, and measures how fast the machine multiplies matrices."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ class Program(NamedTuple):
 
     call: Callable[[], Any]
     compile_s: float | None = None  # tracing and compiling; None where nothing is compiled
-    temporary_bytes: int | None = None  # XLA's own account of the memory beside arguments and results
+    temporary_bytes: int | None = None  # the memory beside arguments and results, as reported by XLA
 
 
 class Timing(NamedTuple):
@@ -60,7 +60,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
 
 
 def take_turns(calls: dict[str, Callable[[], Any]], rounds: int, turn_ms: float = TURN_MS) -> dict[str, list[float]]:
-    """Milliseconds of every call. In a round everybody has one turn, in an order that changes.
+    """Milliseconds of every call. In a round every contestant has one turn, in an order that changes.
 
     Quick calls are repeated within a turn: the first finds the caches full of what its
     predecessor left, and the predecessor's threads still awake.

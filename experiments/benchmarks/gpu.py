@@ -1,18 +1,18 @@
-"""Whether jaxrnn is right on a GPU, and how fast: its implementations beside PyTorch's cuDNN and Flax NNX, in one call.
+"""Checks jaxrnn on a GPU and times it: its implementations beside PyTorch's cuDNN and Flax NNX, in one command.
 
     python -m experiments.benchmarks.gpu --json gpu.json --plot gpu.png
 
-First every contestant must agree with float64 on the CPU within a tolerance for its dtype, and jaxrnn's own give
-the same bits every time, with lengths and in reverse too; who does not is not timed. Then those who serve a shape take
-turns. Beside each time stands what no program can undercut: operations and bytes at speeds measured on the device,
+First every contestant must agree with float64 on the CPU within a tolerance for its dtype. jaxrnn's own must also
+return the same bits every time, with lengths and in reverse too. A contestant that fails is not timed. Then those that
+support a shape run in turn. Lower bounds accompany each time: operations and bytes at speeds measured on the device,
 and 2 us for every step that ends with a barrier over the chip.
 
-Files are written anew after every shape, so that a run that is cut short leaves what it has; `--cells`, `--dtypes`,
-`--shapes` and `--minutes` part a long one. `--device cpu` runs small shapes on a machine without a GPU, to see that
-it works.
+Files are written anew after every shape, so that an interrupted run keeps its results. `--cells`, `--dtypes`,
+`--shapes` and `--minutes` split a long run. `--device cpu` runs small shapes on a machine without a GPU, as a test
+of the script.
 
-What XLA makes of a loop: `--unrolls 1 2 4 8` adds plain scans with so many steps in one turn. `--xla-flags` goes to XLA
-before it starts, and into the record: `--xla-flags=--xla_gpu_enable_command_buffer=` runs without CUDA graphs,
+`--unrolls 1 2 4 8` adds plain scans with so many steps in one iteration of XLA's loop. `--xla-flags` is passed to XLA
+before it starts, and written into the record: `--xla-flags=--xla_gpu_enable_command_buffer=` runs without CUDA graphs,
 `--xla-flags=--xla_gpu_enable_command_buffer=+WHILE,+CONDITIONAL` puts whole loops into them where XLA can. Run it once
 with each, and compare the files.
 """
@@ -49,7 +49,7 @@ SHAPES = (
     "128,256,1024,1024",
 )
 CHECKED = ("50,6,24,64", "64,16,128,256")
-# The sizes of what measures the device: rows of a square product, MiB of a copy
+# The sizes of the measurements of the device: rows of a square product, MiB of a copy
 SIZES = {"gpu": (8192, 1024), "cpu": (512, 16)}
 QUICK: dict[str, Any] = {"shapes": ("12,4,8,8",), "checked": ("7,3,5,8",), "repeats": 2}
 
@@ -69,7 +69,7 @@ class Config:
     peers: tuple[str, ...] = PEERS
     """Which other libraries; those not installed are left out."""
     unrolls: tuple[int, ...] = ()
-    """Plain scans of so many steps in one turn of the loop."""
+    """Plain scans of so many steps in one iteration of the loop."""
     repeats: int = 10
     """Turns of every contestant; one is as many calls as begin within 10 ms."""
     minutes: float = float("inf")
@@ -113,7 +113,7 @@ def device_of(name: str) -> Any:
 
 
 def ready(problem: Problem, dtype: str, config: Config, peers: Sequence[str], wrong: set[str]) -> dict[str, Any]:
-    """The programs of those who can be timed, by name and task; who cannot is named on the way."""
+    """The programs of the contestants that can be timed, by name and task; the others are reported."""
     field = field_of(problem, dtype, config.device, config.unrolls, peers)
     absent = field.absent | dict.fromkeys(wrong & set(field.contestants), "it was wrong where it was checked")
     programs: dict[str, dict[str, Program]] = {}
@@ -232,13 +232,13 @@ def run(config: Config, peers: Sequence[str], save: Callable[..., None]) -> list
 def timed(
     problem: Problem, dtype: str, config: Config, peers: Sequence[str], wrong: set[str], speeds: Speeds
 ) -> list[dict]:
-    """One shape; nothing of it stays on the device."""
+    """Times one shape, and frees its memory on the device."""
     programs = ready(problem, dtype, config, peers, wrong)
     return list(rows_of(problem, dtype, programs, config.repeats, speeds))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for a command that cannot be run as it stands, 1 if a contestant is wrong."""
+    """The exit code: 2 for a command that cannot run, 1 if a contestant is wrong."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.gpu")
     if config.quick or config.device == "cpu":
         config = dataclasses.replace(config, **QUICK)

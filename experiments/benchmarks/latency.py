@@ -1,8 +1,8 @@
-"""How long one step takes when each output is waited for, and how long a long sequence takes without a gradient.
+"""Times one step when each output is waited for, and a long sequence without a gradient.
 
     python -m experiments.benchmarks.latency
 
-A step is compiled once, gives up the state it was called with, and is called for one sequence: `cell.step` and
+A step is compiled once, donates its state, and is called for one sequence: `cell.step` and
 `step` of a network of one layer, beside the cells of other libraries with the same weights. I equals H.
 The long sequences are forward passes as in `experiments.benchmarks.speed`, at B = 1.
 """
@@ -41,7 +41,7 @@ class Config:
     sequences: tuple[str, ...] = ("10000,1,64,64", "10000,1,256,256")
     """Which long sequences, each as T,B,I,H."""
     peers: tuple[str, ...] = tuple(PEERS)
-    """Which other libraries; those not installed are skipped, haiku and keras take part in the sequences alone."""
+    """Which other libraries; those not installed are skipped, haiku and keras run only the sequences."""
     repeats: int = 10
     """Turns of every contestant; one is as many calls as begin within 10 ms."""
     quick: bool = False
@@ -53,7 +53,7 @@ class Config:
 
 
 class Outcome(NamedTuple):
-    """What one kind of measurement found of each contestant."""
+    """The results of one kind of measurement, by contestant."""
 
     differences: dict[str, float]  # how far its outputs are from the first one's
     microseconds: dict[str, list[float]]  # a step, of those that compute the same
@@ -78,7 +78,7 @@ def whole_sequence(problem: Problem, peers: tuple[str, ...], repeats: int) -> Ou
 
 
 def timed(calls: dict[str, Stream], outputs: dict[str, Any], repeats: int, steps: int) -> Outcome:
-    """Times those whose outputs are the first one's."""
+    """Times the contestants whose outputs equal those of the first."""
     expected = next(iter(outputs.values()))
     found = {name: difference(ys, expected) for name, ys in outputs.items()}
     right = {name: call for name, call in calls.items() if found[name] <= TOLERANCE}
@@ -139,7 +139,7 @@ def plot(path: Path, form: str, rows: Sequence[dict[str, Any]], hidden: Sequence
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for a command that cannot be run as it stands, 1 if a contestant computes something else."""
+    """The exit code: 2 for a command that cannot run, 1 if a contestant's results differ."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.latency")
     config = dataclasses.replace(config, **QUICK) if config.quick else config
     if _options.refused("latency", lambda: check(config)):

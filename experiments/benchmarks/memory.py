@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.memory
 
-For JAX it is what the compiler set aside for temporary values, so nothing is run: jaxrnn with each setting of
-`checkpoint`, under plain automatic differentiation ("scan"), and the other JAX libraries. PyTorch has no such account:
-its figure is by how much the peak of a fresh process rises above what was resident before the step (Linux alone).
+For JAX it is the compiler's allocation for temporary values, so nothing is run: jaxrnn with each setting of
+`checkpoint`, under plain automatic differentiation ("scan"), and the other JAX libraries. PyTorch does not report this:
+its figure is by how much the peak of a fresh process rises above the resident memory before the step (on Linux only).
 """
 
 import dataclasses
@@ -121,7 +121,7 @@ def plot(path: Path, form: str, found: dict[int, dict[str, int | None]], config:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for a command that cannot be run as it stands."""
+    """The exit code: 2 for a command that cannot run."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.memory")
     if config.quick:
         config = dataclasses.replace(config, **QUICK)

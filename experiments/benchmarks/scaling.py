@@ -3,12 +3,12 @@
     python -m experiments.benchmarks.scaling
 
 Counted: the collectives in the optimised program of a train step over 1, 2, 4, 8 CPU devices, how often each is
-executed and the bytes of their results on a device; nothing is run. Strong scaling shares the same work out; weak
-scaling gives more devices as much more: of the batch, of the units (model_parallel), of the layers (pipeline).
+executed and the bytes of their results on a device; nothing is run. Strong scaling shards the same work; weak
+scaling gives n devices n times the batch, the units (model_parallel) or the layers (pipeline).
 
-Timed: the throughput of `data_parallel` on two CPU devices against one, in processes of their own that take turns. A
-CPU device spreads large products over all cores by itself, so one device is timed twice: with both cores for its
-threads, which is what whoever does nothing gets, and confined to one core.
+Timed: the throughput of `data_parallel` on two CPU devices against one, in processes of their own that run in turn. A
+CPU device runs large products on all cores, so one device is timed twice: with threads on both cores, which is
+the default, and confined to one core.
 
 On paper: 1 to 1,024 accelerators from their data sheets, see `_scaling_paper`.
 """
@@ -102,8 +102,8 @@ def counts(form: str, shape: Shape) -> list[dict[str, Any]]:
 def timed(config: Config) -> list[dict[str, Any]]:
     """Least and median milliseconds by train step and setting, and the throughput of two devices beside it.
 
-    The ratio is that of the medians within a round, and of these the median over rounds: what slows the machine down
-    for a while slows all settings of a round down.
+    The ratio is that of the medians within a round, and of these the median over rounds: if the machine is slow
+    for a while, all settings of a round are.
     """
     found: dict[str, dict[str, list[list[float]]]] = {name: {key: [] for key in SETTINGS} for name in config.timed}
     with contextlib.ExitStack() as running:
@@ -205,7 +205,7 @@ def paper_lines(tables: dict[str, Any]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for a command that cannot be run as it stands."""
+    """The exit code: 2 for a command that cannot run."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.scaling")
     if config.quick:
         config = dataclasses.replace(config, **QUICK)

@@ -1,12 +1,12 @@
-"""How long a forward pass and a train step take, jaxrnn and other libraries side by side in one process.
+"""Times a forward pass and a train step of jaxrnn and other libraries in one process.
 
     python -m experiments.benchmarks.speed
 
 A train step is the value and the gradient, with respect to the parameters alone (the inputs are data), of the
-mean square distance of all outputs from a target. Before anything is timed, every contestant must give the outputs and
-gradients of the first one, with the same weights. Then they take turns, so that a machine that slows down does so for
-all. "default" and "scan" are `jaxrnn.unroll` on one device, "sharded" splits the batch over all cores. Not taking part
-are libraries without that cell, and "sharded" where the batch does not divide.
+mean square distance of all outputs from a target. Before anything is timed, every contestant must return the outputs
+and gradients of the first one, with the same weights. Then they run in turn, so that a machine that slows down does so
+for all. "default" and "scan" are `jaxrnn.unroll` on one device, "sharded" splits the batch over all cores. Libraries
+without that cell are left out, and "sharded" if the devices do not divide the batch.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ class Config:
     peers: tuple[str, ...] = tuple(PEERS)
     """Which other libraries; those not installed are skipped."""
     devices: int = 1
-    """CPU devices of the process; with several, "sharded" takes part."""
+    """CPU devices of the process; with several, "sharded" runs too."""
     repeats: int = 20
     """Turns of every contestant; one is as many calls as begin within 10 ms."""
     quick: bool = False
@@ -62,7 +62,7 @@ class Config:
 
 
 def contestants_of(problem: Problem, peers: Sequence[str]) -> dict[str, Contestant]:
-    """By name, those that serve the problem."""
+    """The contestants that support the problem, by name."""
     builders = {**OWN, **{name: PEERS[name].build for name in peers if problem.form in PEERS[name].forms}}
     built = {name: build(problem) for name, build in builders.items()}
     return {name: contestant for name, contestant in built.items() if contestant is not None}
@@ -124,7 +124,7 @@ def report(config: Config, timings: list[Timing], checks: list[dict], peers: Seq
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 for a command that cannot be run as it stands, 1 if a contestant computes something else."""
+    """The exit code: 2 for a command that cannot run, 1 if a contestant's results differ."""
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.speed")
     if config.quick:
         config = dataclasses.replace(config, **QUICK)

@@ -2,10 +2,10 @@
 
     python -m experiments.gates
 
-Trains both cells to read digits pixel by pixel and to say the next character of a text. On data held out it
-shows how the values of every gate are spread before and after training, how long units keep what they hold
-beside the length of the task, and the loss with a gate fixed open (1), closed (0) or at its mean. Then it
-trains again from the start with a gate fixed, so that the other parameters can make up for it.
+Trains both cells to read digits pixel by pixel and to predict the next character of a text. On held-out data it
+measures the distribution of every gate's values before and after training, how long units keep their values
+compared with the length of the task, and the loss with a gate fixed open (1), closed (0) or at its mean. Then it
+trains again from the start with a gate fixed, so that the other parameters can compensate.
 """
 
 import dataclasses

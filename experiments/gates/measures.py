@@ -119,7 +119,7 @@ def as_lists(scores: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def orders(losses: Mapping[str, Sequence[float]]) -> list[str]:
-    """For each seed, the gates in the order of the loss without them, the dearest first: "f > i = o"."""
+    """For each seed, the gates in the order of the loss without them, the largest loss first: "f > i = o"."""
     names, found = list(losses), []
     for row in np.stack([losses[name] for name in names], 1):
         order = np.argsort(-row, kind="stable")
@@ -129,7 +129,7 @@ def orders(losses: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def verdict(holds: Sequence[bool]) -> str:
-    """For or against a claim, by the seeds."""
+    """Whether a claim holds, by the seeds."""
     share = f"{sum(holds)} of {len(holds)} seeds"
     return f"for ({share})" if all(holds) else f"against ({share})" if not any(holds) else f"undecided ({share})"
 

@@ -1,10 +1,10 @@
-"""Where gradients go: their size at every step beside what the spectrum of W_h says, before and after training.
+"""The size of gradients at every step, beside the prediction from the spectrum of W_h, before and after training.
 
     python -m experiments.gradient_flow
 
 Every cell learns which of four symbols came first, many steps of noise ago. Before and after, the
-gradient of the last step's loss is followed back through all steps. Beside it: the gain of W_h
-scanned from vanishing to exploding, the four ways of an LSTM's memory to the next, and clipping.
+gradient of the last step's loss is measured at all steps. The script also scans the gain of W_h from
+vanishing to exploding, and measures the four terms of ∂c_t/∂c_{t-1} of an LSTM, and clipping.
 """
 
 import dataclasses
@@ -300,7 +300,7 @@ def run(config: Config) -> Result:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
+    """The exit code: 2 with one line on stderr if the command cannot run."""
     return run_script("gradient_flow", Config, run, check=checked, quick=QUICK, arguments=arguments)
 
 

@@ -1,4 +1,4 @@
-"""What theory claims about gradients, each beside the number that decides on it."""
+"""Claims of theory about gradients, each with the measured number that decides it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Clipping where it is needed, and where it does not help.
+"""Clipping, in a case where it is needed and in one where it does not help.
 
 The wall: one sigmoid unit whose last state is to be 0.7, after Pascanu et al. 2013 (their figure
 6); where the unit has two fixed points the loss is a cliff over weight and bias. Then whole

@@ -1,8 +1,8 @@
-"""The task of `gradient_flow`: which of four symbols came first is asked after many steps of noise.
+"""The task of `gradient_flow`: to say after many steps of noise which of four symbols came first.
 
-Sequences are trained at lengths from 2 to T, as many short ones as long ones on a logarithmic
-scale: what the gradient of the short ones teaches carries over to the long ones, so that
-networks learn it whose gradient over T steps is nothing.
+Training sequences have lengths from 2 to T, spread evenly on a logarithmic scale. What a network
+learns from the short ones carries over to the long ones, so networks learn the task although their
+gradient over T steps is practically zero.
 """
 
 import functools

@@ -6,7 +6,7 @@ Three tasks (digits pixel by pixel, the next character of a text, the adding pro
 parameters. Every cell gets as many hidden units as make the whole model as large as the budget, the same
 batches, and the same number of updates. Each model's learning rate is the one of a few, the same for all, that
 has the least loss on validation data with a seed that is not reported. Updates are timed afterwards, on one
-device each, the models taking turns.
+device each, with the models in turn.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which models of equal size are compared, and on what."""
+"""The models of equal size that are compared, and their tasks."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

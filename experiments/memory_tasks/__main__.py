@@ -1,4 +1,4 @@
-"""Five problems whose answer lies in the past, and which recurrent networks learn to solve them.
+"""Five problems whose answer depends on distant steps, and the recurrent networks that learn them.
 
     python -m experiments.memory_tasks
 

@@ -1,7 +1,7 @@
 """Sentences of a small English whose verb agrees with a noun far before it, across nouns of either number.
 
-"beside the doors , the key near the boxes that the boy moves" asks for "is": the subject is what
-counts, and every other noun has a number of its own that says nothing about it.
+"beside the doors , the key near the boxes that the boy moves" asks for "is": only the subject
+counts, and the numbers of the other nouns are independent of it.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def draw_sentences(rng: np.random.Generator, modifiers: int, count: int) -> Batc
 
     Half of them begin with a place, "near the keys ,". The subject has 0 to `modifiers` modifiers, as many
     as drawn with equal probability, each of them "near the keys", "that the keys move" (the verb
-    agrees with its own noun) or "that moved the keys". Every noun's number is a fair coin.
+    agrees with its own noun) or "that moved the keys". Every noun is singular or plural with equal probability.
     `distance` counts the words after the subject, `attractors` the nouns of the other number there.
     """
     subject = rng.integers(0, 2, count)

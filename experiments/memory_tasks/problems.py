@@ -1,4 +1,4 @@
-"""Five problems whose answer lies in the past: how their sequences are drawn, and when one is solved.
+"""Five problems whose answer depends on distant steps: how sequences are drawn, and when a problem is solved.
 
 A batch is drawn with a random generator, for a length and a number of sequences. Each problem defines what its
 length counts.
