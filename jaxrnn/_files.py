@@ -1,13 +1,13 @@
-"""One safetensors file: arrays by name, and a JSON object that belongs to them.
+"""The safetensors file of a saved network: arrays by name, and a JSON object.
 
-The arrays bear the path of the parameter as their name, as ``0.forward.w_x``. Of the two
-entries of the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its checksum:
+An array's name is the path of its parameter, such as ``0.forward.w_x``. Of the two entries of
+the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its checksum:
 
-    version         of this layout: 1
+    version         the version of this layout: 1
     configuration   how the network was made (:mod:`jaxrnn.configuration`), or null
     input_size      I
-    checksums       the CRC-32 of each array's bytes, so that a flipped bit is found and named
-    metadata        what the user gave
+    checksums       the CRC-32 of each array's bytes, to find which one is corrupted
+    metadata        the user's metadata
 
 Reading executes nothing: safetensors holds numbers and text.
 """
@@ -43,7 +43,7 @@ OTHER_FILES = {
 
 
 class Content(NamedTuple):
-    """What a file holds, each part checked for itself."""
+    """The content of a file."""
 
     arrays: dict[str, np.ndarray]
     configuration: dict[str, Any] | None
@@ -59,7 +59,7 @@ def checked_path(where: str, path: Any) -> Path:
 
 
 def write(where: str, path: Path, content: Content) -> None:
-    """A safetensors file with the whole content, or nothing."""
+    """Writes a safetensors file with the whole content, or nothing."""
     serialise = _safetensors(where).numpy.save
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in content.arrays.items()}
     rest = {name: part for name, part in content._asdict().items() if name != "arrays"}
@@ -69,8 +69,8 @@ def write(where: str, path: Path, content: Content) -> None:
 
 
 def write_whole(where: str, path: Path, content: bytes) -> None:
-    """A file with this content, or nothing: written and synced beside its place, then moved there."""
-    target = Path(os.path.realpath(path))  # a link stays one
+    """Writes a file with this content, or nothing: written and synced beside `path`, then moved there."""
+    target = Path(os.path.realpath(path))  # a link stays a link
     temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         if target.is_dir():
@@ -90,7 +90,7 @@ def write_whole(where: str, path: Path, content: bytes) -> None:
 
 
 def read(where: str, path: Path) -> Content:
-    """The content of a file, checked for all that can be seen without its network."""
+    """The content of a file, with all checks that do not need its network."""
     arrays, metadata = read_arrays(where, path)
     entry = _entry(where, path, metadata)
     for name, array in arrays.items():
@@ -123,7 +123,7 @@ def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str
 
 
 def _safetensors(where: str) -> Any:
-    """The optional library that knows the format."""
+    """The optional package `safetensors`."""
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -132,7 +132,7 @@ def _safetensors(where: str) -> Any:
 
 
 def _entry(where: str, path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON object, with everything in it that the layout asks for."""
+    """The JSON object; raises unless it has every entry of the layout."""
     if ENTRY not in metadata:
         raise ValueError(
             f"{where}: {path}: expected a file that jaxrnn.save wrote, got safetensors from elsewhere; "

@@ -1,9 +1,9 @@
-"""Networks and cells as plain data, and back: what a saved file says about how they were made.
+"""Converts networks and cells to plain data and back: the configuration in a saved file.
 
 A cell is ``{"factory": "lstm", "hidden_size": 256, ...}``, every option of its factory by
 name; a stack ``{"factory": "stack", "cells": [...], "merge": "concat", "dropout": 0.0,
 "residual": false}``, where a layer that reads both ways is ``{"forward": ..., "backward":
-...}``. Initialisers are not part of it: they have done their work when there are parameters.
+...}``. Initialisers are left out: they are not needed once there are parameters.
 """
 
 import inspect
@@ -25,8 +25,8 @@ def describe(network: Network | AnyCell) -> dict[str, Any]:
     """`network` as dictionaries, lists, strings, numbers and booleans.
 
     Raises:
-        TypeError, ValueError: naming the layer, for a cell of the user's own, and for an
-            activation or a merge that is a callable.
+        TypeError, ValueError: naming the layer, for a cell that the library does not make, and
+            for an activation or a merge that is a callable.
     """
     if isinstance(network, CELL_TYPES):
         return _describe_cell("", network)
@@ -42,11 +42,11 @@ def describe(network: Network | AnyCell) -> dict[str, Any]:
 
 
 def build(entry: Any) -> Network | Cell:
-    """The network or cell that `describe` made `entry` of.
+    """The network or cell that `entry` describes: the inverse of `describe`.
 
     Raises:
-        ValueError: for a cell or an option that this version does not know, and for what
-            the factory refuses.
+        ValueError: for a cell or an option that this version does not know, and for values
+            that the factory refuses.
     """
     if not isinstance(entry, Mapping) or entry.get("factory") != "stack":
         return _build_cell(entry)
@@ -58,10 +58,7 @@ def build(entry: Any) -> Network | Cell:
 
 
 def equations(entry: Any) -> Any:
-    """What of `describe` the outputs depend on when nothing is random: without the dropouts, but with zoneout.
-
-    Zoneout of evaluation mixes by its mean, so it is one of the equations.
-    """
+    """The entries of `describe` that outputs depend on in evaluation: without dropout, but with zoneout's mean."""
     if isinstance(entry, list):
         return [equations(item) for item in entry]
     if not isinstance(entry, dict):
@@ -119,7 +116,7 @@ def _build_cell(entry: Any) -> Cell:
 
 
 def _options(factory: str, entry: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """The entries of a description but the factory's name; one it does not have is refused."""
+    """The options in a description; raises for one that the factory does not have."""
     options = {name: value for name, value in entry.items() if name != "factory"}
     for name in options:
         _checks.one_of(factory, "option", name, tuple(known))
@@ -127,7 +124,7 @@ def _options(factory: str, entry: Mapping[str, Any], known: Iterable[str]) -> di
 
 
 def _called(factory: Callable[..., Any], options: Mapping[str, Any]) -> Any:
-    """`factory(**options)`; whatever it refuses is a fault of the description."""
+    """`factory(**options)`; its errors are raised as `ValueError`, as faults of the description."""
     try:
         inspect.signature(factory).bind(**options)
     except TypeError as error:

@@ -17,8 +17,8 @@ def last_output(ys: Float[AnyArray, "T *B H"], lengths: Int[AnyArray, "*B"] | No
 
     Args:
         ys: `(T, *B, H)`, the outputs of an unroll.
-        lengths: `(*B,)` integers in 0..T, as given to it; `None` is T for all. A sequence of
-            length 0 has no last step and gives zeros. Traced values are clamped.
+        lengths: `(*B,)` integers in 0..T, as given to the unroll; `None` is T for all. A sequence
+            of length 0 has no last step and gives zeros. Traced values are clamped.
 
     Returns:
         `(*B, H)`.
@@ -61,23 +61,23 @@ def generate(
     *,
     return_inputs: bool = False,
 ) -> tuple[Any, ...]:
-    """Free-running generation: every output makes the next input. One-to-many.
+    """Free-running generation: each input is computed from the output before it. One-to-many.
 
     Args:
         net_or_cell: a network from :func:`stack`, unidirectional, or a cell.
         params: its parameters.
-        states: where to start: `initial_state(batch_shape)`, or what an unroll over a prompt left.
+        states: the states to start from: `initial_state(batch_shape)`, or those after a prompt.
         first_input: x_0, `(*B, I)`.
-        next_input: `(y, key_t) -> x`, the read-out, the sampling and the embedding of what
-            was sampled. Its result has the shape and dtype of `first_input`.
+        next_input: `(y, key_t) -> x`: the read-out, the sampling and the embedding of the
+            sample. Its result has the shape and dtype of `first_input`.
         length: the number of steps.
-        key: split once for every step; `None` hands `None` on, for generation without chance.
-        return_inputs: also return the inputs that were made, x_1 to x_length, `(length, *B, I)`.
+        key: split once for every step; with `None`, `next_input` gets `None` as its key.
+        return_inputs: also return the generated inputs, x_1 to x_length, `(length, *B, I)`.
 
     Returns:
         `(states, ys)` after `length` steps, `ys` being `(length, *B, H)`; with
-        `return_inputs` also the inputs. The last of them was not read yet: generating on
-        from it and `states` continues the sequence.
+        `return_inputs` also the inputs. The last of them has not been read: give it and `states`
+        to another call to continue the sequence.
 
     Raises:
         TypeError, ValueError: for a length that is not a positive integer, a `next_input`

@@ -29,7 +29,7 @@ MERGES: dict[str, Merge] = {"concat": _concat, "sum": jnp.add, "mul": jnp.multip
 
 
 class Bidirectional(NamedTuple):
-    """Two of a kind: cells, parameters or states of a layer read in both directions."""
+    """The two cells, parameters or states of a layer that reads in both directions."""
 
     forward: Any
     backward: Any
@@ -37,7 +37,7 @@ class Bidirectional(NamedTuple):
 
 Layer = AnyCell | Bidirectional
 
-# The walk over layers and directions. An entry is a layer, or what belongs to one: its parameters, its states.
+# The walk over layers and directions. An entry is a layer, its parameters or its states.
 
 
 def directions(entry: Any) -> tuple[Any, ...]:
@@ -51,16 +51,16 @@ def from_directions(parts: Sequence[Any]) -> Any:
 
 
 class Direction(NamedTuple):
-    """One cell of a network, and what belongs to it."""
+    """One cell of a network, with its parts of other trees, such as its parameters."""
 
     path: str  # after the name of a tuple over layers, such as "[0].forward"
     reverse: bool
     cell: Any
-    parts: tuple[Any, ...]  # of each of the trees that were walked with the layers
+    parts: tuple[Any, ...]  # one of each tree that is walked with the layers
 
 
 def walk_layer(k: int, layer: Any, *entries: Any) -> list[Direction]:
-    """The directions of layer `k`, with their parts of the entries that belong to it."""
+    """The directions of layer `k`, with their parts of its entries."""
     cells = directions(layer)
     parts = zip(*map(directions, entries), strict=True) if entries else ((),) * len(cells)
     names = [f".{name}" for name in Bidirectional._fields] if len(cells) == 2 else [""]
@@ -71,7 +71,7 @@ def walk_layer(k: int, layer: Any, *entries: Any) -> list[Direction]:
 
 
 def walk(layers: Sequence[Any], *trees: Sequence[Any]) -> Iterator[list[Direction]]:
-    """Every layer of a network, by its directions, from the input up."""
+    """The directions of every layer of a network, from the input up."""
     for k, (layer, *entries) in enumerate(zip(layers, *trees, strict=True)):
         yield walk_layer(k, layer, *entries)
 
@@ -79,8 +79,8 @@ def walk(layers: Sequence[Any], *trees: Sequence[Any]) -> Iterator[list[Directio
 class Network(NamedTuple):
     """A stack of layers as a record of pure functions; made by :func:`stack`.
 
-    Parameters and states are tuples over layers, so that what one chunk of a stream leaves
-    behind is what the next one takes.
+    Parameters and states are tuples over layers. The final states of one chunk of a stream are
+    the initial states of the next.
 
     Attributes:
         init: ``(key, input_size, dtype=None) -> params``.
@@ -104,7 +104,7 @@ class Network(NamedTuple):
     residual: bool = False
 
     def __deepcopy__(self, memo: Any) -> "Network":
-        return self  # nothing in it changes
+        return self  # immutable
 
     def __repr__(self) -> str:
         options = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
@@ -123,17 +123,17 @@ class _Plan(NamedTuple):
         return any(len(directions(layer)) == 2 for layer in self.layers)
 
     def merged(self, outputs: Sequence[Array]) -> Array:
-        """One output of those of a layer's directions."""
+        """The outputs of a layer's directions, merged."""
         return merge_of(self.merge)(*outputs) if len(outputs) == 2 else outputs[0]
 
 
 def merge_of(merge: str | Merge) -> Merge:
-    """The function that makes one output of two."""
+    """The function that merges the outputs of two directions."""
     return MERGES[merge] if isinstance(merge, str) else merge
 
 
 def _output_size(cell: Any) -> int:
-    """The last axis of a cell's output, which does not depend on what it reads."""
+    """The size of a cell's output, which does not depend on its input."""
 
     def run(key: Array) -> Array:
         return cell.step(cell.init(key, 1), cell.initial_state(), jnp.zeros(1))[1]
@@ -181,10 +181,10 @@ def run_layers(
     *trees: Sequence[Any],
     between: Callable[[int, Array], Array] = lambda k, ys: ys,
 ) -> tuple[list[list[Any]], Array]:
-    """Every layer over the outputs of the one below it.
+    """Runs every layer over the outputs of the one below it.
 
     `run(direction, xs) -> (kept, ys)` runs one direction, with its parts of the trees; `between(k, ys)`
-    changes what the next layer reads. `plan` is a network or what it is made of.
+    changes what the next layer reads. `plan` is a network or its plan.
 
     Returns:
         What was kept, by layer and direction, and the outputs of the last layer.
@@ -238,8 +238,8 @@ def _unroll(
     def dropped(k: int, ys: Array) -> Array:
         return _drop(plan.dropout, keys[k][1], ys) if drops else ys
 
-    nothing = [from_directions([None] * len(cells)) for cells in layers]
-    trees = (params, nothing if states is None else states, nothing if reset_state is None else reset_state, cell_keys)
+    none = [from_directions([None] * len(cells)) for cells in layers]
+    trees = (params, none if states is None else states, none if reset_state is None else reset_state, cell_keys)
     kept, ys = run_layers(plan, run, xs, *trees, between=dropped)
     by_layer = ([from_directions(part) for part in zip(*layer, strict=True)] for layer in kept)
     finals, *over_time = zip(*by_layer, strict=True)
@@ -257,7 +257,7 @@ def _split_key(layer: Layer, key: Array | None) -> Any:
 
 
 def _is_one_cell(plan: _Plan) -> bool:
-    """Whether nothing but two directions side by side stands between its layers."""
+    """Whether its layers read the outputs below as they are, or two directions of them concatenated."""
     between = plan.residual or (plan.is_bidirectional and merge_of(plan.merge) is not _concat)
     return len(plan.layers) == 1 or not between
 
@@ -265,7 +265,7 @@ def _is_one_cell(plan: _Plan) -> bool:
 def _unroll_as_one_cell(
     plan: _Plan, params: Params, xs: AnyArray, states: State | None, options: dict[str, Any]
 ) -> tuple[Any, ...]:
-    """All layers in one call."""
+    """Runs all layers in one call."""
     layers = tuple(directions(layer) for layer in plan.layers)
     cell = Cell(
         init=Bound(_init, plan),
@@ -280,7 +280,7 @@ def _unroll_as_one_cell(
 
 
 def _check_as_one_cell(plan: _Plan, where: str, params: Params, input_shape: tuple[int, ...]) -> None:
-    """The checks of the cells, each layer reading the directions below it side by side."""
+    """Runs the checks of the cells; each layer reads the concatenated directions below it."""
     for ways in walk(plan.layers, params):
         for way in ways:
             way.cell.check(where, *way.parts, input_shape)
@@ -288,7 +288,7 @@ def _check_as_one_cell(plan: _Plan, where: str, params: Params, input_shape: tup
 
 
 def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]) -> tuple[State, Array]:
-    """One step of every layer, the outputs of one being the inputs of the next."""
+    """One step of every layer; each reads the output of the one below it."""
     where = "stack.step"
     if plan.is_bidirectional:
         raise ValueError(f"{where}: expected a unidirectional network; a bidirectional one needs the whole sequence")
@@ -333,25 +333,25 @@ def stack(
     """A network of layers, each reading the outputs of the one below it.
 
     Args:
-        cells: one a layer, of any kinds and sizes, from the input up. A layer with different
+        cells: one for each layer, of any kinds and sizes, from the input up. A layer with different
             cells for its two directions is given as `Bidirectional(forward, backward)`.
-        bidirectional: reads every layer in both directions, with a cell of the same kind
-            and parameters of its own for each. With `lengths` the backward direction
-            begins at each sequence's own end.
-        merge: makes one output of two: "concat", "sum", "mul", "average", or a callable of
-            (forward, backward).
+        bidirectional: every layer reads in both directions, with a cell of the same kind and
+            separate parameters for each. With `lengths` the backward direction begins at the end
+            of each sequence.
+        merge: how two directions become one output: "concat", "sum", "mul", "average", or a
+            callable of (forward, backward).
         dropout: the rate in [0, 1) at which outputs of every layer but the last are dropped,
-            a fresh mask each step, when `unroll` is given a key. The rest is divided by
-            1 - rate.
+            with a new dropout mask each step, when `unroll` is given a key. The rest is divided
+            by 1 - rate.
         residual: adds a layer's input to its output, from the second layer on.
 
     Returns:
         A :class:`Network`.
 
     Raises:
-        TypeError, ValueError: for no layers, things that are not cells, a rate outside
-            [0, 1), an unknown merge, a merge of unequal sizes that needs equal ones, or a
-            residual between unequal sizes.
+        TypeError, ValueError: for no layers, entries that are not cells, a rate outside
+            [0, 1), an unknown merge, or unequal sizes with a merge or residual that needs
+            equal ones.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -402,12 +402,12 @@ def stack(
 def count_params(params: Params) -> int:
     """The number of parameters: the entries of all arrays of any pytree.
 
-    RNN H(I + H + 1), LSTM 4 of those, GRU 3 of those and H for `b_hn`; LSTM with projection
-    4H(I + P + 1) + HP. PyTorch counts a second bias for each layer and direction besides:
-    H, 4H, and for the GRU 2H more than here.
+    RNN H(I + H + 1), LSTM 4 times that, GRU 3 times that and H for `b_hn`; LSTM with projection
+    4H(I + P + 1) + HP. PyTorch also has a second bias for each layer and direction: H, 4H, and
+    for the GRU 2H more than here.
 
     Args:
-        params: of a cell, a network, or anything around them.
+        params: any pytree of arrays, such as those of a cell or a network.
 
     Returns:
         A Python integer.

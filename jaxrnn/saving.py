@@ -1,4 +1,4 @@
-"""Saving and loading: parameters, and how their network was made, in one file."""
+"""Saving and loading: parameters and the configuration of their network in one file."""
 
 import json
 import os
@@ -27,17 +27,17 @@ def save(
 ) -> None:
     """Writes parameters and the configuration of their network to one file.
 
-    The file is written beside its place and moved there when it is whole: if anything
-    fails, what was there before stays as it was.
+    The file is written beside `path` and moved there when it is complete: if anything fails, an
+    existing file stays unchanged.
 
     Args:
-        path: the file, by habit `*.safetensors`; one that is there is replaced.
-        network: a network from :func:`stack`, or a cell; of a module of `jaxrnn.modules` its
-            `network`. Written is how it was made: not its initialisers, nothing changed
-            afterwards with `_replace`, nor the devices of `model_parallel`.
-        params: its parameters, of any dtypes, which are kept; of a module its `params`.
-        metadata: whatever else belongs to them, as JSON can hold it: dictionaries with strings
-            for keys, lists, strings, finite numbers, booleans, `None`.
+        path: the file, usually `*.safetensors`; an existing one is replaced.
+        network: a network from :func:`stack`, or a cell; for a module of `jaxrnn.modules` its
+            `network`. The options that it was made with are written, without its initialisers,
+            later changes by `_replace`, and the devices of `model_parallel`.
+        params: its parameters, of any dtypes, which are kept; for a module its `params`.
+        metadata: any other data that JSON can hold: dictionaries with strings for keys, lists,
+            strings, finite numbers, booleans, `None`.
         params_only: leaves the configuration out, for a network that cannot be written: one
             with a cell of your own, or a callable activation or merge. :func:`load` then
             needs the network.
@@ -45,8 +45,8 @@ def save(
     Raises:
         TypeError, ValueError: for params that are not the network's, a network that cannot be
             written, or metadata that JSON would change.
-        OSError: where the file cannot be written: a folder, no permission, no space.
-        ImportError: without safetensors; `pip install "jaxrnn[interop]"` brings it.
+        OSError: if the file cannot be written: a folder, no permission, no space.
+        ImportError: without safetensors; `pip install "jaxrnn[interop]"` installs it.
 
     Example:
         >>> import jax, jaxrnn, os, tempfile
@@ -60,8 +60,8 @@ def save(
         (0.1, (8, 128), {'epoch': 3})
 
     Differs from:
-        1. PyTorch: the file is no pickle, and it says how the network was made.
-        2. Keras: it holds no optimiser; training state goes through Orbax.
+        1. PyTorch: the file is no pickle, and it holds the configuration of the network.
+        2. Keras: the file holds no optimiser state; use Orbax for that.
     """
     where, path = "save", _files.checked_path("save", path)
     _check_network(where, network)
@@ -81,29 +81,29 @@ def save(
 def load(
     path: str | os.PathLike[str], network: Network | AnyCell | None = None, *, return_metadata: bool = False
 ) -> tuple[Any, ...]:
-    """Reads what :func:`save` wrote: a network, made anew, and its parameters.
+    """Reads what :func:`save` wrote: a network, built from its configuration, and its parameters.
 
     Everything is checked before anything is returned, and nothing in the file is executed.
 
     Args:
         path: the file.
-        network: the network or cell to load into; `None` makes the one that was saved, with
-            the default initialisers. One that is given must have the arrays of the file by
-            name and shape, and its equations; dropout may be another.
+        network: the network or cell to load into; `None` builds the one that was saved, with
+            the default initialisers. A given one must have the equations of the file and its
+            arrays by name and shape; its dropout may differ.
         return_metadata: also return the metadata.
 
     Returns:
         `(network, params)`, with `return_metadata` also the metadata, a dictionary. The
-        params have the dtypes that were saved, and lie on the default device.
+        params have the dtypes that were saved, and are on the default device.
 
     Raises:
         ValueError: naming the array or the option: for a file of another kind, truncated,
-            corrupted or of a newer version; for arrays that are missing, extra, misshapen
-            or of another type; for cells and options this version does not know; for a file
-            without configuration when no network is given, and a network that does not fit.
-        TypeError: for a path or a network that is none.
-        OSError: where the file cannot be read.
-        ImportError: without safetensors; `pip install "jaxrnn[interop]"` brings it.
+            corrupted or of a newer version; for arrays that are missing, unexpected, or of a
+            wrong shape or dtype; for unknown cells and options; for a file without
+            configuration when no network is given, and a network that does not fit.
+        TypeError: for something that is not a path, or not a network.
+        OSError: if the file cannot be read.
+        ImportError: without safetensors; `pip install "jaxrnn[interop]"` installs it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn, os, tempfile
@@ -133,7 +133,7 @@ def load(
 
 
 def _named(params: Params) -> dict[str, Any]:
-    """The leaves by the paths that lead to them, as `0.forward.w_x`; a bare array is `params`."""
+    """The leaves by their paths, such as `0.forward.w_x`; a bare array is `params`."""
     paths = jax.tree.leaves_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in paths}
 
@@ -143,7 +143,7 @@ def _abstract(network: Network | AnyCell, input_size: int) -> Params:
 
 
 def _input_size(network: Network | AnyCell, arrays: Mapping[str, np.ndarray]) -> int:
-    """The input size of params: read off the first axis that grows with it, whatever the cell calls it."""
+    """The input size of params, read from the first axis whose size depends on it, in any cell."""
     one, two = (_named(_abstract(network, size)) for size in (1, 2))
     for name, array in arrays.items():
         if name not in one or array.ndim != len(one[name].shape):
@@ -155,7 +155,7 @@ def _input_size(network: Network | AnyCell, arrays: Mapping[str, np.ndarray]) ->
 
 
 def _compare(where: str, what: str, network: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """`given` has the names and shapes of `expected`, and numbers of the same kind."""
+    """Raises unless `given` has the names and shapes of `expected`, and numbers of the same kind."""
     remedy = f"is it of another network than {network}?"
     missing = [name for name in expected if name not in given]
     if missing:
@@ -174,7 +174,7 @@ def _compare(where: str, what: str, network: str, given: Mapping[str, Any], expe
 
 
 def _numbers(where: str, name: str, leaf: Any) -> np.ndarray:
-    """A leaf of params as NumPy has it, row-major."""
+    """A leaf of params as a row-major NumPy array."""
     if isinstance(leaf, Tracer):
         raise TypeError(f"{where}: params: {name} expected numbers, got a traced array; save outside of jit and grad")
     if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
@@ -207,7 +207,7 @@ def _describe(network: Network | AnyCell) -> Any:
 
 
 def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | AnyCell | None) -> Network | AnyCell:
-    """The network of the file, or the given one when it computes the same."""
+    """The network of the file, or the given one if it has the same equations."""
     if entry is None:
         if network is None:
             raise ValueError(f"{where}: network expected one, got None; {path} was saved with params_only")
@@ -230,7 +230,7 @@ def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | A
 
 
 def _equations(network: Network | AnyCell) -> Any:
-    """What the outputs depend on, or `None` for a network that cannot be described."""
+    """The equations of a network as data, or `None` if it cannot be described."""
     try:
         return configuration.equations(configuration.describe(network))
     except (TypeError, ValueError):
@@ -238,7 +238,7 @@ def _equations(network: Network | AnyCell) -> Any:
 
 
 def _plain(where: str, metadata: Any) -> dict[str, Any]:
-    """The metadata, if JSON gives it back as it is."""
+    """The metadata; raises unless JSON reproduces it unchanged."""
     if not isinstance(metadata, Mapping):
         raise TypeError(f"{where}: metadata expected a dictionary, got {_checks.describe(metadata)}")
     plain = dict(metadata)

@@ -1,7 +1,7 @@
-"""What the gradient does, measured: Jacobians and their products, spectra, gradient flow, gates.
+"""Measures gradients: Jacobians and their products, spectra, gradient flow, gates.
 
 Pure functions of any cell, its parameters and a sequence; all can be jitted, with the cell, the
-loss and the options closed over. Lengths and norms that may overflow come as natural logs.
+loss and the options closed over. Lengths and norms that may overflow are returned as natural logs.
 Every function states its cost in T steps, B sequences and H units.
 """
 

@@ -1,4 +1,4 @@
-"""What the analysis knows of each family of cells: the names and places of its gates, and none of its equations."""
+"""The families of cells, as the analysis sees them: the names and places of the gates, without the equations."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ Values = dict[str, Array]
 
 
 class Family(NamedTuple):
-    """Cells that have their parameters in one record."""
+    """Cells whose parameters are one record."""
 
     blocks: tuple[str, ...]  # side by side in w_x, w_h and b
-    gates: tuple[str, ...]  # what is between 0 and 1
+    gates: tuple[str, ...]  # without the candidate
     values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
-    kept: tuple[str, bool] | None  # the gate that says what a step keeps; whether that is 1 minus the gate
+    kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
 
 
 def _lstm_values(residual: Any) -> Values:
@@ -33,7 +33,7 @@ def _lstm_values(residual: Any) -> Values:
 
 
 def _first(names: tuple[str, ...], residual: Any) -> Values:
-    """The entries that a residual begins with."""
+    """The first entries of a residual, by name."""
     return dict(zip(names, residual, strict=False))
 
 
@@ -52,7 +52,7 @@ def _family(params: Any) -> Family | None:
 
 
 def family_of_params(where: str, params: Any) -> Family:
-    """The family whose record `params` are."""
+    """The family that `params` belong to."""
     family = _family(params)
     if family is None:
         raise TypeError(
@@ -72,5 +72,5 @@ def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
 
 
 def own_residual(residual: Any) -> Any:
-    """A cell's own residual, out of that of zoneout around it."""
+    """The cell's own residual, without that of zoneout around it."""
     return residual[0] if isinstance(residual[0], tuple) else residual

@@ -1,4 +1,4 @@
-"""The singular values of a long product of matrices, every one to full relative accuracy, by its log.
+"""Logs of the singular values of a long product of matrices, each to full relative accuracy.
 
 The product P = A_n … A_2 A_1 is kept as
 
@@ -15,12 +15,12 @@ which one-sided Jacobi rotations make orthogonal again. A rotation of the column
     τ = 2γ / (1 - ρ² + √((1 - ρ²)² + 4γ²ρ²))       cos = 1 / √(1 + t²)
     u_a ← cos (u_a + t ρ u_b)                       u_b ← cos (u_b - τ u_a)
 
-in which nothing overflows, however far apart the columns are; for ρ → 0 it is Gram and Schmidt's.
-An orthogonalisation costs O(S³) for each sweep, and takes 2 to 13 sweeps for S from 2 to 256.
+Nothing overflows, however much the lengths of the columns differ; for ρ → 0 it is a Gram-Schmidt
+step. A sweep costs O(S³), and an orthogonalisation takes 2 to 13 sweeps for S from 2 to 256.
 
-A singular A leaves a column that is made of rounding errors alone, which no rotation makes
-orthogonal. The length of the errors is therefore carried through the rotations, and a column
-that is not longer than they are is set to zero: its l is -inf.
+A singular A leaves a column of rounding errors alone, which no rotation makes orthogonal. The
+rotations therefore also update the length of the errors, and a column that is not longer than
+its errors is set to zero, with l = -inf.
 
 References:
     Demmel & Veselić 1992, "Jacobi's method is more accurate than QR"; Hestenes 1958. The order
@@ -37,29 +37,29 @@ from jaxtyping import Array, Bool, Float
 from jaxrnn.analysis._logscale import unit
 from jaxrnn.sequence.masking import select
 
-MOST_SWEEPS = 40  # three times as many as were seen for S up to 256
+MOST_SWEEPS = 40  # three times the most seen for S up to 256
 
 
 class Axes(NamedTuple):
-    """The image of the unit ball under a product: an ellipsoid, by its axes, in no order."""
+    """The axes, in no order, of the ellipsoid that is the image of the unit ball under a product."""
 
     directions: Float[Array, "S S"]  # row j is the direction of axis j
     log_lengths: Float[Array, "S"]
 
 
 def ball(size: int, dtype: Any) -> Axes:
-    """The unit ball itself: of no factors."""
+    """The axes of the unit ball, before any factor."""
     return Axes(jnp.eye(size, dtype=dtype), jnp.zeros(size, dtype))
 
 
 def after(axes: Axes, images: Float[Array, "S S"]) -> Axes:
-    """The axes with one factor more, whose products with the directions are the rows of `images`."""
+    """The axes after one more factor; the rows of `images` are its products with the directions."""
     directions, log_lengths = unit(images, 1)
     return _orthogonal(Axes(directions, axes.log_lengths + log_lengths))
 
 
-def _seating(size: int) -> np.ndarray:
-    """Who sits where in the next round: the first half of the seats face the second half."""
+def _next_order(size: int) -> np.ndarray:
+    """The order of the rows in the next round, which pairs the first half with the second."""
     half = size // 2
     if half == 1:
         return np.arange(2)
@@ -67,7 +67,7 @@ def _seating(size: int) -> np.ndarray:
 
 
 class _Rows(NamedTuple):
-    """Axes on their way to being orthogonal."""
+    """Axes that are being made orthogonal."""
 
     directions: Float[Array, "N S"]
     log_lengths: Float[Array, "N"]
@@ -75,12 +75,12 @@ class _Rows(NamedTuple):
 
 
 def _sorted(swap: Bool[Array, "N"], a: _Rows, b: _Rows) -> tuple[_Rows, _Rows]:
-    """The two, their entries exchanged where `swap`."""
+    """`a` and `b` with their entries exchanged where `swap`."""
     return select(swap, b, a), select(swap, a, b)
 
 
 def _plus(a: _Rows, factor: Float[Array, "N"], b: _Rows, cosine: Float[Array, "N"]) -> _Rows:
-    """cos (a + factor b) at the length of a, normalised; zeros where rounding errors are all that is left."""
+    """cos (a + factor b) in units of the length of a, normalised; zeros where only rounding errors are left."""
     directions = cosine[:, None] * (a.directions + factor[:, None] * b.directions)
     squared = jnp.sum(directions * directions, -1)
     noise = cosine**2 * (a.noise + factor**2 * b.noise)
@@ -90,7 +90,7 @@ def _plus(a: _Rows, factor: Float[Array, "N"], b: _Rows, cosine: Float[Array, "N
 
 
 def _rotated(rows: _Rows) -> tuple[_Rows, Array]:
-    """The first half of the rows made orthogonal to the second, pair by pair; the largest cosine that there was."""
+    """The rows, with each pair of the two halves made orthogonal, and the largest cosine before that."""
     pair = [_Rows(*half) for half in zip(*(jnp.split(leaf, 2) for leaf in rows), strict=True)]
     swap = pair[1].log_lengths > pair[0].log_lengths
     u, v = _sorted(swap, *pair)
@@ -105,23 +105,23 @@ def _rotated(rows: _Rows) -> tuple[_Rows, Array]:
 
 
 def _orthogonal(axes: Axes) -> Axes:
-    """Sweeps over all pairs until all are orthogonal."""
+    """The axes after sweeps over all pairs, until all are orthogonal."""
     size, dtype = axes.log_lengths.shape[0], axes.log_lengths.dtype
     eps = jnp.finfo(dtype).eps
     rows = _Rows(*axes, jnp.full((size,), (4 * eps) ** 2, dtype))
-    if size % 2:  # a row of zeros, to sit out against
-        nobody = _Rows(jnp.zeros((1, size), dtype), jnp.full((1,), -jnp.inf, dtype), jnp.zeros((1,), dtype))
-        rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, nobody)
-    seats = _seating(size + size % 2)
+    if size % 2:  # a row of zeros makes their number even
+        zeros = _Rows(jnp.zeros((1, size), dtype), jnp.full((1,), -jnp.inf, dtype), jnp.zeros((1,), dtype))
+        rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), rows, zeros)
+    order = _next_order(size + size % 2)
 
     def round_(_: Any, carry: tuple[_Rows, Array]) -> tuple[_Rows, Array]:
         rows, worst = carry
         rows, cosine = _rotated(rows)
-        return jax.tree.map(lambda leaf: leaf[seats], rows), jnp.maximum(worst, cosine)
+        return jax.tree.map(lambda leaf: leaf[order], rows), jnp.maximum(worst, cosine)
 
     def sweep(carry: tuple[_Rows, Array, Array]) -> tuple[_Rows, Array, Array]:
         rows, _, count = carry
-        return *jax.lax.fori_loop(0, len(seats) - 1, round_, (rows, jnp.zeros((), dtype))), count + 1
+        return *jax.lax.fori_loop(0, len(order) - 1, round_, (rows, jnp.zeros((), dtype))), count + 1
 
     def unfinished(carry: tuple[_Rows, Array, Array]) -> Array:
         return (carry[1] > size * eps) & (carry[2] < MOST_SWEEPS)

@@ -1,4 +1,4 @@
-"""Vectors that are too long or too short for a floating-point number: a direction, and the log of a length."""
+"""Vectors whose length may overflow or underflow, as a direction and the log of the length."""
 
 import functools
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from jaxrnn._types import PyTree
 
 
 class Scaled(NamedTuple):
-    """exp(log_scale) times a value, for each sequence, or each step of it, its own scale."""
+    """exp(log_scale) times a value, with one scale for each sequence, or for each step of it."""
 
     value: PyTree  # leaves (*B, ·)
     log_scale: Array  # (*B,)
@@ -40,7 +40,7 @@ def share(log_length: Array, log_unit: Array) -> Array:
 
 
 def _largest(tree: PyTree, axes: int) -> Array:
-    """The largest entry of each sequence, 1 where all are 0: what to divide by before squaring, which may underflow."""
+    """The largest modulus of each sequence's entries, 1 where all are 0; divided by it, squares do not underflow."""
     leaves = [jnp.max(jnp.abs(leaf), tuple(range(axes, leaf.ndim)), initial=0) for leaf in jax.tree.leaves(tree)]
     largest = functools.reduce(jnp.maximum, leaves)
     return jnp.where(largest == 0, jnp.ones_like(largest), largest)
@@ -76,18 +76,18 @@ def normalised(scaled: Scaled) -> Scaled:
 
 
 def at_one_scale(*parts: Scaled) -> tuple[list[PyTree], Array]:
-    """The values of all at the scale of the largest, and that scale; all are to be normalised."""
+    """The values of normalised parts, all at the largest of their scales, and that scale."""
     log_scale = jnp.max(jnp.stack([part.log_scale for part in parts]), 0)
     return [times(part.value, share(part.log_scale, log_scale)) for part in parts], log_scale
 
 
 def plus(*parts: Scaled) -> Scaled:
-    """Their sum."""
+    """The sum of the parts."""
     values, log_scale = at_one_scale(*map(normalised, parts))
     return Scaled(jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *values), log_scale)
 
 
 def unscaled(value: Array, log_scale: Array) -> Array:
-    """exp(log_scale) times a value, in halves, so that it is finite wherever the result is."""
+    """exp(log_scale) times a value, in two factors, so that it is finite wherever the result is."""
     half = jnp.exp(log_scale / 2)
     return jnp.where(value == 0, value, value * half * half)

@@ -1,4 +1,4 @@
-"""A sequence that was run: what every function of this package starts from."""
+"""Runs a cell over a sequence and keeps its states, for every function of this package."""
 
 import math
 from collections.abc import Callable
@@ -21,13 +21,13 @@ Step = Callable[[Params, State, Array], tuple[State, PyTree]]
 class Steps(NamedTuple):
     """All steps of a sequence, leaves `(T, *B, ·)`."""
 
-    before: State  # what entered each step
+    before: State  # the state before each step
     xs: Array  # zeros at masked steps
     mask: Bool[Array, "T *B"] | None  # false at masked steps; None: none is masked
 
 
 class Trajectory(NamedTuple):
-    """A sequence that was run, everything in one dtype."""
+    """The run of a cell over a sequence, all in one dtype."""
 
     params: Params
     steps: Steps
@@ -77,12 +77,12 @@ def batched(tree: PyTree, steps: Steps) -> Any:
 
 
 def factored_dtype(dtype: Any) -> Any:
-    """The dtype to factorise matrices in: there is no QR, and are no eigenvalues, in less than float32."""
+    """The dtype to factorise matrices in: JAX computes QR and eigenvalues in float32 or float64 only."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def state_size(state: State, leading: int) -> int:
-    """S, the entries of the state of one sequence, from leaves with so many axes before those of the state."""
+    """S, the entries of the state of one sequence, from leaves with `leading` axes before those of the state."""
     return sum(math.prod(leaf.shape[leading:]) for leaf in jax.tree.leaves(state))
 
 

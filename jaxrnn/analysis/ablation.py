@@ -1,9 +1,9 @@
-"""A cell with one of its gates fixed, to see what the gate is good for.
+"""Ablation: a cell with one of its gates fixed.
 
-A gate is σ(a), so fixing it needs no equation anew: its blocks of the weights count as zero,
-and its bias as logit(value), ±∞ for a gate fixed open or closed. Where x W_x and h W_h are
-normalised over all blocks together, the block of their scales counts as zero in the place of
-the weights, so that the other gates see what they saw before.
+A gate is σ(a), so it is fixed through the parameters: its blocks of the weights are replaced by
+zero, and its bias by logit(value), ±∞ for a gate fixed open or closed. Layer normalisation
+normalises x W_x and h W_h over all blocks together. There the gate's block of the scales is
+replaced by zero instead of the weights, so that the other gates do not change.
 """
 
 from typing import Any, NamedTuple
@@ -27,11 +27,11 @@ class _Fixed(NamedTuple):
     start: int
     stop: int
     peephole: int | None  # its row, if there are peepholes and it has one
-    logit: tuple[float, ...]  # of one entry for all units, or of one for each
+    logit: tuple[float, ...]  # one entry for all units, or one for each
 
 
 def _without(fixed: _Fixed, leaf: Any) -> Any:
-    """A weight, scale or bias without its block."""
+    """A weight, scale or bias with the gate's block set to zero."""
     if leaf is None:
         return None
     if isinstance(leaf, Dropped):
@@ -40,7 +40,7 @@ def _without(fixed: _Fixed, leaf: Any) -> Any:
 
 
 def _without_gate(fixed: _Fixed, params: Params) -> Params:
-    """The parameters without those of the gate; also their cotangents."""
+    """The parameters, or their cotangents, with those of the gate set to zero."""
     changes: dict[str, Any] = {"b": _without(fixed, params.b)}
     norm = getattr(params, "norm", None)
     if norm is None:
@@ -54,7 +54,7 @@ def _without_gate(fixed: _Fixed, params: Params) -> Params:
 
 
 def _held(fixed: _Fixed, params: Params, dtype: Any) -> Params:
-    """The parameters with which the gate has its value whatever it reads."""
+    """Parameters that give the gate its value for every input and state."""
     params = _without_gate(fixed, params)
     b = jnp.zeros(params.w_x.shape[-1:], dtype) if params.b is None else params.b
     logit = jnp.asarray(fixed.logit, b.dtype)
@@ -102,9 +102,8 @@ def _rule(rule: Rule, fixed: _Fixed) -> Rule:
 def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     """The cell with a gate fixed: open (1), closed (0), or at its mean.
 
-    Parameters and states are those of the cell; what of the parameters only the gate read is
-    not read, and its gradient is zero. Fix several by calling it several times. A run costs
-    what it cost.
+    Parameters and states are those of the cell. The parameters of the gate are not read, and
+    their gradients are zero. Call it once for each gate to fix. A run costs as much as before.
 
     Args:
         cell: an LSTM, GRU or MGU; with noise, ablate it first and then :func:`jaxrnn.regularize` it.
@@ -113,11 +112,11 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
             `gate_statistics(...)["f"].mean`. Not traced: a cell is made outside of `jit`.
 
     Returns:
-        A :class:`jaxrnn.Cell`, which :func:`jaxrnn.unroll` and `stack` take as any other.
+        A :class:`jaxrnn.Cell`, for :func:`jaxrnn.unroll` and `stack`.
 
     Raises:
-        TypeError, ValueError: for a gate that the cell has not, or a value outside [0, 1].
-        NotImplementedError: for a cell without gates, one of your own, or one with noise.
+        TypeError, ValueError: for a gate that the cell does not have, or a value outside [0, 1].
+        NotImplementedError: for a cell without gates, a cell of your own, or one with noise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -131,7 +130,7 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
 
     References:
         Greff, Srivastava, Koutník, Steunebrink & Schmidhuber 2017, arXiv:1503.04069, whose NIG,
-        NFG and NOG are trained without a gate; here it can be taken from a trained cell.
+        NFG and NOG are trained without a gate; this function removes it from a trained cell.
     """
     where = "ablate_gates"
     family, shapes = gated_family_of(where, cell)

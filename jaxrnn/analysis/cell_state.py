@@ -1,4 +1,4 @@
-"""The four ways from an LSTM's memory to the next: ∂c_t/∂c_{t-1}, term by term.
+"""The Jacobian of an LSTM's memory, ∂c_t/∂c_{t-1}, split into four terms.
 
 With h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}), the output gate o_{t-1} held fixed, the gates of step t are
 functions of c_{t-1} alone, and c_t = f ⊙ c_{t-1} + i ⊙ g gives
@@ -10,9 +10,9 @@ In the plain LSTM, with J = o_{t-1} ⊙ (1 - tanh²(c_{t-1})) and W_h of each ga
     ∂f/∂c_{t-1} = diag(f(1-f)) W_hfᵀ diag(J)    ∂i/∂c_{t-1} = diag(i(1-i)) W_hiᵀ diag(J)
     ∂g/∂c_{t-1} = diag(1-g²) W_hgᵀ diag(J)
 
-The derivatives of the gates are taken of the cell's own rule, in whatever variant: a projection
+The derivatives of the gates are those of the cell's own rule, in every variant: a projection
 stands between J and W_h, peepholes add their diagonal to f and i, coupled gates have ∂i = -∂f,
-and layer normalisation adds its own.
+and layer normalisation adds its own derivative.
 """
 
 import functools
@@ -55,25 +55,24 @@ def cell_state_jacobian_terms(
     highway   diag(f)                         forget     diag(c_{t-1}) ∂f/∂c_{t-1}
     input     diag(g) ∂i/∂c_{t-1}             candidate  diag(i) ∂g/∂c_{t-1}
 
-    by way of h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}) with o_{t-1} held. Their sum is the derivative of c_t
-    by c_{t-1} along that path. Entry [i, j] is of c_t's entry i by c_{t-1}'s entry j. The first
-    step has no o before it, so that there are T - 1, or none where T is 0: entry t leads from
-    step t's memory to step t + 1's.
+    along h_{t-1} = o_{t-1} ⊙ tanh(c_{t-1}) with o_{t-1} held fixed. Their sum is the derivative of
+    c_t by c_{t-1} along that path. Entry [i, j] is the derivative of c_t's entry i by c_{t-1}'s
+    entry j. The first step has no o before it, so there are T - 1 terms, or none where T is 0:
+    entry t is the derivative of the memory after step t + 1 by that after step t.
 
-    Variants: with a projection the path goes through W_p; peepholes of f and i count to those
-    terms, that of o is held with o; coupled, the input term is that of 1 - f; with layer
-    normalisation c is normalised on its way into h, and h W_h on its way into the gates.
+    Variants: with a projection the path goes through W_p. Peepholes of f and i belong to those
+    terms; that of o is held fixed with o. With coupled gates the input term is that of 1 - f.
+    With layer normalisation the path includes the normalisation of c and of h W_h.
 
-    The result holds 4 T B H² numbers, at H forward derivatives of every step, O(T B G H³).
-    Where that does not fit, reduce each term where it is made, which leaves those of one step
-    at a time, O(B G H²).
+    The result holds 4 T B H² numbers and costs H forward derivatives of every step, O(T B G H³).
+    Where that does not fit, `reduce` each term as it is computed: O(B G H²), one step at a time.
 
     Args:
         cell: an LSTM, in any variant, ablated or not.
         params, xs, state: as for :func:`state_jacobians`.
-        lengths: `(*B,)` integers in 0..T. Where a step takes no part the memory is held: the
-            highway is the identity and the other terms are zeros.
-        reduce: a pure function of one `(H, H)` term, called inside the loop, as
+        lengths: `(*B,)` integers in 0..T. At a masked step the memory is held: the highway is
+            the identity and the other terms are zeros.
+        reduce: a pure function of one `(H, H)` term, called inside the loop, such as
             `lambda term: jnp.linalg.norm(term, 2)`.
 
     Returns:

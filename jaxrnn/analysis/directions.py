@@ -1,4 +1,4 @@
-"""What a sequence does to one direction: products of Jacobians with a vector, no Jacobian made."""
+"""Products of Jacobians with one vector, without forming a Jacobian."""
 
 import functools
 from typing import Any
@@ -28,19 +28,19 @@ def tangent_norms(
 ) -> Float[Array, "T *B"]:
     """How a small change of the initial state grows: log ‖(∂s_t/∂s_0) v‖ for every t, where ‖v‖ = 1.
 
-    The change is carried forward at length 1 and its length as a log, so that nothing
+    The change is carried as a vector of length 1 and the log of its length, so that nothing
     overflows or vanishes. Costs one forward derivative of every step, O(T B G H²), and the
     memory of the states. The mean over random v of ‖P v‖² is ‖P‖²_F / S: `jax.vmap` over
-    keys estimates the Frobenius norm of a Jacobian that would not fit.
+    keys estimates the Frobenius norm of a Jacobian that is too large to form.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
-        tangent: v, with the structure and shapes of the state; divided by its length, that of
-            each sequence for itself.
-        key: draws a v of random direction, where none is given.
+        tangent: v, with the structure and shapes of the state; scaled to length 1 for each
+            sequence.
+        key: draws v at random; give either `tangent` or `key`.
 
     Returns:
-        `(T, *B)` natural logs; entry t is of the state after step t. -inf is a length of 0.
+        `(T, *B)` natural logs; entry t is for the state after step t. -inf is a length of 0.
 
     Raises:
         TypeError, ValueError: as :func:`state_jacobians`; for a tangent of another structure
@@ -70,20 +70,20 @@ def cotangent_norms(
     lengths: Int[AnyArray, "*B"] | None = None,
     mask: Bool[AnyArray, "T *B"] | None = None,
 ) -> Float[Array, "T *B"]:
-    """How a gradient by the final state fades on its way back: log ‖(∂s_T/∂s_t)ᵀ u‖ for every t, where ‖u‖ = 1.
+    """How a gradient by the final state decays backward in time: log ‖(∂s_T/∂s_t)ᵀ u‖ for every t, where ‖u‖ = 1.
 
-    The counterpart of :func:`tangent_norms`, at one backward derivative of every step: what
-    back-propagation does to a gradient that comes in at the end alone. With a loss at hand,
-    :func:`gradient_flow` follows its gradient.
+    The counterpart of :func:`tangent_norms`, at the cost of one backward derivative of every
+    step: it back-propagates a gradient that enters only at the end. For the gradient of a loss
+    use :func:`gradient_flow`.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
-        cotangent: u, with the structure and shapes of the state; divided by its length, that
-            of each sequence for itself.
-        key: draws a u of random direction, where none is given.
+        cotangent: u, with the structure and shapes of the state; scaled to length 1 for each
+            sequence.
+        key: draws u at random; give either `cotangent` or `key`.
 
     Returns:
-        `(T, *B)` natural logs; entry t is of the state that entered step t, as in
+        `(T, *B)` natural logs; entry t is for the state before step t, as in
         :func:`jacobian_products`. -inf is a length of 0.
 
     Raises:
@@ -119,9 +119,9 @@ def _direction(where: str, name: str, given: Any, key: Array | None, run: Trajec
 def _carried(
     direction: State, log_length: Array, image: PyTree, mask: Array | None
 ) -> tuple[tuple[State, Array], Array]:
-    """Direction and length after a step that made `image` of the direction."""
-    turned, change = unit(image, log_length.ndim)
-    carried = select(mask, (turned, log_length + change), (direction, log_length))
+    """Direction and log length after a step that maps the direction to `image`."""
+    after, change = unit(image, log_length.ndim)
+    carried = select(mask, (after, log_length + change), (direction, log_length))
     return carried, carried[1]
 
 

@@ -1,4 +1,4 @@
-"""What the gates of a cell do over a sequence: their values, how they are spread, how long they keep."""
+"""The gates of a cell over a sequence: their values, their distribution, their retention time."""
 
 import functools
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from jaxrnn.sequence.masking import only
 
 
 class GateStatistics(NamedTuple):
-    """Of one gate, unit by unit, over all steps of all sequences that take part."""
+    """Statistics of one gate, unit by unit, over the valid steps of all sequences."""
 
     mean: Float[Array, "H"]
     below: Float[Array, "H"]  # the share of values below `low`: closed
     above: Float[Array, "H"]  # the share of values above `high`: open
     histogram: Int[Array, "H bins"]  # counts in bins of equal width over [0, 1]
-    retention_time: Float[Array, "H"] | None  # in steps; None: not the gate that says what is kept
+    retention_time: Float[Array, "H"] | None  # in steps; None for a gate that does not set what is kept
 
 
 def gate_values(
@@ -33,23 +33,23 @@ def gate_values(
     lengths: Int[AnyArray, "*B"] | None = None,
     mask: Bool[AnyArray, "T *B"] | None = None,
 ) -> Values:
-    """The gates, and the candidate, of every step.
+    """The gates and the candidate at every step.
 
-    LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant. They are what the
-    cell's own rule computes, from the states of one run, for all steps in one product.
+    LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant. The cell's own rule
+    computes them from the states of one run, for all steps in one product.
 
     Costs one run, and G T B H numbers.
 
     Args:
-        cell: an LSTM, GRU or MGU; around it may stand :func:`jaxrnn.regularize`, whose noise is off.
+        cell: an LSTM, GRU or MGU, or :func:`jaxrnn.regularize` of one, with its noise off.
         params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:
-        A dictionary of `(T, *B, H)` by name; zeros where a step takes no part.
+        A dictionary of `(T, *B, H)` by name; zeros at masked steps.
 
     Raises:
         TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses.
-        NotImplementedError: for a cell without gates, or one of your own.
+        NotImplementedError: for a cell without gates, or a cell of your own.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -84,23 +84,23 @@ def gate_statistics(
     lengths: Int[AnyArray, "*B"] | None = None,
     mask: Bool[AnyArray, "T *B"] | None = None,
 ) -> dict[str, GateStatistics]:
-    """How every gate is spread between closed and open, and how long the memory keeps.
+    """How the values of every gate are distributed, and how long the memory is retained.
 
-    The retention time is -1/⟨log f⟩, the steps after which a share 1/e of the memory is left
-    when every step keeps its share f: infinite at f = 1. It stands at the gate that says what
-    is kept: f of an LSTM, z of a GRU, and for an MGU, which keeps 1 - f, at its f.
+    The retention time is -1/⟨log f⟩, the number of steps after which 1/e of the memory is left
+    if every step keeps a fraction f. It is infinite at f = 1. It belongs to the gate that sets
+    what is kept: f of an LSTM, z of a GRU, and f of an MGU, which keeps 1 - f.
 
     Costs one run, G T B H numbers for the gates, and `bins` passes over them.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`gate_values`.
-        low, high: what counts as closed and as open; 0 < low <= high < 1.
-        bins: of the histogram.
+        low, high: a gate is closed below `low` and open above `high`; 0 < low <= high < 1.
+        bins: the number of bins of the histogram.
 
     Returns:
         A dictionary of :class:`GateStatistics` by the name of the gate: i f o, r z, or f.
-        Means over units are means over everything. Without a step that takes part, means and
-        shares are NaN.
+        The mean over units of a mean is the mean over all values. Without a valid step, means
+        and shares are NaN.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as :func:`gate_values`; for thresholds out
@@ -135,30 +135,30 @@ def gate_statistics(
 
 
 def _counted(values: Float[Array, "T *B H"], mask: Array | None) -> tuple[Array, Array]:
-    """Values `(N, H)`, and which of them count."""
+    """Values as `(N, H)`, and which of them are of valid steps."""
     rows = values.reshape(-1, values.shape[-1])
-    taken = jnp.ones(rows.shape[:1], bool) if mask is None else mask.reshape(-1)
-    return rows, jnp.broadcast_to(taken[:, None], rows.shape)
+    valid = jnp.ones(rows.shape[:1], bool) if mask is None else mask.reshape(-1)
+    return rows, jnp.broadcast_to(valid[:, None], rows.shape)
 
 
-def _mean(rows: Float[Array, "N H"], taken: Bool[Array, "N H"]) -> Float[Array, "H"]:
-    total = jnp.sum(jnp.where(taken, rows, jnp.zeros_like(rows)), 0)
-    return total / jnp.sum(taken, 0).astype(rows.dtype)
+def _mean(rows: Float[Array, "N H"], valid: Bool[Array, "N H"]) -> Float[Array, "H"]:
+    total = jnp.sum(jnp.where(valid, rows, jnp.zeros_like(rows)), 0)
+    return total / jnp.sum(valid, 0).astype(rows.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _spread(low: float, high: float, bins: int, values: Float[Array, "T *B H"], mask: Array | None) -> GateStatistics:
-    """All but the retention time."""
-    rows, taken = _counted(values, mask)
-    share = lambda where: _mean(where.astype(rows.dtype), taken)  # noqa: E731
+    """All statistics but the retention time."""
+    rows, valid = _counted(values, mask)
+    share = lambda where: _mean(where.astype(rows.dtype), valid)  # noqa: E731
     bin_of = jnp.clip((rows * bins).astype(jnp.int32), 0, bins - 1)
     counts = jax.lax.map(
-        lambda k: jnp.sum(taken & (bin_of == k), 0, dtype=jnp.int32), jnp.arange(bins, dtype=jnp.int32)
+        lambda k: jnp.sum(valid & (bin_of == k), 0, dtype=jnp.int32), jnp.arange(bins, dtype=jnp.int32)
     )
-    return GateStatistics(_mean(rows, taken), share(rows < low), share(rows > high), counts.T, None)
+    return GateStatistics(_mean(rows, valid), share(rows < low), share(rows > high), counts.T, None)
 
 
 @jax.jit
 def _retention_time(kept: Float[Array, "T *B H"], mask: Array | None) -> Float[Array, "H"]:
-    rows, taken = _counted(kept, mask)
-    return 1 / jnp.abs(_mean(jnp.log(rows), taken))  # infinite, not -infinite, where the mean is 0
+    rows, valid = _counted(kept, mask)
+    return 1 / jnp.abs(_mean(jnp.log(rows), valid))  # infinite, not -infinite, where the mean is 0

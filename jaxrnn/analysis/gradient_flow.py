@@ -1,13 +1,12 @@
-"""Where the gradient of a loss goes: its size at every step, and what every step gives to each weight.
+"""The gradient of a loss over time: its norm at every step, and each step's contribution to each weight.
 
 Back-propagation through time, one derivative of the cell's step after another:
 
-    δs_t = ȳ_t + (δs_t from step t+1)        (δθ_t, δs_{t-1}, δx_t) = the transpose of step t, of δs_t
+    δs_t = ȳ_t + (δs_t from step t+1)        (δθ_t, δs_{t-1}, δx_t) = the transposed derivative of step t, of δs_t
     ∂L/∂θ = Σ_t δθ_t
 
-The cotangent that is carried has length 1, and the log of its length beside it, for each
-sequence its own, so that nothing overflows or vanishes on the way. Through the layers of a
-network go the δx_t in the same form.
+Each sequence carries its cotangent as a vector of length 1 and the log of its length, so that
+nothing overflows or vanishes. The δx_t pass through the layers of a network in the same form.
 """
 
 import functools
@@ -38,7 +37,7 @@ from jaxrnn.sequence.masking import only, select
 class GradientFlow(NamedTuple):
     """The gradient of a loss, step by step; logs are natural.
 
-    Of a network every field but the loss is a tuple over layers, with
+    For a network every field but the loss is a tuple over layers, with
     :class:`jaxrnn.Bidirectional` where a layer reads both ways.
     """
 
@@ -59,16 +58,15 @@ def gradient_flow(
     mask: Bool[AnyArray, "T *B"] | None = None,
     contributions: bool = False,
 ) -> GradientFlow:
-    """The gradient of any loss by every step's state, and each weight's gradient by the step it comes from.
+    """The gradient of a loss by the state after every step, and each weight's gradient split by step.
 
-    ∂L/∂s_t is the derivative by the state as step t leaves it, its parts taken as independent:
-    what the gradient by the initial state would be if the sequence began there. Where the
-    output is a part of the state, as the h of every cell of this library, the loss's own
-    gradient by y_t is in it. A weight has one gradient, the sum over t of what its use in step
-    t gives.
+    ∂L/∂s_t is the derivative by the state after step t, with its parts as independent variables:
+    the gradient by the initial state if the sequence began there. Where the output is a part of
+    the state, as is the h of every cell of this library, it includes the loss's own gradient by
+    y_t. A weight's gradient is the sum over t of the contributions of its use in step t.
 
     Costs a run and one backward derivative of every step, O(T B G H (I + H)), and the memory of
-    the states. The norms are taken step by step; `contributions=True` holds T copies of the
+    the states. The norms are computed step by step; `contributions=True` holds T copies of the
     weights' gradients, each summed over the batch.
 
     Args:
@@ -76,16 +74,16 @@ def gradient_flow(
         params: its parameters.
         xs: `(T, *B, I)`, floating-point, time first.
         loss: `(final_state, ys) -> scalar`, of what the unroll of the network or cell returns.
-        state: the state before the first step, of a network the tuple over its layers.
+        state: the state before the first step; for a network a tuple over its layers.
         lengths: `(*B,)` integers in 0..T.
-        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. A step
-            that takes no part gives nothing to the weights; the state it holds has its gradient.
-        contributions: whether the split itself is wanted, beside its norms.
+        mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two. A masked
+            step contributes nothing to the weights; the gradient by its state is still returned.
+        contributions: also returns the contributions, beside their norms.
 
     Returns:
-        :class:`GradientFlow`. A norm of 0 is -inf. Contributions are plain numbers and may
-        overflow where their logs do not. Of a layer that reads backward, entry t is of the state
-        after it has read step t.
+        :class:`GradientFlow`. The log of a norm of 0 is -inf. Contributions are plain numbers and
+        may overflow where their logs do not. For a layer that reads backward, entry t is for the
+        state after it has read step t.
 
     Raises:
         TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses, a state or parameters that
@@ -142,7 +140,7 @@ def _plain(dys: PyTree, xs: Any) -> Scaled:
 
 
 def _own_output(state: State, y: PyTree) -> int | None:
-    """Which leaf of the state the output is, if it is one."""
+    """The index of the leaf of the state that is the output, if one is."""
     return next((k for k, leaf in enumerate(jax.tree.leaves(state)) if leaf is y), None)
 
 
@@ -177,7 +175,7 @@ def _back(
         dbefore = select(mask, dbefore, dstate)
 
         largest = log_scale if mask is None else jnp.where(mask, log_scale, -jnp.inf)
-        if largest.ndim:  # the sequences add up, each at its own scale; one that takes no part has the weight 0
+        if largest.ndim:  # sequences are added, each at its own scale; a masked one has the weight 0
             own, largest = largest, jnp.max(largest, initial=-jnp.inf)
             weight = share(own, jnp.broadcast_to(largest, own.shape))
             dparams, _, _ = pull((times(dstate, weight), times(dy, weight)))
@@ -196,7 +194,7 @@ def _back(
 
 
 class _Run(NamedTuple):
-    """A direction of a layer that was run."""
+    """A direction of a layer, and its run."""
 
     way: Direction
     run: Trajectory

@@ -1,4 +1,4 @@
-"""How each step's state depends on the one before it: ∂s_t/∂s_{t-1}."""
+"""The derivative of each step's state by the one before it: ∂s_t/∂s_{t-1}."""
 
 import functools
 from collections.abc import Callable
@@ -33,22 +33,22 @@ def state_jacobians(
 
     The result holds T B S² numbers. A step costs S forward derivatives of itself, O(S G H²) a
     sequence, and their memory; steps are taken one after another. Where T B S² numbers do not
-    fit, reduce each Jacobian where it is made, or ask :func:`tangent_norms` and
-    :func:`cotangent_norms`, which never make one.
+    fit, `reduce` each Jacobian as it is computed, or use :func:`tangent_norms` and
+    :func:`cotangent_norms`, which form no Jacobian.
 
     Args:
-        cell: any whose state is floating-point throughout. Noise of a regularised one is off.
+        cell: any cell whose state is all floating-point. The noise of a regularised cell is off.
         params: the cell's parameters.
         xs: `(T, *B, I)`, floating-point, time first.
         state: the state before the first step; by default `cell.initial_state`.
-        lengths: `(*B,)` integers in 0..T. Where a step takes no part the state is held, and
-            its Jacobian is the identity.
+        lengths: `(*B,)` integers in 0..T. At a masked step the state is held, and its Jacobian
+            is the identity.
         mask: `(T, *B)` booleans, the general form of `lengths`; give one of the two.
-        reduce: a pure function of one `(S, S)` Jacobian, called inside the loop, as
+        reduce: a pure function of one `(S, S)` Jacobian, called inside the loop, such as
             `lambda j: jnp.linalg.norm(j, 2)`.
 
     Returns:
-        `(T, *B, S, S)`, or what `reduce` makes of each with `(T, *B)` before its axes.
+        `(T, *B, S, S)`, or the results of `reduce` with `(T, *B)` before their axes.
 
     Raises:
         TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses, or a state with entries
@@ -71,7 +71,7 @@ def state_jacobians(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def jacobians_of(step_of_cell: Step, reduce: Reduce | None, params: Params, steps: Steps) -> PyTree:
-    """The Jacobian of each of these steps, reduced if asked for."""
+    """The Jacobian of each of these steps, reduced if `reduce` is given."""
 
     def at(now: Steps) -> PyTree:
         flat, step = flat_step(step_of_cell, params, now.before, now.xs)

@@ -1,4 +1,4 @@
-"""How fast nearby states part or meet: Lyapunov exponents."""
+"""Lyapunov exponents: how fast nearby states diverge or converge."""
 
 import functools
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from jaxrnn.sequence.masking import select
 
 
 class LyapunovExponents(NamedTuple):
-    """In natural logs per step."""
+    """Lyapunov exponents, in natural logs per step."""
 
     exponents: Float[Array, "*B k"]  # the mean growth
     growth: Float[Array, "T *B k"]  # of each step: its running mean shows whether the exponents have settled
@@ -47,25 +47,24 @@ def lyapunov_exponents(
     Q_t R_t = J_t Q_{t-1}    growth_t = log |diag R_t|    exponents = its mean over the steps
 
     The sum of the first j of them is the rate at which a j-dimensional volume grows. They are
-    those of a finite time: for one sequence of T steps, and approached as 1/T where the
-    directions had to turn first, which `discard` leaves out. A direction that a singular step
-    loses shows as about log(eps) in that step, -36 in float64, or as -inf.
+    finite-time exponents, of one sequence of T steps. The first steps, in which the directions
+    are not aligned yet, add an error of order 1/T, unless `discard` leaves them out. A direction
+    that a singular step loses has a growth of about log(eps) in that step, -36 in float64, or -inf.
 
     Costs O(T B (k steps + S k²)): k forward derivatives and a QR factorisation of an (S, k)
-    matrix each step. No Jacobian is made; the memory is O(B S k) beside the states and the
-    T B k results.
+    matrix each step. No Jacobian is formed; beside states and results the memory is O(B S k).
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
         count: k, by default all S.
-        directions: `(S, k)`, what to start from in the place of `count`; by default random
-            directions, the same in every call. Entries of a state are in the order of
+        directions: `(S, k)` directions to start from, instead of `count`; by default random
+            ones, the same in every call. Entries of a state are in the order of
             :func:`state_jacobians`.
-        discard: the number of first steps whose growth does not enter the mean.
+        discard: the number of first steps that the mean leaves out.
 
     Returns:
-        :class:`LyapunovExponents`. A step that takes no part has growth 0 and is not counted;
-        where none is counted, the exponents are NaN.
+        :class:`LyapunovExponents`. A masked step has growth 0 and is not counted; where no step
+        is counted, the exponents are NaN.
 
     Raises:
         TypeError, ValueError: as :func:`state_jacobians`; for a count outside 1..S, both of
@@ -123,9 +122,9 @@ def _growth(step_of_cell: Step, params: Params, steps: Steps, start: Float[Array
         flat, step = flat_step(step_of_cell, params, now.before, now.xs)
         push = lambda direction: jax.jvp(step, (flat,), (direction,))[1]  # noqa: E731
         images = jax.vmap(push, in_axes=1, out_axes=1)(directions.astype(flat.dtype))
-        turned, scales = jnp.linalg.qr(images.astype(directions.dtype))
+        after, scales = jnp.linalg.qr(images.astype(directions.dtype))
         growth = jnp.log(jnp.abs(jnp.diag(scales)))
-        return select(now.mask, (turned, growth), (directions, jnp.zeros_like(growth)))
+        return select(now.mask, (after, growth), (directions, jnp.zeros_like(growth)))
 
     def sequence(steps: Steps) -> Array:
         return jax.lax.scan(body, start, steps)[1]

@@ -1,4 +1,4 @@
-"""How the last state depends on each earlier one: ∂s_T/∂s_t, a product of T - t Jacobians."""
+"""The derivative of the last state by each earlier one: ∂s_T/∂s_t, a product of T - t Jacobians."""
 
 import math
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from jaxrnn.analysis.jacobians import jacobians_of
 
 
 class JacobianProducts(NamedTuple):
-    """Natural logs of what ∂s_T/∂s_t does to lengths; entry t is for the state that entered step t."""
+    """Natural logs of norms and singular values of ∂s_T/∂s_t; entry t is for the state before step t."""
 
     log_norms: Float[Array, "T *B"]  # of the spectral norm: the largest singular value
     log_singular_values: Float[Array, "T *B S"]  # the largest first
@@ -33,19 +33,19 @@ def jacobian_products(
 
     ∂s_T/∂s_t = J_T J_{T-1} … J_{t+1}    J_t = ∂s_t/∂s_{t-1}    s_0 the initial state
 
-    Every singular value comes with full relative accuracy, however far below the largest: an
-    error of about the rounding error times the condition of each step's Jacobian. Where a step
-    is singular to working precision, as with a dead ReLU unit, those it loses are -inf.
+    Every singular value has full relative accuracy, however far below the largest. Its error is
+    about the rounding error times the condition number of each step's Jacobian. Where a step is
+    singular to working precision, as with a dead ReLU unit, the values that it loses are -inf.
 
     Costs the T B S² numbers and the derivatives of :func:`state_jacobians`, and O(T B S³) with a
     factor of some tens: one-sided Jacobi rotations in every step, see `_jacobi_svd.py`. S is H, and
-    2H for an LSTM. For large S ask :func:`cotangent_norms`, at one derivative of every step.
+    2H for an LSTM. For large S use :func:`cotangent_norms`, at one derivative of every step.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:
-        :class:`JacobianProducts`. A step that takes no part changes nothing.
+        :class:`JacobianProducts`. A masked step changes nothing.
 
     Raises:
         TypeError, ValueError: as :func:`state_jacobians`.

@@ -15,7 +15,7 @@ from jaxrnn.analysis._trajectory import factored_dtype
 
 
 class Spectrum(NamedTuple):
-    """Of one gate's recurrent matrix W, as it stands in h W."""
+    """The spectrum of one gate's recurrent matrix W, as in h W."""
 
     singular_values: Float[Array, "H"]  # the largest first
     eigenvalues: Complex[Array, "H"]  # the largest modulus first
@@ -25,14 +25,14 @@ class Spectrum(NamedTuple):
 def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum]:
     """Singular values and eigenvalues of W_h, gate by gate, and the singular values of its powers.
 
-    Without gates and activation ∂h_T/∂h_t is the power W_hᵀ^(T-t): a singular value above 1
-    lets it grow, all below 1 make it vanish, and in the long run the largest eigenvalue's
-    modulus decides, its growth per step.
+    Without gates and activation ∂h_T/∂h_t is the power W_hᵀ^(T-t). It can grow if a singular
+    value is above 1, and vanishes if all are below 1. In the long run it grows by the largest
+    modulus of an eigenvalue per step.
 
-    With a projection h = m W_p it is the effective matrix W_p W_h of each gate, `(H, H)`, from m
-    to the gates; its eigenvalues beside H - P zeros are those of W_h W_p. A diagonal `w_h` is
-    taken as that matrix. With layer normalisation W_h is taken as it stands, although its
-    scale then does not matter to the cell.
+    With a projection h = m W_p the matrix is the effective W_p W_h of each gate, `(H, H)`, from m
+    to the gates; its eigenvalues are H - P zeros and those of W_h W_p. A vector `w_h` is a
+    diagonal matrix. With layer normalisation W_h is used unchanged, although the cell then does
+    not depend on its scale.
 
     Costs O(G H³) (some tens of H³ each), and O(n G H³) for n powers, each with a few sweeps
     of Jacobi rotations; memory O(G H² + n G H). JAX computes eigenvalues on a CPU or GPU, not
@@ -40,7 +40,7 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
 
     Args:
         params: of an RNN, IndRNN, LSTM, GRU or MGU; of a network, those of one layer in one direction.
-        powers: n, up to which power singular values are wanted. They come as logs, so that
+        powers: n, the highest power whose singular values are returned. They are logs, so that
             nothing overflows, each with full relative accuracy if W is well conditioned.
 
     Returns:
@@ -48,8 +48,8 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
         r z n, f n, or h.
 
     Raises:
-        TypeError, ValueError: for params of no cell of this library, or powers that are not
-            an integer of at least 0.
+        TypeError, ValueError: for params that are not those of a cell of this library, or powers
+            that are not an integer of at least 0.
 
     Example:
         >>> import jax, jaxrnn

@@ -1,7 +1,7 @@
-"""Other libraries' weights and files, both ways.
+"""Converts weights and files from and to other libraries.
 
-Weights are mappings of names to arrays, never pickles; every entry is checked by name, and what
-a library has no place for is refused, with the reason.
+Weights are mappings of names to arrays, never pickles. Every entry is checked by name. What a
+library cannot hold is refused with the reason.
 """
 
 from jaxrnn.interop.cudnn import from_cudnn, to_cudnn

@@ -1,6 +1,6 @@
-"""What the layouts of the libraries have in common, and the ways in which they differ, as data.
+"""The layouts of the libraries as data, and the conversions that they share.
 
-Between a library's entries and our records stand *fields*: NumPy arrays under our own
+A library's entries and our records are converted through *fields*: NumPy arrays under our own
 names, gates in our order. Beside those of the records there are `b_x` and `b_h`, the two
 biases of a library that adds one to each product.
 """
@@ -31,7 +31,7 @@ Fields = dict[str, np.ndarray]
 
 
 class Sizes(NamedTuple):
-    """Of one layer in one direction."""
+    """The sizes of one layer in one direction."""
 
     kind: str  # a key of RECORDS
     input_size: int
@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What an entry holds: some gates of a field, side by side in the entry's order."""
+    """The content of an entry: some gates of a field, side by side in the entry's order."""
 
     field: str
     gates: tuple[int, ...] | None = None  # their places in ours; None: the whole field as it is
@@ -55,9 +55,9 @@ Layout = Mapping[str, Part]  # by the entry's name
 
 
 class Layer(NamedTuple):
-    """A record of ours, taken apart to be exported."""
+    """A record of ours as fields, for export."""
 
-    name: str  # how messages call it: "params[0].forward"
+    name: str  # in messages: "params[0].forward"
     sizes: Sizes
     fields: Fields
 
@@ -77,7 +77,7 @@ def all_gates(kind: str) -> tuple[int, ...]:
 
 
 def kind_of(entries: Entries, name: str, hidden_size: int, columns: int, kind: str | None = None) -> str:
-    """The kind whose number of gates makes `columns` of `hidden_size`; `kind` if it is given."""
+    """The kind that has `columns` / `hidden_size` gates; `kind` if it is given."""
     if kind is not None:
         return kind
     for guess, gates in GATES.items():
@@ -93,9 +93,9 @@ def kind_of(entries: Entries, name: str, hidden_size: int, columns: int, kind: s
 
 
 def gather(entries: Entries, layout: Layout, sizes: Sizes) -> Fields:
-    """The fields of one layer: every entry of `layout`, checked, its gates put where ours are.
+    """The fields of one layer: every entry of `layout`, checked, with its gates in our order.
 
-    Entries that become one array are of one dtype, so that none is changed.
+    Entries that become one array must have one dtype, so that none is cast.
     """
     check_names(entries, list(layout))
     pieces: dict[str, dict[int, np.ndarray]] = {}
@@ -125,7 +125,7 @@ def part_shape(sizes: Sizes, part: Part) -> tuple[int, ...]:
 
 
 def fold_biases(kind: str, fields: Fields) -> Fields:
-    """One bias of two: their sum, but the second of a GRU's n, which stands inside r ⊙ (h W_hn + b_hn)."""
+    """One bias for two: their sum, except the second of a GRU's n, which is inside r ⊙ (h W_hn + b_hn)."""
     if "b_x" not in fields:
         return fields
     rest = {name: array for name, array in fields.items() if name not in ("b_x", "b_h")}
@@ -149,7 +149,7 @@ def is_record(params: Any) -> bool:
 
 
 def read_record(where: str, name: str, params: Any, peer: str, projection: bool = False) -> Layer:
-    """A record of ours as fields; what `peer` cannot hold is refused."""
+    """A record of ours as fields; raises for what `peer` cannot hold."""
     if not is_record(params):
         raise TypeError(
             f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {type(params).__name__}; "
@@ -198,7 +198,7 @@ def read_layers(where: str, params: Any, peer: str, projection: bool = False) ->
 
 
 def check_alike(where: str, layers: list[list[Layer]], peer: str) -> None:
-    """All layers are of one kind and size, and each reads the outputs of the one below, side by side."""
+    """Raises unless all layers are of one kind and size, and each reads the concatenated outputs below it."""
     first = layers[0][0]
     traits = lambda layer: (layer.sizes._replace(input_size=0), sorted(layer.fields))  # noqa: E731
     for directions in layers:
@@ -242,7 +242,7 @@ def _described(layer: Layer) -> str:
 
 
 def check_reset(where: str, layer: Layer, peer: str, after: bool) -> None:
-    """A GRU with biases shows its form by `b_hn`; without any, it is taken to be the peer's."""
+    """Raises if a GRU's `b_hn` shows another form than the peer's; without biases it has the peer's form."""
     if layer.sizes.kind != "gru" or "b" not in layer.fields:
         return
     b_hn = layer.fields.get("b_hn")
@@ -259,14 +259,14 @@ def zeros_of(layer: Layer, field: str) -> np.ndarray:
 
 
 def with_bias(layer: Layer) -> Layer:
-    """Zeros where there are no biases, for a library that always has them."""
+    """The layer, with a bias of zeros if it has none, for a library that always has biases."""
     if "b" in layer.fields:
         return layer
     return layer._replace(fields={**layer.fields, "b": zeros_of(layer, "b")})
 
 
 def unfold_biases(layer: Layer) -> Layer:
-    """Two biases of one: the second is zeros, but for a GRU's `b_hn`."""
+    """Two biases for one: the second is zeros, except for a GRU's `b_hn`."""
     if "b" not in layer.fields:
         return layer
     rest = {name: array for name, array in layer.fields.items() if name not in ("b", "b_hn")}
@@ -278,7 +278,7 @@ def unfold_biases(layer: Layer) -> Layer:
 
 
 def scatter(layer: Layer, layout: Layout) -> dict[str, np.ndarray]:
-    """The entries of `layout`, made of a layer's fields; the inverse of `gather`."""
+    """The entries of `layout` from a layer's fields; the inverse of `gather`."""
     entries = {}
     for name, part in layout.items():
         array = layer.fields[part.field]

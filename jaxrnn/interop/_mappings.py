@@ -1,4 +1,4 @@
-"""Mappings of names to arrays, checked entry by entry: what every converter reads through."""
+"""Reads mappings of names to arrays for every converter, checked entry by entry."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ def _flat(where: str, mapping: Mapping, separator: str, path: tuple[str, ...]) -
 
 
 def read_mapping(where: str, argument: str, mapping: Any, prefix: str, separator: str) -> Entries:
-    """The entries of a flat or nested mapping below `prefix`; the others are not looked at."""
+    """The entries of a flat or nested mapping below `prefix`; the others are ignored."""
     if not isinstance(mapping, Mapping):
         raise TypeError(
             f"{where}: {argument} expected a mapping of names to arrays, got {type(mapping).__name__}; "
@@ -79,7 +79,7 @@ SELECT = "prefix selects a part of a larger mapping"
 
 
 def check_present(entries: Entries, expected: Sequence[str], hint: str = SELECT) -> None:
-    """No name is missing."""
+    """Raises if a name is missing."""
     for name in expected:
         if name not in entries.values:
             have = _listed([entries.prefix + other for other in entries.values])
@@ -87,7 +87,7 @@ def check_present(entries: Entries, expected: Sequence[str], hint: str = SELECT)
 
 
 def check_names(entries: Entries, expected: Sequence[str], optional: Sequence[str] = (), hint: str = SELECT) -> None:
-    """No name is missing, none is there besides."""
+    """Raises if a name is missing or unexpected."""
     check_present(entries, expected, hint)
     known = [*expected, *optional]
     for name in entries.values:
@@ -97,7 +97,7 @@ def check_names(entries: Entries, expected: Sequence[str], optional: Sequence[st
 
 
 def _unwrapped(value: Any) -> Any:
-    """The array inside another library's box."""
+    """The array inside another library's wrapper."""
     if hasattr(value, "unbox"):  # Flax Linen's partitioning metadata
         value = value.unbox()
     if hasattr(value, "detach"):  # a PyTorch tensor, perhaps on another device or with a gradient
@@ -128,13 +128,13 @@ def as_numpy(where: str, name: str, value: Any) -> np.ndarray:
 
 
 def check_shape(where: str, name: str, array: np.ndarray, shape: tuple[int, ...], cause: str = "") -> None:
-    """`array` has this shape."""
+    """Raises unless `array` has this shape."""
     if array.shape != shape:
         raise ValueError(f"{where}: {name} expected shape {shape}, got {array.shape}{'; ' + cause if cause else ''}")
 
 
 def entry(entries: Entries, name: str, axes: int | None = None) -> np.ndarray:
-    """One entry as a NumPy array that JAX can hold, with so many axes."""
+    """One entry as a NumPy array that JAX can hold, with this number of axes."""
     full = f"entry {entries.prefix + name!r}"
     array = as_numpy(entries.where, full, entries.values[name])
     check_dtype(entries.where, full, array)
@@ -144,7 +144,7 @@ def entry(entries: Entries, name: str, axes: int | None = None) -> np.ndarray:
 
 
 def check_dtype(where: str, name: str, array: np.ndarray) -> None:
-    """JAX holds this dtype as it is; float64 only where that is turned on."""
+    """Raises unless JAX holds this dtype unchanged; float64 must be enabled."""
     if array.dtype.itemsize > np.dtype(jnp.result_type(float)).itemsize:
         raise TypeError(
             f"{where}: {name} expected a dtype that JAX holds, got {array.dtype}; "
@@ -153,11 +153,11 @@ def check_dtype(where: str, name: str, array: np.ndarray) -> None:
 
 
 def to_jax(where: str, name: str, array: np.ndarray) -> jax.Array:
-    """A JAX array with memory of its own."""
+    """A JAX array that owns its memory."""
     check_dtype(where, name, array)
     return jnp.array(array)
 
 
 def to_numpy(array: np.ndarray) -> np.ndarray:
-    """A contiguous, writable NumPy array with memory of its own."""
+    """A contiguous, writable NumPy array that owns its memory."""
     return np.array(array, order="C")

@@ -1,4 +1,4 @@
-"""Which recurrent operators of a graph are the layers of one stack, and how it joins them."""
+"""Finds which recurrent operators of a graph are the layers of one stack, and how they are joined."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ from jaxrnn.interop._onnx_files import Source, require_onnx
 from jaxrnn.interop._onnx_reader import Node
 from jaxrnn.interop._onnx_values import LARGEST, Values, ancestors
 
-TIME, BATCH = 5, 3  # of the random numbers, where the model leaves them open
-CLOSE = 1e-5  # far below what two random numbers differ by, far above the rounding of float32
-CLOSE_HALF = 5e-2  # and of bfloat16
+TIME, BATCH = 5, 3  # of the random numbers, where the model does not fix them
+CLOSE = 1e-5  # far below the difference of two random numbers, far above the rounding of float32
+CLOSE_HALF = 5e-2  # the same for float16 and bfloat16
 
 MERGES: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
     "concat": lambda halves: np.concatenate(halves, axis=-1),
@@ -44,7 +44,7 @@ class Joined(NamedTuple):
 
 
 def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[Node], layout.Weights]) -> list[Layer]:
-    """Goes through the graph in its order, random numbers in the place of the operators' outputs.
+    """Reads the operators in the order of the graph, with random numbers in place of their outputs.
 
     `nodes` are the operators to read, by their place in the graph.
     """
@@ -73,7 +73,7 @@ def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[No
 
 
 def _sizes(source: Source, node: Node) -> tuple[int, int]:
-    """T and B: those of a model that fixes them, else our own."""
+    """T and B: those of a model that fixes them, else `TIME` and `BATCH`."""
     try:
         graph = require_onnx(source.where).shape_inference.infer_shapes(source.model).graph
     except Exception:  # onnx has no error of its own for graphs it cannot follow; their sizes stay unknown
@@ -101,7 +101,7 @@ def _with_backward(forward: Layer, backward: Layer) -> Layer:
 
 
 def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarray | None:
-    """W_p (D, H, P), where Y goes into a product with it of which R is a multiple."""
+    """W_p (D, H, P), if Y is multiplied by it and Rᵀ is a product W_p W_h; else `None`."""
     directions, _, hidden = weights.R.shape
     for proto in values.source.model.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
@@ -118,7 +118,7 @@ def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarr
 
 
 def join(values: Values, layers: list[Layer]) -> Joined:
-    """How all layers are joined; operators that are no stack, or one joined in several ways, are refused."""
+    """How all layers are joined; raises for operators that are no stack, or that are joined in several ways."""
     known, xs = Joined(None, None), None
     for below, layer in itertools.pairwise(layers):
         target = _input(values, layer)
@@ -131,14 +131,14 @@ def join(values: Values, layers: list[Layer]) -> Joined:
         known, xs = _together(known, fitting), target
     ways = [way for array in _last_outputs(values) for way in _ways(_halves(values, layers[-1]), array, xs)]
     fitting = [way for way in ways if _fits(known, way)]
-    # Without anything added or merged, the outputs are the operator's own, and what follows is not ours.
+    # Without a residual or a merge the outputs are the operator's own, and later nodes are not part of the stack.
     if not fitting and (known.residual or known.merge not in (None, "concat")) and _is_used(values.source, layers[-1]):
         raise ValueError(_different(values.source, layers[-1], known))
     return _together(known, fitting)
 
 
 def _input(values: Values, layer: Layer) -> np.ndarray | None:
-    """What a layer reads, (T, B, F), if it is made of the outputs of others."""
+    """The input of a layer, (T, B, F), if it is computed from outputs of other layers."""
     tensor = layer.nodes[0].inputs["X"]
     xs = values.arrays.get(tensor) if tensor in values.probed else None
     if xs is None or xs.ndim != 3:
@@ -153,7 +153,7 @@ def _input(values: Values, layer: Layer) -> np.ndarray | None:
 
 
 def _last_outputs(values: Values) -> Iterator[np.ndarray]:
-    """What becomes of the outputs of operators, as (T, B, ·) and, as that is not known, with T and B swapped."""
+    """The tensors computed from outputs of operators, each also with T and B swapped, as their order is unknown."""
     for name in values.probed:
         array = values.arrays[name]
         if array.ndim == 3:
@@ -180,7 +180,7 @@ def _halves(values: Values, layer: Layer) -> list[np.ndarray]:
 
 
 def _ways(halves: list[np.ndarray], target: np.ndarray, xs: np.ndarray | None) -> Iterator[Joined]:
-    """How `target` is made of a layer's outputs, and of what the layer reads, which above the first may be added."""
+    """The ways in which `target` follows from a layer's outputs, with or without its input `xs` added to them."""
     if len(halves) == 2:
         equal = halves[0].shape == halves[1].shape
         merged = [(name, merge(halves)) for name, merge in MERGES.items() if equal or name == "concat"]
@@ -205,7 +205,7 @@ def _fits(known: Joined, way: Joined) -> bool:
 
 
 def _together(known: Joined, ways: list[Joined]) -> Joined:
-    """What is known, and what one of the ways adds: one in which something is added to the outputs, or the last."""
+    """`known`, completed by one of the ways: the last one with a residual, else the last one."""
     way = max(reversed(ways), key=lambda way: bool(way.residual), default=Joined(None, None))
     return Joined(
         merge=way.merge if known.merge is None else known.merge,

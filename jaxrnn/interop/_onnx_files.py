@@ -1,4 +1,4 @@
-"""ONNX models in files, and the arrays in them: nothing is trusted."""
+"""Reads ONNX models and their arrays from untrusted files."""
 
 import os
 from pathlib import Path
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """A model and where it is from."""
+    """A model and its origin."""
 
     where: str  # the function that reads it, for messages
-    label: str  # what messages call the model
+    label: str  # of the model, in messages
     model: Any
-    folder: Path | None  # where arrays outside the model may lie
+    folder: Path | None  # of arrays outside the model
 
 
 def require_onnx(where: str) -> Any:
-    """The package `onnx`, which only the interop extra brings."""
+    """The package `onnx`, which only the interop extra installs."""
     try:
         import onnx
     except ImportError as error:
@@ -29,7 +29,7 @@ def require_onnx(where: str) -> Any:
 
 
 def read_model(where: str, model: Any) -> Source:
-    """A `ModelProto` as it is, or the one in a file."""
+    """The given `ModelProto`, or the one in a file."""
     onnx = require_onnx(where)
     if isinstance(model, onnx.ModelProto):
         return Source(where, "the model", model, None)
@@ -70,7 +70,7 @@ def tensor_array(source: Source, tensor: "onnx.TensorProto") -> np.ndarray:
 
 
 def _check_location(name: str, folder: Path | None, tensor: "onnx.TensorProto") -> None:
-    """Data outside the model stays inside its folder, links followed."""
+    """Raises unless data outside the model is in its folder, with links resolved."""
     location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
     if folder is None:
         raise ValueError(f"{name} expected its data in the model, got them in {location!r}; give the path of the model")

@@ -1,4 +1,4 @@
-"""ONNX's weights of one direction and ours: the order of the gates, the two biases, the forms of a cell.
+"""Converts the weights of one direction from and to ONNX: gate order, two biases, forms of a cell.
 
 =========  =====================  ===============  ==========================================
 operator   rows of W, R and B     ours             besides
@@ -47,7 +47,7 @@ Fields = dict[str, np.ndarray]  # params by the names of our records; what is ab
 
 
 class Form(NamedTuple):
-    """What an operator computes, its sizes and weights apart."""
+    """What an operator computes, without its sizes and weights."""
 
     op: str  # "RNN", "LSTM" or "GRU"
     activation: str = "tanh"  # of the RNN
@@ -56,7 +56,7 @@ class Form(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of one direction, in ONNX's layout and names."""
+    """The weights of one direction, in ONNX's layout and names."""
 
     W: np.ndarray  # (GH, I)
     R: np.ndarray  # (GH, H)
@@ -65,12 +65,12 @@ class Weights(NamedTuple):
 
 
 def form_of(name: str, cell: AnyCell) -> Form:
-    """The form of a cell, read from how it was made; a cell that no operator computes is refused."""
+    """The form of a cell, from its config; raises for a cell that no operator computes."""
     config = cell.config
     if isinstance(config, RegularizeConfig):
         if config.has_zoneout:
             raise ValueError(f"{name} expected a cell without zoneout, got {cell!r}; no operator of ONNX mixes states")
-        config = config.cell  # Dropout is off where nothing is trained.
+        config = config.cell  # dropout is off in evaluation
     if not isinstance(config, (RNNConfig, LSTMConfig, GRUConfig)):
         raise ValueError(f"{name} expected a cell of rnn, lstm or gru, got {cell!r}; ONNX has no operator for it")
     if not isinstance(config, RNNConfig) and config.layer_norm:
@@ -98,7 +98,7 @@ def cell_of(form: Form, hidden_size: int, use_bias: bool, peephole: bool, projec
 
 
 def attributes(forms: tuple[Form, ...]) -> dict[str, Any]:
-    """What a node says of its form, or of those of its two directions, which differ in the activation alone."""
+    """The attributes of a node with these forms, one for each direction, which differ only in the activation."""
     form = forms[0]
     if form.op == "RNN":
         return {"activations": [ACTIVATIONS[form.activation] for form in forms]}
@@ -145,7 +145,7 @@ def to_weights(form: Form, fields: Fields) -> Weights:
 
 
 def from_weights(form: Form, weights: Weights) -> Fields:
-    """The params of `to_weights`, from arrays of the right shapes."""
+    """The inverse of `to_weights`, for arrays of the right shapes."""
     fields = {"w_x": _to_ours(form, weights.W.T), "w_h": _to_ours(form, weights.R.T)}
     if weights.P is not None:
         fields["peephole"] = _peepholes_to_ours(form, weights.P)
@@ -171,12 +171,12 @@ def _peepholes_to_ours(form: Form, p: np.ndarray) -> np.ndarray:
 
 
 def one_direction(weights: Weights, direction: int) -> Weights:
-    """The weights of one direction, of those that have an axis of directions in front."""
+    """The weights of one direction, from arrays whose first axis is that of directions."""
     return Weights(*(None if array is None else array[direction] for array in weights))  # type: ignore
 
 
 def check_shapes(where: str, form: Form, weights: Weights, tensors: Mapping[str, str]) -> None:
-    """The arrays of one direction fit each other; `tensors` is what the model calls them."""
+    """Raises unless the arrays of one direction fit each other; `tensors` are their names in the model."""
     gates, hidden, features = len(THEIRS[form.op]), weights.R.shape[-1], weights.W.shape[-1]
     shapes = {"R": (gates * hidden, hidden), "W": (gates * hidden, features), "B": (2 * gates * hidden,)}
     for role, shape in {**shapes, "P": (3 * hidden,)}.items():
@@ -185,8 +185,8 @@ def check_shapes(where: str, form: Form, weights: Weights, tensors: Mapping[str,
             check_shape(where, f"input {role} ({tensors[role]!r})", array, shape, "the axis of directions is left out")
 
 
-# With a projection what is fed back is h = m W_p, and h W_h = m (W_p W_h): an operator whose
-# R is that product runs on m, and a product with W_p after it gives h.
+# With a projection h = m W_p is fed back, and h W_h = m (W_p W_h): an operator whose R is that
+# product has the state m, and a product with W_p after it gives h.
 
 
 def fold(w_proj: np.ndarray, w_h: np.ndarray) -> np.ndarray:
@@ -195,7 +195,7 @@ def fold(w_proj: np.ndarray, w_h: np.ndarray) -> np.ndarray:
 
 
 def unfold(w_proj: np.ndarray, folded: np.ndarray) -> np.ndarray | None:
-    """The W_h of a folded product, to rounding, or `None` where it is no product with W_p."""
+    """The W_h of a folded product, up to rounding, or `None` if it is no product with W_p."""
     left, right = w_proj.astype(np.float64), folded.astype(np.float64)
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
         return None

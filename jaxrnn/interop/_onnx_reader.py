@@ -1,4 +1,4 @@
-"""The recurrent operators of a model, one by one: what they are, and which tensors are their weights."""
+"""Reads the recurrent operators of a model: their attributes and the tensors of their weights."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,19 +16,19 @@ ACTIVATIONS_OF = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"
 
 
 class Node(NamedTuple):
-    """A recurrent operator whose attributes are all that a cell of ours can be."""
+    """A recurrent operator that a cell of ours supports."""
 
     name: str
     forms: tuple[layout.Form, ...]  # one a direction
     direction: str
     hidden_size: int | None
     batch_first: bool
-    inputs: dict[str, str]  # tensors by ONNX's names of what they are; absent ones left out
+    inputs: dict[str, str]  # tensors by ONNX's names of the inputs; absent ones left out
     output: str | None  # the tensor of Y, if the model uses it
 
 
 def recurrent_nodes(source: Source) -> "dict[int, tuple[str, onnx.NodeProto]]":
-    """The operators by their place in the graph, each with its name, or its first output's where it has none."""
+    """The operators by their place in the graph, each with its name, or that of its first output if it has none."""
     return {
         k: (node.name or next(filter(None, node.output), f"{node.op_type} {k}"), node)
         for k, node in enumerate(source.model.graph.node)
@@ -37,7 +37,7 @@ def recurrent_nodes(source: Source) -> "dict[int, tuple[str, onnx.NodeProto]]":
 
 
 def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
-    """A node with its attributes; what a cell of ours cannot hold is refused by the attribute's name."""
+    """A node with its attributes; raises, naming the attribute, for what a cell of ours cannot hold."""
     where = f"{source.where}: node {name!r} ({node.op_type})"
     attributes = _attributes(source, where, node)
     inputs = {role: tensor for role, tensor in zip(INPUTS, node.input, strict=False) if tensor}
@@ -67,7 +67,7 @@ def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
 
 
 def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str, Any]:
-    """The attributes of a node, of the types that they have in ONNX, without those that none of our cells has."""
+    """The attributes of a node; raises for types that ONNX does not give them, and for features of no cell of ours."""
     found = {}
     for attribute in node.attribute:
         name, value = attribute.name, require_onnx(source.where).helper.get_attribute_value(attribute)
@@ -96,7 +96,7 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
 
 
 def _activations(where: str, op: str, directions: int, names: list[str] | None) -> list[str]:
-    """The activation of each direction of an RNN; the others have no choice."""
+    """The activation of each direction of an RNN; LSTM and GRU only have tanh."""
     lowered = [name.lower() for name in names or []]
     if op == "RNN":
         if names is None:

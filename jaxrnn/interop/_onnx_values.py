@@ -1,10 +1,10 @@
-"""What can be known of a graph's tensors without running the model.
+"""The values of a graph's tensors, as far as they are known without running the model.
 
-Weights may be initialisers, or made of them: exporters write a weight as slices of another
-put together. And what stands between two recurrent operators, be it one `Squeeze` or ten
-nodes that compute a shape first, is known by what it does: the outputs of each operator are
-replaced by random numbers, and these are followed through the graph with ONNX's own
-reference evaluator, as far as operators go that only move, add or multiply them.
+Weights may be initialisers, or computed from them: exporters write a weight as joined slices of
+another. The nodes between two recurrent operators, one `Squeeze` or ten nodes that compute a
+shape first, are identified by their result. The outputs of each operator are replaced by random
+numbers, which ONNX's reference evaluator carries through all nodes that only move, add or
+multiply them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ LARGEST = 2**25  # entries of the inputs of a node; with more of them it is not 
 
 
 class Values:
-    """Arrays by the names of tensors: constants, what is computed of them, and random numbers."""
+    """Arrays by the names of tensors: constants, random numbers, and what is computed from them."""
 
     def __init__(self, source: Source, given: Mapping[str, np.ndarray]) -> None:
         self.source = source
@@ -38,8 +38,8 @@ class Values:
             if node.op_type == "Constant" and node.output:
                 self._store(node.output[0], node)
         self.arrays |= given
-        self.probed: dict[str, None] = {}  # what depends on random numbers, in the order of the graph
-        self.zeros: dict[str, bool] = {}  # whether a tensor made of constants, whatever its shape, is zero
+        self.probed: dict[str, None] = {}  # tensors that depend on random numbers, in the order of the graph
+        self.zeros: dict[str, bool] = {}  # whether a tensor of constants, of unknown shape, is zero
 
     def _store(self, name: str, node: "onnx.NodeProto") -> None:
         """The value of a `Constant`."""
@@ -51,25 +51,25 @@ class Values:
                 self.arrays[name] = np.asarray(value, PLAIN[attribute.name])
 
     def get(self, name: str) -> np.ndarray | None:
-        """The array of a tensor, or `None` where it depends on what the model is given."""
+        """The array of a tensor, or `None` if it depends on the inputs of the model."""
         if name not in self.arrays and name in self.stored:
             self.arrays[name] = tensor_array(self.source, self.stored[name])
         return self.arrays.get(name)
 
     def probe(self, name: str, array: np.ndarray) -> None:
-        """Puts random numbers in the place of a tensor."""
+        """Replaces a tensor by random numbers."""
         self.arrays[name] = array
         self.probed[name] = None
 
     def is_zero(self, name: str) -> bool | None:
-        """Whether a tensor is zero; `None` where it depends on what the model is given."""
+        """Whether a tensor is zero; `None` if it depends on the inputs of the model."""
         if name in self.zeros or name in self.probed:
             return self.zeros.get(name)
         array = self.get(name)
         return None if array is None else not array.any()
 
     def follow(self, node: "onnx.NodeProto", needed: frozenset[str]) -> None:
-        """Computes the outputs of a node that are needed, or made of random numbers, if it can be."""
+        """Computes the outputs of a node, if they are needed or depend on random numbers, and if it can."""
         outputs = [name for name in node.output if name]
         inputs = [name for name in node.input if name]
         if node.domain not in ("", "ai.onnx") or not outputs:
@@ -98,7 +98,7 @@ class Values:
             self.zeros |= dict.fromkeys(outputs, zero)
 
     def _computed(self, node: "onnx.NodeProto", arrays: Mapping[str, Any], outputs: list[str]) -> dict[str, np.ndarray]:
-        """The outputs of a node by their names; none where it cannot be computed."""
+        """The outputs of a node by their names; none if they cannot be computed."""
         if sum(array.size for array in arrays.values()) > LARGEST:
             return {}
         onnx = require_onnx(self.source.where)
@@ -108,13 +108,13 @@ class Values:
         graph = onnx.helper.make_graph([node], "node", list(map(unknown, arrays)), list(map(unknown, outputs)))
         try:
             results = ReferenceEvaluator(graph, opsets=self.opsets).run(None, dict(arrays))
-        except Exception:  # a node that does not fit these arrays: then they are not what it is for
+        except Exception:  # the node does not fit these arrays; its outputs stay unknown
             return {}
         return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
 
 
 def ancestors(nodes: "Iterable[onnx.NodeProto]", tensors: Iterable[str]) -> frozenset[str]:
-    """The tensors that these are computed from, and themselves."""
+    """The given tensors, and those that they are computed from."""
     found = set(tensors)
     for node in reversed(list(nodes)):
         if found.intersection(node.output):

@@ -1,4 +1,4 @@
-"""The nodes of a network's layers, as ONNX has them."""
+"""Writes the layers of a network as ONNX nodes."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class Operator(NamedTuple):
-    """One recurrent node: a cell, or both of a layer whose two are alike."""
+    """One recurrent node: a cell, or both cells of a layer if they are alike."""
 
-    direction: str  # ONNX's
+    direction: str  # the attribute of the node
     suffix: str  # of the names of its states
-    forms: tuple[layout.Form, ...]  # one a direction, as everything below
+    forms: tuple[layout.Form, ...]  # one for each direction, as are the fields below
     weights: tuple[layout.Weights, ...]
     projections: tuple[np.ndarray, ...] | None  # (H, P)
 
@@ -30,7 +30,7 @@ class Operator(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What all layers have in common."""
+    """The options that all layers share."""
 
     lengths: bool
     given: bool  # initial states are inputs
@@ -38,7 +38,7 @@ class Options(NamedTuple):
 
 
 class Graph:
-    """A model in the making. A tensor is called by the layer it belongs to, a node by its first output."""
+    """Builds a model. A tensor is named after its layer, a node after its first output."""
 
     def __init__(self, onnx: Any, dtype: Any) -> None:
         self.onnx = onnx
@@ -49,7 +49,7 @@ class Graph:
         self.outputs: dict[str, tuple[tuple[int | str, ...], str]] = {}  # shapes and tensors
 
     def node(self, op: str, inputs: list[str], *outputs: str, **attributes: Any) -> str:
-        """Adds a node; its first output."""
+        """Adds a node and returns its first output."""
         self.nodes.append(self.onnx.helper.make_node(op, inputs, list(outputs), name=outputs[0], **attributes))
         return outputs[0]
 
@@ -66,32 +66,32 @@ class Graph:
         self.outputs[name] = (shape, tensor)
 
     def model(self, names: Mapping[str, str], opset: int) -> "onnx.ModelProto":
-        """The whole, with `y` the first output, and inputs and outputs called as in `names`."""
+        """The model, with `y` as the first output, and inputs and outputs renamed by `names`."""
         helper = self.onnx.helper
         kind = helper.np_dtype_to_tensor_dtype
-        called = {name: names.get(name, name) for name in self.inputs}
-        called |= {tensor: names.get(name, name) for name, (_, tensor) in self.outputs.items()}
+        renamed = {name: names.get(name, name) for name in self.inputs}
+        renamed |= {tensor: names.get(name, name) for name, (_, tensor) in self.outputs.items()}
         for node in self.nodes:
-            node.input[:] = [called.get(tensor, tensor) for tensor in node.input]
-            node.output[:] = [called.get(tensor, tensor) for tensor in node.output]
+            node.input[:] = [renamed.get(tensor, tensor) for tensor in node.input]
+            node.output[:] = [renamed.get(tensor, tensor) for tensor in node.output]
         inputs = [
-            helper.make_tensor_value_info(called[name], kind(dtype), shape)
+            helper.make_tensor_value_info(renamed[name], kind(dtype), shape)
             for name, (shape, dtype) in self.inputs.items()
         ]
         outputs = [
-            helper.make_tensor_value_info(called[tensor], kind(self.dtype), shape)
+            helper.make_tensor_value_info(renamed[tensor], kind(self.dtype), shape)
             for _, (shape, tensor) in sorted(self.outputs.items(), key=lambda output: output[0] != "y")
         ]
         constants = [self.onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items()]
         graph = helper.make_graph(self.nodes, "jaxrnn", inputs, outputs, constants)
         opsets = [helper.make_opsetid("", opset)]
-        # The oldest format that has these operators, which the most runtimes read.
+        # The oldest format that has these operators, as most runtimes read it.
         version = helper.find_min_ir_version_for(opsets)
         return helper.make_model(graph, opset_imports=opsets, ir_version=version, producer_name="jaxrnn")
 
 
 def write_layer(graph: Graph, label: str, states: str, x: str, operators: list[Operator], options: Options) -> str:
-    """The nodes of a layer; the tensor of its outputs (time, batch, ·)."""
+    """Adds the nodes of a layer and returns the tensor of its outputs (time, batch, ·)."""
     runs = [_write_operator(graph, label, states, x, operator, options) for operator in operators]
     if len(operators) == 2:
         return _merged(
@@ -112,7 +112,7 @@ def write_layer(graph: Graph, label: str, states: str, x: str, operators: list[O
 
 
 def _squeezed(graph: Graph, name: str, run: str) -> str:
-    """Without the axis of directions."""
+    """Adds a node that removes the axis of directions."""
     return graph.node("Squeeze", [run, graph.constant("axis_of_directions", np.array([1], np.int64))], name)
 
 
@@ -128,7 +128,7 @@ def _merged(graph: Graph, label: str, halves: list[str], options: Options) -> st
 
 
 def _write_operator(graph: Graph, label: str, states: str, x: str, operator: Operator, options: Options) -> str:
-    """The recurrent node, its initial and final states; the tensor of its outputs (time, D, batch, ·)."""
+    """Adds the recurrent node with its states and returns the tensor of its outputs (time, D, batch, ·)."""
     name, states = label + operator.suffix, states + operator.suffix
     op, directions = operator.forms[0].op, len(operator.forms)
     sizes = {"h": operator.output_size, **({"c": operator.hidden_size} if op == "LSTM" else {})}
@@ -164,13 +164,13 @@ def _write_operator(graph: Graph, label: str, states: str, x: str, operator: Ope
 
 
 def _unprojected(graph: Graph, name: str, h: str, projections: tuple[np.ndarray, ...]) -> str:
-    """m with m W_p = h: the shortest of the many there are."""
+    """The shortest m with m W_p = h."""
     inverses = [np.linalg.pinv(w.astype(np.float64)).astype(w.dtype) for w in projections]
     return graph.node("MatMul", [h, graph.constant(f"{name}.W_proj_inverse", np.stack(inverses))], f"{name}.m_0")
 
 
 def _is_empty(graph: Graph) -> str:
-    """Which sequences have no step, as (1, batch, 1)."""
+    """Whether each sequence has length 0, as (1, batch, 1)."""
     if "no_steps" not in graph.constants:
         zero, axes = graph.constant("no_steps", np.int32(0)), graph.constant("outer_axes", np.array([0, 2], np.int64))
         graph.node("Unsqueeze", [graph.node("Equal", ["lengths", zero], "has_no_steps"), axes], "is_empty")

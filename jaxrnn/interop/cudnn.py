@@ -1,4 +1,4 @@
-"""cuDNN's flat weights, as `jax.experimental.rnn` takes them.
+"""cuDNN's flat weights, as `jax.experimental.rnn` reads them.
 
 For each pseudo-layer fwd0, rev0, fwd1, ...: W_ih (GH, in), W_hh (GH, H); then for each of
 them b_ih (GH,), b_hh (GH,). Gates are in our order.
@@ -33,7 +33,7 @@ def _layout(kind: str) -> dict[str, lay.Part]:
 
 
 def _places(kind: str, layers: list[lay.Sizes]) -> Iterator[tuple[int, str, tuple[int, ...]]]:
-    """Pseudo-layer, name and shape of what stands in the array one after another."""
+    """Pseudo-layer, name and shape of each weight, in the order of the array."""
     layout = _layout(kind)
     for names in (("W_ih", "W_hh"), ("b_ih", "b_hh")):
         for (k, sizes), name in itertools.product(enumerate(layers), names):
@@ -51,14 +51,14 @@ def from_cudnn(
 ) -> Params:
     """The parameters in cuDNN's flat array.
 
-    The two biases become one, their sum, but for a GRU's n, whose second is `b_hn`.
+    The two biases become one, their sum, except for a GRU's n, whose second bias is `b_hn`.
 
     Args:
         flat: one axis, as :func:`jax.experimental.rnn.init_lstm_weight` makes it.
         input_size: I, of the first layer.
         hidden_size: H.
         num_layers: L.
-        bidirectional: whether every layer has a direction backwards.
+        bidirectional: whether every layer reads in both directions.
         kind: "lstm", "gru", "rnn_tanh" or "rnn_relu".
 
     Returns:
@@ -115,21 +115,21 @@ def _record(where: str, sizes: lay.Sizes, pieces: dict[str, np.ndarray]) -> Para
 def to_cudnn(params: Params) -> jax.Array:
     """The flat array of the cuDNN network that computes the same.
 
-    The bias goes into b_ih, zeros where there is none; b_hh is zeros, but for a GRU's n, where
-    it is `b_hn`. Whether a GRU without biases resets before or after the product is not to be
-    seen in its parameters: cuDNN resets after it.
+    The bias becomes b_ih, zeros where there is none; b_hh is zeros, except for a GRU's n, where
+    it is `b_hn`. The parameters of a GRU without biases do not show whether it resets before or
+    after the product; cuDNN resets after it.
 
     Args:
         params: a network's tuple over layers, or one record.
 
     Returns:
-        A JAX array of one axis, of its own memory. `jax.experimental.rnn.lstm` takes it in float32.
+        A JAX array of one axis that owns its memory. `jax.experimental.rnn.lstm` needs float32.
 
     Raises:
         TypeError, ValueError: for what this layout cannot hold: projections, peepholes, coupled
             gates, layer normalisation, a GRU that resets before the product, layers that
-            differ in kind, size, directions or dtype, and directions merged in another way than
-            side by side.
+            differ in kind, size, directions or dtype, and directions that are not merged by
+            concatenation.
 
     Example:
         >>> import jax, jaxrnn

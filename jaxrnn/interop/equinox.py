@@ -15,7 +15,7 @@ from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
 
 PEER = "Equinox"
-FIELDS = {"input_size": "input_size", "hidden_size": "hidden_size", "use_bias": None}  # what is no array in a cell
+FIELDS = {"input_size": "input_size", "hidden_size": "hidden_size", "use_bias": None}  # a cell's other fields
 
 
 def _layout(kind: str, biases: bool) -> lay.Layout:
@@ -34,19 +34,19 @@ def _layout(kind: str, biases: bool) -> lay.Layout:
 def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
     """The parameters of an Equinox cell.
 
-    The kind is told by the rows of `weight_hh`: 3H of them are a GRU, 4H an LSTM.
+    The rows of `weight_hh` tell the kind: 3H for a GRU, 4H for an LSTM.
 
     Args:
-        weights: names to arrays: `vars(cell)` of an `eqx.nn.LSTMCell` or `GRUCell`, whose
-            `None` and sizes beside the arrays are understood; or the arrays alone.
+        weights: names to arrays: `vars(cell)` of an `eqx.nn.LSTMCell` or `GRUCell`, with the
+            `None` and sizes beside the arrays; or the arrays alone.
         prefix: the path of the cell in a larger mapping, with "." between its parts.
 
     Returns:
         `LSTMParams` or `GRUParams`. Dtypes are kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; float64 where JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for float64 where JAX does not enable it.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -79,15 +79,15 @@ def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
 def to_equinox(params: Params, prefix: str = "") -> dict[str, jax.Array]:
     """The weights of the Equinox cell that computes the same.
 
-    Whether a GRU without biases resets before or after the product is not to be seen in its
-    parameters: Equinox resets after it.
+    The parameters of a GRU without biases do not show whether it resets before or after the
+    product; Equinox resets after it.
 
     Args:
-        params: one record; Equinox has no stacks, so a network goes layer by layer.
+        params: one record; Equinox has no stacks, so convert a network layer by layer.
         prefix: the path of the cell in a larger mapping, with "." between its parts.
 
     Returns:
-        Names to JAX arrays of their own memory. To put them into a cell made with the same
+        Names to JAX arrays that own their memory. To put them into a cell made with the same
         sizes and use_bias:
         `eqx.tree_at(lambda cell: [getattr(cell, name) for name in weights], cell, list(weights.values()))`.
 

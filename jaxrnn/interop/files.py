@@ -1,4 +1,4 @@
-"""Weights in files: safetensors, which hold arrays and nothing that could be executed."""
+"""Weights in safetensors files, which hold arrays and nothing that could be executed."""
 
 import os
 
@@ -10,19 +10,19 @@ from jaxrnn import _files
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays in a safetensors file, for the converters here.
 
-    Only safetensors files are read. To make one of a PyTorch checkpoint, where it is trusted:
+    Only safetensors files are read. To write one from a PyTorch checkpoint that you trust:
     `safetensors.torch.save_file(module.state_dict(), path)`.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
         Names to NumPy arrays, bfloat16 and integers included.
 
     Raises:
-        TypeError: for a path that is none.
-        ImportError: without safetensors, which `pip install "jaxrnn[interop]"` brings.
-        OSError: for a file that is not there or not to be read.
+        TypeError: for something that is not a path.
+        ImportError: without safetensors, which `pip install "jaxrnn[interop]"` installs.
+        OSError: for a file that does not exist or cannot be read.
         ValueError: naming a file that is of another format, truncated or corrupted, or an entry
             of a dtype that NumPy does not have. Nothing in the file is executed.
 

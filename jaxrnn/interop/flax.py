@@ -10,8 +10,8 @@ Linen GRUCell          ir iz in: kernel, bias; hr hz: kernel; hn: kernel, bias
 Linen SimpleCell       i: kernel, bias; h: kernel
 =====================  ===================================================================
 
-Gates side by side are in our order. Below a cell stands what holds it: `cell` in an `RNN`,
-`forward_rnn` and `backward_rnn` in a `Bidirectional`, `layers` in a `Sequential`.
+Gates side by side are in our order. A cell's path names the modules that hold it: `cell` in an
+`RNN`, `forward_rnn` and `backward_rnn` in a `Bidirectional`, `layers` in a `Sequential`.
 """
 
 import re
@@ -35,7 +35,7 @@ def _gate_by_gate(*names: tuple[str, str, int]) -> Layout:
 
 
 def _lstm_gates(forget: str) -> Layout:
-    """One entry a gate; `forget` is how the input's f is called."""
+    """One entry for each gate; `forget` is the name of the input's f."""
     inputs = zip(("ii", forget, "ig", "io"), range(4), strict=True)
     hidden = list(zip(("hi", "hf", "hg", "ho"), range(4), strict=True))
     return _gate_by_gate(
@@ -46,7 +46,7 @@ def _lstm_gates(forget: str) -> Layout:
 
 
 def _dense(kind: str, bias: str) -> Layout:
-    """All gates in one entry; `bias` is where the bias stands."""
+    """All gates in one entry; `bias` is the module that has the bias."""
     gates = lay.all_gates(kind)
     return {
         "dense_i.kernel": lay.Part("w_x", gates),
@@ -79,15 +79,15 @@ LINEN_GATES: dict[str, Layout] = {
 
 
 class _Library(NamedTuple):
-    """How one of the two libraries names what holds cells, and reads a cell."""
+    """How NNX or Linen names the modules that hold cells, and the reader of its cells."""
 
     cell: Callable[[maps.Entries], Params]
-    sequential: str  # what stands before the number of a layer
+    sequential: str  # the text before the number of a layer
     hint: str
 
 
 def _read(entries: maps.Entries, library: _Library) -> Params:
-    """The record of a cell, or what a module that holds cells makes of them."""
+    """The record of a cell, or the tree of records of a module that holds cells."""
     below = dict.fromkeys(_module(name, library.sequential) for name in entries.values)
     halves = ("forward_rnn", "backward_rnn")
     if any(half in below for half in halves):
@@ -105,7 +105,7 @@ def _read(entries: maps.Entries, library: _Library) -> Params:
 
 
 def _module(name: str, sequential: str) -> str:
-    """The first part of a name, or the two that are a layer of a `Sequential`."""
+    """The first part of a name, or the two parts that name a layer of a `Sequential`."""
     layer = re.match(re.escape(sequential) + r"\d+(?=\.)", name)
     return layer[0] if layer else name.split(".")[0]
 
@@ -160,17 +160,17 @@ def from_nnx(weights: Mapping[Any, Any], prefix: str = "") -> Params:
             or "." between the parts. The module is an `LSTMCell`, `OptimizedLSTMCell`,
             `GRUCell` or `SimpleCell`, an `nnx.RNN` or `nnx.Bidirectional` around them, or an
             `nnx.Sequential` of those.
-        prefix: the path of that module in a larger one, with "." between its parts; what is
-            elsewhere is not looked at.
+        prefix: the path of that module in a larger one, with "." between its parts; other
+            entries are ignored.
 
     Returns:
-        The record of a cell or of an `nnx.RNN`; `Bidirectional` of two; of a `Sequential` the
+        The record of a cell or of an `nnx.RNN`; `Bidirectional` of two; for a `Sequential` the
         network's tuple over layers. A GRU's `b_hn`, which NNX does not have, is zeros. Dtypes are
         kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; float64 where JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for float64 where JAX does not enable it.
 
     Example:
         >>> import jaxrnn
@@ -189,20 +189,20 @@ def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
     """The parameters in the variables of a Flax Linen module.
 
     Args:
-        variables: of `module.init`, with its collection "params", or what is in that one;
-            nested, or flat with tuples or "." between the parts. The module is an `LSTMCell`,
+        variables: the result of `module.init`, or its collection "params" alone; nested, or
+            flat with tuples or "." between the parts. The module is an `LSTMCell`,
             `OptimizedLSTMCell`, `GRUCell` or `SimpleCell`, a `linen.RNN` or
             `linen.Bidirectional` around them, or a `linen.Sequential` of those.
         prefix: the path of that module in a larger one, with "." between its parts and without
-            "params"; what is elsewhere is not looked at.
+            "params"; other entries are ignored.
 
     Returns:
-        The record of a cell or of a `linen.RNN`; `Bidirectional` of two; of a `Sequential` the
+        The record of a cell or of a `linen.RNN`; `Bidirectional` of two; for a `Sequential` the
         network's tuple over layers. Dtypes are kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; float64 where JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for float64 where JAX does not enable it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -268,17 +268,17 @@ def _linen_entries(where: str, layer: lay.Layer) -> dict[str, Any]:
 def to_nnx(params: Params, *, optimized: bool = False) -> dict[Any, Any]:
     """The state of the Flax NNX module that computes the same.
 
-    NNX always has biases: zeros where there are none. Whether a GRU without biases resets
-    before or after the product is not to be seen in its parameters: NNX resets after it.
+    NNX always has biases; missing ones are zeros. The parameters of a GRU without biases do not
+    show whether it resets before or after the product; NNX resets after it.
 
     Args:
         params: one record, for a cell; `Bidirectional` of two, for an `nnx.Bidirectional` of two
             `nnx.RNN`; a network's tuple over layers, for an `nnx.Sequential` of these.
-        optimized: whether LSTMs are for `nnx.OptimizedLSTMCell`, whose gates stand side by side,
+        optimized: whether LSTMs are for `nnx.OptimizedLSTMCell`, whose gates are side by side,
             instead of `nnx.LSTMCell`.
 
     Returns:
-        A nested dict of JAX arrays of their own memory: `nnx.update(module, to_nnx(params))`.
+        A nested dict of JAX arrays that own their memory: `nnx.update(module, to_nnx(params))`.
 
     Raises:
         TypeError, ValueError: for what NNX cannot hold: a GRU's `b_hn` that is not zero,
@@ -298,7 +298,7 @@ def to_nnx(params: Params, *, optimized: bool = False) -> dict[Any, Any]:
     optimized = _checks.boolean(where, "optimized", optimized)
     flat = _write(where, params, "Flax NNX", lambda layer: _nnx_entries(where, optimized, layer), "layers.")
     tree = lay.nested(lay.jax_entries(where, flat))
-    if "layers" in tree:  # A Sequential counts its layers with integers.
+    if "layers" in tree:  # a Sequential numbers its layers with integers
         tree["layers"] = {int(k): layer for k, layer in tree["layers"].items()}
     return tree
 
@@ -306,16 +306,16 @@ def to_nnx(params: Params, *, optimized: bool = False) -> dict[Any, Any]:
 def to_linen(params: Params) -> dict[str, dict[str, Any]]:
     """The variables of the Flax Linen module that computes the same.
 
-    Linen always has biases: zeros where there are none. Whether a GRU without biases resets
-    before or after the product is not to be seen in its parameters: Linen resets after it.
+    Linen always has biases; missing ones are zeros. The parameters of a GRU without biases do not
+    show whether it resets before or after the product; Linen resets after it.
 
     Args:
         params: one record, for a cell; `Bidirectional` of two, for a `linen.Bidirectional` of two
             `linen.RNN`; a network's tuple over layers, for a `linen.Sequential` of these.
 
     Returns:
-        `{"params": ...}` with a nested dict of JAX arrays of their own memory, as `module.apply`
-        takes it.
+        `{"params": ...}` with a nested dict of JAX arrays that own their memory, for
+        `module.apply`.
 
     Raises:
         TypeError, ValueError: for what Linen cannot hold: a GRU that resets before the product,

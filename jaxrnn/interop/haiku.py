@@ -5,9 +5,9 @@
     vanilla_rnn/linear   w (I, H)    b (H,)
     vanilla_rnn/linear_1 w (H, H)    b (H,), with double_bias
 
-The LSTM adds 1 to the forget gate besides. The GRU resets before the product, and
-h_t = (1 - z) ⊙ h_{t-1} + z ⊙ a: its z is 1 - z of ours, which σ(-a) = 1 - σ(a) makes a change of
-sign.
+The LSTM also adds 1 to the forget gate. The GRU resets before the product, and
+h_t = (1 - z) ⊙ h_{t-1} + z ⊙ a: its z is 1 - z of ours. As σ(-a) = 1 - σ(a), the parameters of z
+change their sign.
 """
 
 import re
@@ -26,7 +26,7 @@ NAMES = {"rnn": "vanilla_rnn", "lstm": "lstm", "gru": "gru"}
 LSTM_GATES = (0, 2, 1, 3)  # i g f o in the places of i f g o
 GRU_GATES = (1, 0, 2)  # z r a in the places of r z n
 FORGET = 1  # the place of f in ours
-HALVES = ("linear[x]", "linear[h]")  # an LSTM's w, in two
+HALVES = ("linear[x]", "linear[h]")  # an LSTM's w, split in two
 
 LAYOUTS: dict[str, dict[str, lay.Part]] = {
     "rnn": {
@@ -57,7 +57,7 @@ def _shift_forget(fields: lay.Fields, by: int) -> lay.Fields:
 
 
 def _complement_z(fields: lay.Fields) -> lay.Fields:
-    """The second gate with its sign changed; the inverse of itself."""
+    """The fields with the sign of z changed; its own inverse."""
     flipped = {}
     for name, array in fields.items():
         r, z, n = np.split(array, 3, axis=-1)
@@ -109,7 +109,7 @@ def _path_of_core(name: str) -> str:
 
 
 def _in_order(where: str, paths: list[str]) -> list[str]:
-    """By the number that Haiku counts cores of one kind with, whatever the order of the mapping."""
+    """The paths, sorted by the number that Haiku gives to cores of one kind."""
     named = [(*re.fullmatch(r"(.*?)(?:_(\d+))?", path, re.S).groups("0"), path) for path in paths]  # type: ignore
     stems = list(dict.fromkeys(stem for stem, *_ in named))
     if len(stems) > 1:
@@ -123,23 +123,24 @@ def _in_order(where: str, paths: list[str]) -> list[str]:
 def from_haiku(params: Mapping[str, Any], prefix: str = "") -> Params:
     """The parameters of Haiku's recurrent cores.
 
-    The kind is told by the names. The 1 that Haiku's LSTM adds to its forget gate is added to
-    the bias, and the z of its GRU made ours; the GRU is for `jaxrnn.gru(H, reset_after=False)`,
-    the VanillaRNN for `jaxrnn.rnn(H, activation="relu")`. Two biases become their sum.
+    The names tell the kind. The 1 that Haiku's LSTM adds to its forget gate is added to the
+    bias, and the z of its GRU is converted to ours. The GRU is for
+    `jaxrnn.gru(H, reset_after=False)`, the VanillaRNN for `jaxrnn.rnn(H, activation="relu")`. Two
+    biases become their sum.
 
     Args:
         params: of a transformed function, or a flat mapping with "/" between all parts.
-        prefix: the path of the module that holds the cores, such as "my_net/~"; what is
-            elsewhere is not looked at. The path of one core ("my_net/~/lstm") chooses that one.
+        prefix: the path of the module that holds the cores, such as "my_net/~"; other entries
+            are ignored. The path of one core ("my_net/~/lstm") selects that core.
 
     Returns:
-        The network's tuple over cores, in the order of their numbers; of a path that is a core's
-        own, the record alone. Dtypes are kept.
+        The network's tuple over cores, in the order of their numbers; for the path of one core
+        the record alone. Dtypes are kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; cores of different kinds, whose order is not to be seen; float64 where
-            JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for cores of different kinds, whose order is unknown; for float64 where
+            JAX does not enable it.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -160,10 +161,10 @@ def from_haiku(params: Mapping[str, Any], prefix: str = "") -> Params:
 def to_haiku(params: Params, prefix: str = "") -> dict[str, dict[str, jax.Array]]:
     """The parameters of the Haiku cores that compute the same.
 
-    Haiku always has biases: zeros where there are none. 1 is taken from the forget gate's,
-    which Haiku adds again: with rounding, so that coming back may change its last digit.
-    Whether a GRU without biases resets before or after the product is not to be seen in its
-    parameters: Haiku resets before it.
+    Haiku always has biases; missing ones are zeros. 1 is subtracted from the forget gate's bias,
+    because Haiku adds it again. This rounds, so a round trip may change the last digit.
+    The parameters of a GRU without biases do not show whether it resets before or after the
+    product; Haiku resets before it.
 
     Args:
         params: a network's tuple over layers, for an `hk.DeepRNN`, or one record.
@@ -172,8 +173,8 @@ def to_haiku(params: Params, prefix: str = "") -> dict[str, dict[str, jax.Array]
             "vanilla_rnn".
 
     Returns:
-        Modules to names to JAX arrays of their own memory, as `transformed.apply` takes them. A
-        VanillaRNN, which is a ReLU's, has its second bias, of zeros.
+        Modules to names to JAX arrays that own their memory, for `transformed.apply`. A
+        VanillaRNN, whose activation is ReLU, has a second bias of zeros.
 
     Raises:
         TypeError, ValueError: for what Haiku cannot hold: two directions, projections, peepholes,

@@ -2,8 +2,7 @@
 
     kernel (I, GH)    recurrent_kernel (H, GH)    bias (GH,), of a GRU with reset_after (2, 3H)
 
-LSTM gates are i f c o, ours; GRU gates are z r h. The names before the last "/" say which
-layer it is.
+LSTM gates are i f c o, as ours; GRU gates are z r h. The path before the last "/" names the layer.
 """
 
 import re
@@ -52,12 +51,12 @@ def _cell(entries: maps.Entries) -> Params:
 
 
 def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
-    """The path of the forward half of every `Bidirectional`, and of its backward half."""
+    """The path of the backward half of every `Bidirectional`, by that of its forward half."""
     parents = [match[1] for path in paths if (match := re.match(r"(|.*?/)forward_", path))]
     pairs = {}
     for parent in dict.fromkeys(parents):
         below = [path for path in paths if path.startswith(parent)]
-        if len(below) == 1:  # a layer that happens to be called so
+        if len(below) == 1:  # a layer whose own name begins with "forward_"
             continue
         forward = [path for path in below if path.startswith(f"{parent}forward_")]
         backward = [path for path in below if path.startswith(f"{parent}backward_")]
@@ -74,27 +73,25 @@ def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
 def from_keras(weights: Mapping[str, Any], prefix: str = "") -> Params:
     """The parameters in a mapping of Keras's weights.
 
-    The kind is told by the columns of `recurrent_kernel`: H of them are a SimpleRNN, 3H a GRU,
-    4H an LSTM. A GRU's bias (2, 3H) is that of `reset_after=True` and gives a `b_hn`, one of
-    (3H,) is that of `reset_after=False`, for `jaxrnn.gru(H, reset_after=False)`. What two biases
-    share becomes one, their sum.
+    The columns of `recurrent_kernel` tell the kind: H for a SimpleRNN, 3H for a GRU, 4H for an
+    LSTM. A GRU's bias (2, 3H) is that of `reset_after=True` and gives a `b_hn`; one of (3H,) is
+    that of `reset_after=False`, for `jaxrnn.gru(H, reset_after=False)`. Two biases of one gate are
+    summed, except for n.
 
     Args:
         weights: paths to arrays: `{w.path: w for w in layer.weights}` of a layer or of a model
-            that has none but recurrent layers.
-        prefix: what the paths begin with, such as "sequential/lstm"; what is elsewhere is not
-            looked at.
+            that has only recurrent layers.
+        prefix: the beginning of the paths, such as "sequential/lstm"; other entries are ignored.
 
     Returns:
-        The network's tuple over layers, in the order of the mapping, with a `Bidirectional` of
-        the paths that go on with `forward_` and `backward_` below one. Names without a path
-        ("kernel", "recurrent_kernel", "bias", with the prefix taken off) give the record
-        alone. Dtypes are kept.
+        The network's tuple over layers, in the order of the mapping, with a `Bidirectional` where
+        a path continues with `forward_` and `backward_`. Names without a path ("kernel",
+        "recurrent_kernel", "bias", after the prefix) give the record alone. Dtypes are kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; a `Bidirectional` of stacked cells, or whose `backward_layer` was given and
-            bears another name; float64 where JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for a `Bidirectional` of stacked cells, or with a `backward_layer` of another
+            name; for float64 where JAX does not enable it.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -127,19 +124,18 @@ def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
     """The weights of the Keras layers that compute the same.
 
     A GRU with `b_hn` is one with `reset_after=True`, a GRU with `b` alone one with
-    `reset_after=False`. Layers of different kinds and sizes are fine, and so is every way to
-    merge two directions.
+    `reset_after=False`. Layers may differ in kind and size, and directions may be merged in any
+    way.
 
     Args:
         params: a network's tuple over layers, or one record.
-        prefix: what the paths shall begin with.
+        prefix: the beginning of the paths.
 
     Returns:
-        Paths to NumPy arrays of their own memory, in the order of Keras, which counts its
-        layers from the start of the program, so that only the order is sure:
+        Paths to NumPy arrays that own their memory, in the order of Keras. Keras numbers its
+        layers from the start of the program, so rely on the order, not on the paths:
         `layer.set_weights(list(to_keras(params).values()))`, for one layer, one
-        `Bidirectional`, or a model that has none but these layers. A record's names have no
-        path.
+        `Bidirectional`, or a model that has only these layers. A record's names have no path.
 
     Raises:
         TypeError, ValueError: for what Keras cannot hold: projections, peepholes, coupled gates,

@@ -50,17 +50,17 @@ def to_onnx(
 
     The outputs are ``y`` (time, batch, ·), zero past a sequence's length, and the final
     states ``h_n_l{k}`` and ``c_n_l{k}``, shaped as the initial ones. The states of a single
-    cell are called without ``_l{k}``; those of a layer whose two directions differ in kind
-    or size stand apart, the backward ones as ``h_0_l{k}_reverse``, each with D = 1.
+    cell have no ``_l{k}`` in their names. If the two directions of a layer differ in kind or
+    size, their states are separate, the backward ones as ``h_0_l{k}_reverse``, each with D = 1.
 
-    Every variant that the operators know is written so that ONNX Runtime computes what
+    Every variant that the operators support is written so that ONNX Runtime computes what
     :func:`jaxrnn.unroll` does: biases, peepholes, both forms of the GRU, coupled gates,
     projections, merged directions, residual layers. Dropout is left out, as in evaluation.
 
     Args:
         network: from :func:`stack`, or a cell of :func:`lstm`, :func:`gru` or :func:`rnn`.
-        params: its parameters, in the floating-point dtype that the model shall compute in.
-        path: a file to write the model to; it is whole or not there.
+        params: its parameters, in the floating-point dtype that the model computes in.
+        path: a file to write the model to; it is written as a whole or not at all.
         lengths: whether the lengths of the sequences are an input.
         initial_state: "zeros", or "inputs" to give the states with each call.
         batch_first: makes ``x`` and ``y`` (batch, time, ·); the states stay as they are.
@@ -92,8 +92,8 @@ def to_onnx(
         2. ONNX says that coupled gates are coupled, not how: f = 1 - i is ONNX Runtime's way.
         3. ONNX Runtime returns zeros as the final state of a sequence of length 0; the model
            returns the initial state there, as `unroll` does.
-        4. ONNX Runtime's operators run in float32 (and float16); float64 models are for others.
-        5. T = 0 and an empty batch are legal here; ONNX Runtime 1.31 ends the process over them.
+        4. ONNX Runtime's operators run in float32 (and float16); float64 is for other runtimes.
+        5. T = 0 and an empty batch are legal here; ONNX Runtime 1.31 ends the process on them.
     """
     where = "to_onnx"
     onnx = require_onnx(where)
@@ -134,13 +134,13 @@ def to_onnx(
 class _Entry(NamedTuple):
     """The form of a cell, and its params as NumPy arrays that fit it."""
 
-    name: str  # what messages call the params
+    name: str  # of the params, in messages
     form: layout.Form
     fields: layout.Fields
 
 
 class _Parts(NamedTuple):
-    """What is exported."""
+    """A network to export."""
 
     entries: list[list[_Entry]]  # of every layer, one a direction
     merge: str
@@ -181,7 +181,7 @@ def _check_opset(where: str, opset: Any, newest: int) -> None:
 
 
 def _dtype(where: str, entries: list[list[_Entry]], opset: int) -> Any:
-    """That of all params together."""
+    """The promoted dtype of all params."""
     every = [array.dtype for layer in entries for entry in layer for array in entry.fields.values()]
     dtype = functools.reduce(jnp.promote_types, every)
     if dtype not in (jnp.float16, jnp.float32, jnp.float64) and not (dtype == jnp.bfloat16 and opset >= 22):
@@ -222,7 +222,7 @@ def _output_size(operators: list[Operator], merge: str) -> int:
 
 
 def _check_sizes(where: str, parts: _Parts, operators: list[list[Operator]]) -> None:
-    """Every layer reads what the one below it gives."""
+    """Raises unless every layer's input has the size of the outputs below it."""
     size = operators[0][0].weights[0].W.shape[1]
     for k, layer in enumerate(operators):
         inputs = [weights.W.shape[1] for operator in layer for weights in operator.weights]
@@ -244,7 +244,7 @@ def _check_condition(name: str, w_proj: np.ndarray) -> None:
 
 
 def _checked_names(where: str, names: Any, graph: Graph) -> Mapping[str, str]:
-    """What users call the inputs and outputs."""
+    """The caller's names of inputs and outputs, checked."""
     if names is None:
         return {}
     if not isinstance(names, Mapping) or not all(isinstance(name, str) and name for name in names.values()):
@@ -252,9 +252,9 @@ def _checked_names(where: str, names: Any, graph: Graph) -> Mapping[str, str]:
     public = [*graph.inputs, *graph.outputs]
     for name in names:
         _checks.one_of(where, "names", name, public)
-    taken = [names.get(name, name) for name in public] + list(graph.constants)
-    taken += [tensor for node in graph.nodes for tensor in node.output]
+    used = [names.get(name, name) for name in public] + list(graph.constants)
+    used += [tensor for node in graph.nodes for tensor in node.output]
     for name in names.values():
-        if taken.count(name) > 1:
+        if used.count(name) > 1:
             raise ValueError(f"{where}: names expected {name!r} for one tensor, got it for two")
     return names

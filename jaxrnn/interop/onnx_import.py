@@ -32,23 +32,22 @@ def from_onnx(
 ) -> tuple[Network, Params]:
     """The operators RNN, LSTM and GRU of an ONNX model, as a network and its parameters.
 
-    Operators that read one another's outputs become the layers of one :func:`stack`. What
-    stands between them is recognised by what it does, so that it does not matter how an
-    exporter writes it: directions side by side, their sum, product or mean, and a layer's
-    input added to its output. Weights are initialisers, constants, or slices of such put
-    together.
+    Operators that read one another's outputs become the layers of one :func:`stack`. The nodes
+    between them are recognised by their result, however an exporter writes them: directions
+    concatenated, their sum, product or mean, and a layer's input added to its output. Weights
+    are initialisers, constants, or joined slices of them.
 
     Lengths and initial states belong to a call, not to a network: give them to `unroll`.
-    The network is time-first whatever the operator's `layout`. What else the model holds, an
-    embedding before or a read-out after, is not read.
+    The network is time-first for any `layout` of the operators. Other parts of the model, such
+    as an embedding before or a read-out after, are not read.
 
     Args:
         model: an `onnx.ModelProto`, or the path of a file. Arrays outside the file are read
             from its own folder alone.
-        nodes: the name of an operator, or names, where only some are to be read; an operator
-            without a name is called by one of its outputs. By default all of them.
+        nodes: the name or names of the operators to read, by default all; an operator without
+            a name is given by one of its outputs.
         weights: arrays by the names of tensors, for a model that takes its weights as inputs;
-            they go before those that the model holds.
+            they override those that the model holds.
         reverse: expects operators of direction "reverse", which read from the last step to
             the first; run the network with `unroll(..., reverse=True)`.
 
@@ -59,10 +58,10 @@ def from_onnx(
     Raises:
         ImportError: without the package `onnx`.
         FileNotFoundError: if there is no such file.
-        TypeError, ValueError: naming the file, node, attribute or tensor: for what is no ONNX
-            model, a truncated or corrupted one, weights that are missing or of wrong shapes,
-            operators that are no stack, and what our cells do not have: `clip`, other
-            activations, a constant initial state or lengths.
+        TypeError, ValueError: naming the file, node, attribute or tensor: for something that is
+            not an ONNX model, a truncated or corrupted one, weights that are missing or of wrong
+            shapes, operators that are no stack, and features that our cells do not have: `clip`,
+            other activations, a constant initial state or lengths.
 
     Example:
         >>> import jax, jaxrnn
@@ -76,8 +75,8 @@ def from_onnx(
 Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))])
 
     Differs from:
-        1. ONNX: its two biases are added, but for the candidate of a GRU with `linear_before_reset`.
-        2. ONNX: what :func:`to_onnx` folded of a projection is taken apart again, to rounding.
+        1. ONNX: its two biases are added, except for the candidate of a GRU with `linear_before_reset`.
+        2. ONNX: a projection that :func:`to_onnx` folded is separated again, up to rounding.
     """
     reverse = _checks.boolean(WHERE, "reverse", reverse)
     source = read_model(WHERE, model)
@@ -135,11 +134,11 @@ def _selected(source: Source, nodes: Any) -> dict[int, Any]:
     return dict(sorted(found.items()))
 
 
-# What one operator holds
+# One operator
 
 
 def _weights(values: Values, node: Node) -> layout.Weights:
-    """The weights of all directions of a node, of shapes that fit."""
+    """The weights of all directions of a node, with their shapes checked."""
     where = f"{WHERE}: node {node.name!r}"
     directions = DIRECTIONS[node.direction]
     arrays: dict[str, np.ndarray] = {}
@@ -181,7 +180,7 @@ def _check_direction(layer: Layer, reverse: bool) -> None:
 
 
 def _check_call(values: Values, node: Node) -> None:
-    """Initial states are zeros or the caller's, and lengths are the caller's."""
+    """Raises if an initial state is a constant other than zeros, or if lengths are constants."""
     where = f"{WHERE}: node {node.name!r} input"
     for role in ("initial_h", "initial_c"):
         if role in node.inputs and values.is_zero(node.inputs[role]) is False:

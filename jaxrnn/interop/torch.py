@@ -56,26 +56,25 @@ def _layer(entries: maps.Entries, suffix: str, sizes: lay.Sizes, biases: bool) -
 def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | None = None) -> Params:
     """The parameters in a state dict of PyTorch.
 
-    The kind is told by the rows of `weight_hh`: H of them are an RNN, 3H a GRU, 4H an LSTM;
-    `weight_hr` is an LSTM's projection. PyTorch's two biases become one, their sum, but for a
-    GRU's n, whose second is `b_hn`.
+    The rows of `weight_hh` tell the kind: H for an RNN, 3H for a GRU, 4H for an LSTM. `weight_hr`
+    is an LSTM's projection. PyTorch's two biases become one, their sum, except for a GRU's n,
+    whose second bias is `b_hn`.
 
     Args:
-        state_dict: names to arrays, as `module.state_dict()` or :func:`read` have them.
-            Tensors may need a gradient, be on another device, or be bfloat16, which goes
-            through float32, exactly.
-        prefix: the path of the module in a larger dict, such as "encoder.rnn"; what is
-            elsewhere is not looked at.
-        kind: "rnn", "lstm" or "gru", to insist on it.
+        state_dict: names to arrays, from `module.state_dict()` or :func:`read`. Tensors may
+            require a gradient, be on another device, or be bfloat16, which is converted exactly.
+        prefix: the path of the module in a larger dict, such as "encoder.rnn"; other entries
+            are ignored.
+        kind: "rnn", "lstm" or "gru", to require that kind.
 
     Returns:
         The network's tuple over layers, of `RNNParams`, `LSTMParams` or `GRUParams`, or
-        `Bidirectional` of two where there is a `_reverse`. Of a cell, whose names have no
+        `Bidirectional` of two where there is a `_reverse`. For a cell, whose names have no
         `_l0`, the record alone. Dtypes are kept.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, too many, or of a wrong shape
-            or dtype; float64 where JAX has it turned off.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
+            or dtype; for float64 where JAX does not enable it.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -124,9 +123,9 @@ def _cell(entries: maps.Entries, kind: str | None) -> Params:
 def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
     """The state dict of the PyTorch module that computes the same.
 
-    The bias goes into `bias_ih`; `bias_hh` is zeros, but for a GRU's n, where it is `b_hn`.
-    Whether a GRU without biases resets before or after the product is not to be seen in its
-    parameters: PyTorch resets after it.
+    The bias becomes `bias_ih`; `bias_hh` is zeros, except for a GRU's n, where it is `b_hn`.
+    The parameters of a GRU without biases do not show whether it resets before or after the
+    product; PyTorch resets after it.
 
     Args:
         params: a network's tuple over layers, for `torch.nn.RNN`, `LSTM` or `GRU`; or one
@@ -134,15 +133,15 @@ def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
         prefix: the path of the module in a larger dict.
 
     Returns:
-        Names to NumPy arrays of their own memory, in the order of PyTorch. Load them with
+        Names to NumPy arrays that own their memory, in the order of PyTorch. Load them with
         `module.load_state_dict({name: torch.from_numpy(a) for name, a in ....items()})`.
-        bfloat16 arrays, which `from_numpy` does not take, go through `a.astype("float32")`.
+        `from_numpy` does not support bfloat16; convert by `a.astype("float32")`.
 
     Raises:
         TypeError, ValueError: for what PyTorch cannot hold: peepholes, coupled gates, layer
             normalisation, a GRU that resets before the product, a projection in a cell or one
             that is not smaller than H, layers that differ in kind, size or directions, and
-            directions merged in another way than side by side.
+            directions that are not merged by concatenation.
 
     Example:
         >>> import jax, jaxrnn

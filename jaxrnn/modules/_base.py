@@ -1,4 +1,4 @@
-"""What `RNN`, `LSTM` and `GRU` have in common: a functional network, its parameters, PyTorch's shapes."""
+"""The base of `RNN`, `LSTM` and `GRU`: a functional network, its parameters, PyTorch's shapes."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -35,12 +35,12 @@ class Recurrent(Loading, nnx.Module):
     """A stack of layers of one kind of cell; the base of :class:`RNN`, :class:`LSTM` and :class:`GRU`.
 
     Attributes:
-        network: the functional :class:`jaxrnn.Network`, which does all the work. For what the
-            module does not offer, such as `truncate`: `self.network.unroll(self.params, xs, ...)`.
+        network: the functional :class:`jaxrnn.Network` that the module runs. For options that the
+            module lacks, such as `truncate`, call `self.network.unroll(self.params, xs, ...)`.
         layers: the `nnx.Param`s of each layer, under the names of the functional API:
             `layers[0].w_x`, or `layers[0].forward.w_x` of a bidirectional module.
         deterministic: whether dropout is off; `train()` and `eval()` set it.
-        rngs: the stream that dropout draws from, or `None` where nothing is dropped.
+        rngs: the stream that dropout draws from, or `None` if there is none.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Recurrent(Loading, nnx.Module):
 
     @property
     def network(self) -> Network:
-        """The functional network, which does all the work."""
+        """The functional network that the module runs."""
         return self._network
 
     @property
@@ -108,14 +108,14 @@ class Recurrent(Loading, nnx.Module):
 
     @property
     def params(self) -> Params:
-        """The parameters as the functional API has them, a tuple over layers: for `self.network`."""
+        """The parameters in the form of the functional API, a tuple over layers, for `self.network`."""
         return tuple(_weights.detach(layer) for layer in self.layers)
 
     def _parts(self) -> tuple[Layer, list[Any]]:
         return self.network.layers[0], list(self.layers)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """What `nnx.view` can change.
+        """Sets the options that `nnx.view` can change.
 
         Args:
             deterministic: whether dropout is off.
@@ -158,16 +158,16 @@ class Recurrent(Loading, nnx.Module):
             hx: the initial states, by default zeros: `h_0 (L*D, *B, H)`; of an LSTM the tuple
                 `(h_0, c_0)`, with a projection of P entries in `h_0`. The row of a layer and
                 direction is layer * D + direction. Never batch-first.
-            lengths: `(*B,)` integers in 0..T, in any order; what packing is in PyTorch. Steps
-                beyond are not read and have zeros as outputs, the final state is that at the
-                length, and the backward direction begins there.
+            lengths: `(*B,)` integers in 0..T, in any order, instead of PyTorch's packing. Steps
+                beyond a length are masked, their outputs are zeros, the final state is that at
+                the length, and the backward direction begins there.
             mask: booleans `(T, *B)`, with `batch_first` `(*B, T)`: the general form of
                 `lengths`; give one of the two.
-            resets: booleans of the same shape, true at the first step of an episode. The
-                state that would cross is zeros, in either direction of reading.
+            resets: booleans of the same shape, true at the first step of an episode. Zeros
+                replace the state between two episodes, in either direction of reading.
             deterministic: whether dropout is off; by default `self.deterministic`.
-            rngs: what dropout draws from; by default `self.rngs`. `nnx.Rngs`, an
-                `nnx.RngStream`, or a key.
+            rngs: the source of dropout, by default `self.rngs`: `nnx.Rngs`, an `nnx.RngStream`,
+                or a key.
 
         Returns:
             `(output, h_n)`, of an LSTM `(output, (h_n, c_n))`: outputs of all steps, `(T, *B, D*H)`
@@ -181,7 +181,7 @@ class Recurrent(Loading, nnx.Module):
         time, batch_shape = xs.shape[0], xs.shape[1:-1]
         if lengths is not None:
             lengths = _checks.sequence_lengths(where, lengths, time, batch_shape)
-        taking_part, resets = (
+        mask, resets = (
             _layout.steps_time_first(where, name, value, (time, *batch_shape), self.batch_first)
             for name, value in (("mask", mask), ("resets", resets))
         )
@@ -190,7 +190,7 @@ class Recurrent(Loading, nnx.Module):
             xs,
             _layout.unstack_states(where, self.network, hx, batch_shape, self.batch_first),
             lengths=lengths,
-            mask=taking_part,
+            mask=mask,
             resets=resets,
             checkpoint=self.checkpoint,
             implementation=self.implementation,

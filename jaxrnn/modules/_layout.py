@@ -1,4 +1,4 @@
-"""PyTorch's layout of sequences and states, to and from that of the functional API."""
+"""Converts sequences and states between PyTorch's layout and that of the functional API."""
 
 import itertools
 from typing import Any
@@ -28,12 +28,12 @@ def time_first(where: str, xs: Any, input_size: int, batch_first: bool) -> Array
 
 
 def module_layout(ys: Array, batch_first: bool) -> Array:
-    """The way back, for outputs."""
+    """The outputs `(T, *B, ·)` in a module's layout."""
     return jnp.moveaxis(ys, 0, -2) if batch_first else ys
 
 
 def steps_time_first(where: str, name: str, value: Any, steps: tuple[int, ...], batch_first: bool) -> Array | None:
-    """`(T, *B)`, which is `steps`, of a boolean for every step in a module's layout, checked."""
+    """A boolean for every step, from a module's layout to `(T, *B)`, which is `steps`; checked."""
     if value is None:
         return None
     if batch_first:
@@ -48,13 +48,13 @@ def steps_time_first(where: str, name: str, value: Any, steps: tuple[int, ...], 
 
 
 def stack_states(states: State) -> Any:
-    """`(L*D, *B, ·)` of states by layer; the row of a layer and direction is layer * D + direction."""
+    """`(L*D, *B, ·)` from states by layer; the row of a layer and direction is layer * D + direction."""
     rows = [row for layer in states for row in directions(layer)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
 
 
 def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int, ...], batch_first: bool) -> State:
-    """States by layer of `h_0`, or of an LSTM's `(h_0, c_0)`, checked; `None` stays."""
+    """States by layer from `h_0`, or an LSTM's `(h_0, c_0)`, checked; `None` stays `None`."""
     if hx is None:
         return None
     expected = jax.eval_shape(lambda: stack_states(network.initial_state(batch_shape)))

@@ -1,4 +1,4 @@
-"""Weights of functional networks and of PyTorch into a module, and out of it."""
+"""Loads weights of functional networks and of PyTorch into a module, and exports them."""
 
 import abc
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from jaxrnn.network import Layer
 
 
 class Loading:
-    """What layers and cells have in common: parameters that can be replaced as a whole."""
+    """The base of layers and cells: parameters that can be replaced as a whole."""
 
     @property
     @abc.abstractmethod
     def params(self) -> Params:
-        """The parameters as the functional API has them."""
+        """The parameters in the form of the functional API."""
 
     @abc.abstractmethod
     def _parts(self) -> tuple[Layer, list[Any]]:
-        """The first layer, and what holds the `nnx.Param`s of each entry of `params`."""
+        """The first layer, and the modules that hold the `nnx.Param`s of each entry of `params`."""
 
     def load(self, params: Params) -> None:
         """Replaces the parameters by functional ones.
@@ -31,7 +31,7 @@ class Loading:
 
         Raises:
             TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
-                module is then as it was.
+                module is then unchanged.
         """
         _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
         _, holders = self._parts()
@@ -43,13 +43,13 @@ class Loading:
         """Replaces the parameters by those of a `torch.nn` module of the same name and configuration.
 
         Args:
-            state_dict: names to arrays, as its `state_dict()` has them.
+            state_dict: names to arrays, from its `state_dict()`.
             prefix: the path of the module in the state dict of a larger model, such as
                 "encoder.rnn".
 
         Raises:
             TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
-                module is then as it was.
+                module is then unchanged.
         """
         check_torch_has(f"{type(self).__name__}.load_torch", self._parts()[0])
         self.load(interop.from_torch(state_dict, prefix))

@@ -1,4 +1,4 @@
-"""From PyTorch's arguments to the options of the functional cells."""
+"""Converts PyTorch's arguments to options of the functional cells."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from jaxrnn.network import Layer, directions
 
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
-    """Those of :func:`jaxrnn.rnn`."""
+    """Options of :func:`jaxrnn.rnn`."""
     if not callable(nonlinearity):
         _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
     return {"activation": nonlinearity}
 
 
 def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
-    """Those of :func:`jaxrnn.lstm`, where no projection is `None`; PyTorch has 0 for that."""
+    """Options of :func:`jaxrnn.lstm`; a `proj_size` of 0 is no projection, as in PyTorch."""
     options = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
     if proj_size is not False and proj_size == 0:
         return options
@@ -29,12 +29,12 @@ def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) 
 
 
 def gru_options(where: str, **variants: Any) -> dict[str, Any]:
-    """Those of :func:`jaxrnn.gru`."""
+    """Options of :func:`jaxrnn.gru`."""
     return {name: _checks.boolean(where, name, value) for name, value in variants.items()}
 
 
 def check_torch_has(where: str, layer: Layer) -> None:
-    """Raises unless PyTorch has equations like these, as far as the parameters do not show it."""
+    """Raises unless PyTorch has the layer's equations, in what the parameters do not show."""
     config = directions(layer)[0].config
     if isinstance(config, GRUConfig) and not config.reset_after:
         raise ValueError(f"{where}: reset_after expected True, got False; PyTorch's GRU resets after the product")

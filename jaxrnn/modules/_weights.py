@@ -1,4 +1,4 @@
-"""Functional parameters as `nnx.Param`s: the same tree under the same names, and the way back."""
+"""Converts functional parameters to a tree of `nnx.Param`s with the same names, and back."""
 
 import dataclasses
 import math
@@ -17,12 +17,12 @@ from jaxrnn.initializers import BiasInitializer, Initializer
 Metadata = Mapping[str, Any]
 MakeParam = Callable[[str, Array], nnx.Param]
 
-# Which initialiser and metadata a parameter takes; all others start as constants and carry none.
+# The initialiser and metadata of a parameter; all others start as constants and have no metadata.
 ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias"}
 
 
 class DrawingOptions(TypedDict, total=False):
-    """The keyword arguments of every module that say how its parameters are drawn."""
+    """The keyword arguments of every module for the drawing of its parameters."""
 
     param_dtype: Any
     kernel_init: Initializer | None
@@ -35,14 +35,14 @@ class DrawingOptions(TypedDict, total=False):
 
 
 class Role(NamedTuple):
-    """What draws some of the parameters, and what metadata they carry."""
+    """The initialiser and the metadata of some of the parameters."""
 
     init: Any
     metadata: Metadata
 
 
 def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any]) -> dict[str, Role]:
-    """What the caller gave, and PyTorch's U(±1/√H) in the place of `None`."""
+    """The caller's initialisers and metadata, with PyTorch's U(±1/√H) in place of `None`."""
     for name in drawing:
         if name not in DrawingOptions.__annotations__:
             raise TypeError(f"{where}.__init__() got an unexpected keyword argument {name!r}")
@@ -61,10 +61,10 @@ def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any]) -> dict[str
 def draw(
     where: str, rngs: Any, hidden_size: int, init: Callable[..., Params], drawing: Mapping[str, Any]
 ) -> tuple[Params, MakeParam]:
-    """Functional parameters, and what makes a `Param` of each of their arrays.
+    """Functional parameters, and a function that makes a `Param` of each of their arrays.
 
     `init(key, kernel_init=, recurrent_init=, bias_init=)` gets initialisers that return arrays.
-    Metadata that the caller's initialisers return with theirs, as `nnx.with_partitioning` does, goes to
+    Metadata that the caller's initialisers return as well, as with `nnx.with_partitioning`, is set on
     the `Param`s. `drawing` are the caller's initialisers and metadata, as in :class:`DrawingOptions`.
     """
     if not isinstance(rngs, nnx.Rngs):
@@ -103,7 +103,7 @@ class Weights(nnx.Module):
 
 
 def attach(module: Any, record: Any, make_param: MakeParam) -> None:
-    """Makes the fields of a record attributes of a module; what is absent stays `None`."""
+    """Makes the fields of a record attributes of a module; absent ones stay `None`."""
     module._record = type(record)
     for name, value in zip(record._fields, record, strict=True):
         if value is None:
@@ -113,23 +113,23 @@ def attach(module: Any, record: Any, make_param: MakeParam) -> None:
 
 
 def detach(module: Any) -> Any:
-    """The record that the `Param`s of a module make: functional parameters."""
+    """The functional parameters of a module, as a record."""
     values = (getattr(module, name) for name in module._record._fields)
     return module._record(*(None if v is None else detach(v) if isinstance(v, Weights) else v[...] for v in values))
 
 
 def put(module: Any, record: Any) -> None:
-    """Puts a record in, in the dtype and the sharding of what is there."""
+    """Writes a record into the `Param`s of a module, in their dtype and sharding."""
     for name, value in zip(record._fields, record, strict=True):
-        there = getattr(module, name)
-        if isinstance(there, Weights):
-            put(there, value)
-        elif there is not None:
-            there[...] = jnp.asarray(value, there.dtype)
+        param = getattr(module, name)
+        if isinstance(param, Weights):
+            put(param, value)
+        elif param is not None:
+            param[...] = jnp.asarray(value, param.dtype)
 
 
 def check_like(where: str, name: str, params: Any, expected: Any) -> None:
-    """`params` has the structure, the fields and the shapes of `expected`, and holds floating-point arrays."""
+    """Raises unless `params` has the structure, fields and shapes of `expected`, and floating-point arrays."""
     if isinstance(expected, tuple):
         if type(params) is not type(expected) or len(params) != len(expected):
             kind = f"a tuple over {len(expected)} layers" if type(expected) is tuple else type(expected).__name__

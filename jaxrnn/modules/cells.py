@@ -56,12 +56,12 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
 
     @property
     def cell(self) -> Cell:
-        """The functional cell, which does all the work."""
+        """The functional cell that computes the step."""
         return self._cell
 
     @property
     def params(self) -> Params:
-        """The parameters as the functional API has them: for `self.cell`."""
+        """The parameters in the form of the functional API, for `self.cell`."""
         return _weights.detach(self)
 
     def _parts(self) -> tuple[Layer, list[Any]]:
@@ -87,7 +87,7 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
 
         Args:
             input_shape: the shape `(*B, I)` of one step's input.
-            rngs: what `carry_init` draws from, its stream "carry".
+            rngs: `carry_init` draws from its stream "carry".
             carry_init: draws every array of the state; by default it is zeros.
 
         Raises:
@@ -113,9 +113,9 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
 class LSTMCell(RecurrentCell):
     """One step of a long short-term memory, with the arguments of `torch.nn.LSTMCell`.
 
-    It computes :func:`jaxrnn.lstm_step`, and is what `nnx.RNN` and `nnx.Bidirectional` take.
-    :class:`LSTM` is faster than `nnx.RNN(LSTMCell(...))`: it takes the input products out of the
-    loop, and its backward pass is the hand-written one.
+    It computes :func:`jaxrnn.lstm_step`, for use in `nnx.RNN` and `nnx.Bidirectional`.
+    :class:`LSTM` is faster than `nnx.RNN(LSTMCell(...))`: it computes the input products outside
+    the loop, and its backward pass is the hand-written one.
 
     Args:
         input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, param_dtype,
@@ -161,7 +161,7 @@ class LSTMCell(RecurrentCell):
 class GRUCell(RecurrentCell):
     """One step of a gated recurrent unit, with the arguments of `torch.nn.GRUCell`.
 
-    It computes :func:`jaxrnn.gru_step`; what is said of :class:`LSTMCell` holds of it.
+    It computes :func:`jaxrnn.gru_step`; it is used as :class:`LSTMCell` is.
 
     Args:
         input_size, hidden_size, bias, reset_after, layer_norm, param_dtype, kernel_init,
@@ -203,7 +203,7 @@ class GRUCell(RecurrentCell):
 class RNNCell(RecurrentCell):
     """One step of a simple recurrent unit, with the arguments of `torch.nn.RNNCell`.
 
-    It computes :func:`jaxrnn.rnn_step`; what is said of :class:`LSTMCell` holds of it.
+    It computes :func:`jaxrnn.rnn_step`; it is used as :class:`LSTMCell` is.
 
     Args:
         input_size, hidden_size, bias, nonlinearity, param_dtype, kernel_init, recurrent_init,

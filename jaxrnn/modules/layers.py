@@ -29,12 +29,12 @@ class LSTM(Recurrent):
         checkpoint, implementation, compute_dtype: those of :func:`jaxrnn.unroll`.
         param_dtype: the dtype of the parameters.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h` and `w_proj`; `b`. As in
-            :func:`jaxrnn.lstm`, but `None` is U(±1/√H). Metadata that they return, as
-            those of `nnx.with_partitioning` do, goes to `w_x`, `w_h` and `b`.
+            :func:`jaxrnn.lstm`, but `None` is U(±1/√H). Metadata that they return, such as
+            that of `nnx.with_partitioning`, is set on `w_x`, `w_h` and `b`.
         kernel_metadata, recurrent_metadata, bias_metadata: metadata of `w_x`, `w_h` and `b`,
-            such as `{"out_sharding": (None, "model")}`. Other parameters get theirs by
+            such as `{"out_sharding": (None, "model")}`. For other parameters call
             `set_metadata`.
-        deterministic: whether dropout is off to begin with; `train()` and `eval()` set it.
+        deterministic: whether dropout is off at first; `train()` and `eval()` set it.
         rngs: parameters are drawn from its stream "params", dropout from a fork of "dropout".
 
     Raises:
@@ -109,8 +109,8 @@ class GRU(Recurrent):
         ((4, 20, 16), (1, 4, 16))
 
     Differs from:
-        1. PyTorch and Flax as :class:`LSTM`. Of PyTorch's biases those of r and z are one
-           here; `b_n` and `b_hn` stay two.
+        1. PyTorch and Flax as :class:`LSTM`. PyTorch's two biases of r and z are one here;
+           `b_n` and `b_hn` stay two.
     """
 
     def __init__(
@@ -140,8 +140,8 @@ class RNN(Recurrent):
     start as PyTorch's do, at U(±1/√H).
 
     Args:
-        nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. It is no part
-            of a state dict of PyTorch.
+        nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. PyTorch's state
+            dict does not hold it.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,

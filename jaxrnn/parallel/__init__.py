@@ -1,4 +1,4 @@
-"""Many devices: a batch, the units of a layer, or the layers of a network shared out over them."""
+"""Several devices: a batch, the units of a layer, or the layers of a network sharded over them."""
 
 from jaxrnn.parallel.data import data_parallel
 from jaxrnn.parallel.model import model_parallel, param_shardings

@@ -8,7 +8,7 @@ from jaxrnn import _checks
 
 
 def axis_of(where: str, name: str, mesh: Any, axis: Any) -> int:
-    """The devices along an axis of a mesh."""
+    """The number of devices along an axis of a mesh."""
     if not isinstance(mesh, Mesh):
         raise TypeError(f"{where}: mesh expected a Mesh, as of jax.make_mesh, got {_checks.describe(mesh)}")
     if axis not in mesh.axis_names:
@@ -17,7 +17,7 @@ def axis_of(where: str, name: str, mesh: Any, axis: Any) -> int:
 
 
 def automatic(where: str, mesh: Mesh) -> None:
-    """The compiler decides where arrays lie on all axes of the mesh."""
+    """Raises unless the compiler decides the sharding on all axes of the mesh."""
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             f"{where}: mesh expected axes of AxisType.Auto, got {mesh.axis_types}; "

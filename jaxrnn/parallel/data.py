@@ -1,4 +1,4 @@
-"""A batch shared out over devices, CPU cores among them: each runs its own loop over time."""
+"""A batch sharded over devices or CPU cores, each of which runs its own loop over time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,27 +21,26 @@ def data_parallel(
     *,
     devices: Sequence[Any] | None = None,
 ) -> Callable[..., PyTree]:
-    """`f` on every device's share of a batch, its results averaged over the devices or put together.
+    """Runs `f` on every device's shard of a batch; its results are averaged over devices or joined.
 
-    Where `f` gives means over its batch, as the value and gradient of a mean loss are, so
-    does the function returned, over the whole batch. Devices exchange nothing but these
-    results, once a call: no collective stands in a loop over time. What belongs to the
-    sequences themselves, as the state that one chunk of a stream hands to the next, stays
-    where it is.
+    If `f` returns means over its batch, such as the value and gradient of a mean loss, the
+    function returned gives means over the whole batch. Devices exchange only these results, once
+    a call: there is no collective in a loop over time. What belongs to single sequences, such as
+    the state between two chunks of a stream, stays on its device.
 
     Args:
         f: takes arrays or pytrees of them, and returns a pytree of arrays. Inside it
             `jax.lax.axis_index("batch")` is the number of the device.
         in_axes: for each argument of `f` the batch axis of all its leaves, or `None` for
-            what every device gets whole, such as parameters.
-        out_axes: `None` for what is averaged, which must be floating-point; the batch axis
-            of what is not, of all leaves. One for all results, or a tuple as `f` returns
+            an argument that is replicated, such as parameters.
+        out_axes: `None` for a result that is averaged, which must be floating-point; for any
+            other the batch axis of all its leaves. One for all results, or a tuple as `f` returns
             them, nested or not: `((None, 0), None)` for `((loss, states), gradients)`.
-        devices: by default all of `jax.devices()`. For one device a core of a CPU, call
+        devices: by default all of `jax.devices()`. To make each CPU core a device, call
             `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before JAX is used.
 
     Returns:
-        A function of the same positional arguments, to be called under `jax.jit`.
+        A function of the same positional arguments; call it under `jax.jit`.
 
     Raises:
         TypeError, ValueError: from this call for bad axes or no devices; from the
@@ -64,16 +63,15 @@ def data_parallel(
         ((8, 8), (8, 24))
 
     Differs from:
-        1. `jax.jit` of arrays that are sharded over a mesh: the compiler leaves every device
-           a loop of its own there too, but cannot see that segments need no exchange, so
-           weight gradients wait for the end of the sequence, and with `checkpoint` they are
-           summed over devices once a segment. On a mesh whose axes are `AxisType.Explicit`, as
-           `jax.make_mesh` makes them, within `jax.set_mesh(mesh)`, `unroll` sees the sharding, and
-           does as is done here.
-        2. `jax.pmap`: it is an ordinary traced function; inputs need no leading device axis.
-        3. A random key given whole draws the same noise on every device. Give
+        1. `jax.jit` of arrays sharded over a mesh: there too every device runs its own loop, but
+           the compiler does not know that segments need no exchange. So weight gradients wait
+           for the end of the sequence, and with `checkpoint` they are summed over devices once a
+           segment. On a mesh whose axes are `AxisType.Explicit`, as `jax.make_mesh` makes them,
+           within `jax.set_mesh(mesh)`, `unroll` sees the sharding and does the same as this function.
+        2. `jax.pmap`: this is an ordinary traced function; inputs need no leading device axis.
+        3. A replicated random key draws the same noise on every device. Give
            `jax.random.split(key, len(devices))` with axis 0, and use `key[0]` in `f`; or
-           fold the number of the device in.
+           fold in the number of the device.
         4. With lengths, a mean over valid steps is not the mean of the devices' means: let
            `f` return sums, of the loss and of the steps, and divide one mean by the other.
     """
@@ -89,23 +87,23 @@ def data_parallel(
         raise ValueError(f"{WHERE}: devices expected at least one, got none")
 
     def run(*args: PyTree) -> PyTree:
-        among = jax.devices() if devices is None else list(devices)
+        used = jax.devices() if devices is None else list(devices)
         if len(args) != len(in_axes):
             raise TypeError(f"{WHERE}: expected {len(in_axes)} arguments, one for each of in_axes, got {len(args)}")
         for k, (axis, arg) in enumerate(zip(in_axes, args, strict=True)):
             if axis is not None:
-                _check_divides(k, axis, arg, len(among))
+                _check_divides(k, axis, arg, len(used))
 
-        def share(*args: PyTree) -> PyTree:
-            # Varying, so that what is differentiated in `f` is not summed over devices there.
+        def on_device(*args: PyTree) -> PyTree:
+            # Varying, so that gradients taken in `f` are not summed over devices there.
             pairs = zip(in_axes, args, strict=True)
             results = f(*(jax.lax.pcast(a, AXIS, to="varying") if axis is None else a for axis, a in pairs))
             return _over_results(lambda axis, r: jax.lax.pmean(r, AXIS) if axis is None else r, out_axes, results)
 
-        mesh = Mesh(np.asarray(among), (AXIS,))
+        mesh = Mesh(np.asarray(used), (AXIS,))
         in_specs = tuple(_spec(axis) for axis in in_axes)
         out_specs = jax.tree.map(_spec, out_axes, is_leaf=_is_none)
-        return jax.shard_map(share, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
+        return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
 
     return run
 

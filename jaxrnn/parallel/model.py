@@ -1,4 +1,4 @@
-"""The units of a layer sharded over devices: for weights and states too wide for one."""
+"""The units of a layer sharded over devices, for weights and states too large for one."""
 
 from typing import overload
 
@@ -29,13 +29,13 @@ def model_parallel(
 ) -> PlacedCell | Network:
     """The same cell or network, with the hidden units of each layer sharded over a mesh axis.
 
-    Of the n devices along the axis each holds, of every weight, the columns of its H/n units,
-    all gates of a unit, and computes their part of h_t and c_t; the others' part of h_{t-1}
-    comes by one all-gather a step. Parameters, states, outputs and all options are those of
-    the model itself, and so are the numbers. States and outputs come back sharded by unit,
-    gradients of weights as these are stored.
+    Each of the n devices along the axis holds the columns of its H/n units of every weight, all
+    gates of a unit together, and computes their part of h_t and c_t. It receives the rest of
+    h_{t-1} by one all-gather a step. Parameters, states, outputs, options and results are those
+    of the model itself. States and outputs are returned sharded by unit, gradients of weights
+    sharded as the weights are stored.
 
-    Cost for each device and step, B sequences on it, numbers of the dtype of the products:
+    Cost for each device and step with B sequences on it, in numbers of the dtype of the products:
 
     ======================  ==========================================  ====================
     when                    what                                        numbers received
@@ -50,23 +50,23 @@ def model_parallel(
                             all-reduce of their cotangent               2 T B H (n-1)/n
     ======================  ==========================================  ====================
 
-    A projection, and `gru(reset_after=False)` and `mgu`, whose candidate waits for a gate, have
-    two products one after the other and two all-gathers and reduce-scatters a step; `indrnn`
-    has none. With n devices a step's product takes 1/n of the time and its weights 1/n of
-    the memory, but an all-gather waits for the slowest: it pays where a step's product takes longer
-    than some ten microseconds, or where nothing else fits.
+    A projection, and `gru(reset_after=False)` and `mgu`, whose candidate depends on a gate, have
+    two products in sequence and two all-gathers and reduce-scatters a step; `indrnn` has none.
+    With n devices a step's product takes 1/n of the time and its weights 1/n of the memory, but
+    an all-gather waits for the slowest device. It is worthwhile where a step's product takes more
+    than about ten microseconds, or where the model does not fit otherwise.
 
     Args:
         model: a cell of :func:`rnn`, :func:`lstm`, :func:`gru`, :func:`mgu` or :func:`indrnn`, or a
             network of them.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
-        axis: the mesh axis of the units; it divides the H, and the P of a projection.
-        batch_axis: the mesh axis of the first batch axis, for data parallelism besides: the
-            gradients of weights are then summed over it once a call. Other batch axes are whole.
+        axis: the mesh axis of the units; its size divides each H, and the P of a projection.
+        batch_axis: the mesh axis over which the first batch axis is sharded, for data parallelism
+            as well: gradients of weights are then summed over it once a call.
 
     Returns:
-        A model to be used as the one given: `unroll` outside of `shard_map`, under `jax.jit`;
-        `step` is left to the compiler.
+        A model that is used as the one given: call `unroll` outside of `shard_map`, under
+        `jax.jit`. The compiler shards `step`.
 
     Raises:
         TypeError, ValueError: for a mesh without the axes, or sizes that the devices do not divide.
@@ -83,9 +83,9 @@ def model_parallel(
         (5, 2, 8)
 
     Differs from:
-        1. `jax.jit` of parameters that are sharded by columns: gates lie side by side in them, so
-           that units and their gates are on different devices; the compiler then moves gates
-           every step, by 13 collectives for an LSTM over 4 devices and 6 more backward.
+        1. `jax.jit` of parameters sharded by columns: gates lie side by side in them, so that the
+           gates of a unit are on different devices. The compiler then moves gates every step, by
+           13 collectives for an LSTM over 4 devices and 6 more backward.
     """
     axis_of(WHERE, "axis", mesh, axis)
     automatic(WHERE, mesh)
@@ -106,12 +106,12 @@ def model_parallel(
 
 
 def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
-    """How parameters of a model-parallel network are stored: matrices by rows over a mesh axis.
+    """Shardings in which to store a model-parallel network's parameters: matrices by rows over a mesh axis.
 
-    Rows, because a device's columns of each gate lie apart in `(N, G*H)`, where no sharding
-    can name them; :func:`model_parallel` changes rows into columns once a call. What has
-    no rows that the devices divide, as biases, is stored whole on all. Moments of an
-    optimizer, which have the shapes of parameters, take the same.
+    By rows, because a device's columns of the gates are not contiguous in `(N, G*H)`, so that no
+    sharding describes them; :func:`model_parallel` exchanges rows for columns once a call. Biases,
+    and matrices with a number of rows that the devices do not divide, are replicated. An
+    optimizer's moments, which have the shapes of the parameters, use the same shardings.
 
     Args:
         params: arrays, or their shapes by `jax.eval_shape`: any pytree.
@@ -120,10 +120,10 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
 
     Returns:
         A `jax.sharding.NamedSharding` for each array: for `jax.device_put`, for `out_shardings`
-        of a jitted `init`, so that no device ever holds all, or to restore a checkpoint.
+        of a jitted `init`, so that no device holds all parameters, or to restore a checkpoint.
 
     Raises:
-        TypeError, ValueError: for what is not a mesh, or one without the axis.
+        TypeError, ValueError: for something that is not a mesh, or a mesh without the axis.
 
     Example:
         >>> import functools, jax, jaxrnn
@@ -135,15 +135,15 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
         ('model',)
 
     Differs from:
-        1. NNX: modules of :mod:`jaxrnn.modules` carry the same as metadata of their parameters, by
-           `recurrent_metadata={"out_sharding": ("model", None)}`.
+        1. NNX: modules of :mod:`jaxrnn.modules` hold the same as metadata of their parameters, set
+           by `recurrent_metadata={"out_sharding": ("model", None)}`.
     """
     axis_of("param_shardings", "axis", mesh, axis)
     return row_shardings(params, Placement(mesh, axis, ()))
 
 
 def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
-    """The cell with its placement, if its units can be computed apart."""
+    """The cell with its placement; raises unless its units can be sharded."""
     config = cell.config
     if not isinstance(config, CONFIGS) or getattr(config, "layer_norm", False):
         names = ", ".join(each.factory for each in CONFIGS)

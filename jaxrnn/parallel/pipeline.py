@@ -1,9 +1,9 @@
-"""Layers on different devices, working on different chunks of time at once: the wavefront.
+"""Layers on different devices, which work on different chunks of time at once: a wavefront.
 
-At tick k the device of layer l reads chunk k - l: the first the inputs, the others what the
-layer below put out at the tick before, which comes by one `ppermute` a tick. C chunks are
-through L devices after C + L - 1 ticks; in the first and the last of them some devices
-have no chunk, and what they compute is left aside.
+At tick k the device of layer l reads chunk k - l. The first layer reads the inputs; the others
+read the outputs of the layer below at the tick before, sent by one `ppermute` a tick. C chunks
+pass through L devices in C + L - 1 ticks. In the first and the last of them some devices have no
+chunk, and what they compute is discarded.
 
     tick         0     1     2     3     4
     layer 0      0     1     2
@@ -42,39 +42,39 @@ class _Plan(NamedTuple):
 def pipeline(
     cell: Cell, mesh: Mesh, axis: str = "layers", *, chunk: int, batch_axis: str | None = None
 ) -> Callable[..., tuple[State, Array]]:
-    """Layers of one kind, shared out over a mesh axis, in a pipeline over chunks of time.
+    """A pipeline over chunks of time, of layers of one kind that are sharded over a mesh axis.
 
-    The function returned gives what `stack([cell] * L).unroll` does, and is differentiated
-    by `jax.grad` like it: backward, the wavefront runs the other way. Each device holds the
-    parameters, states and gradients of its own L/n layers.
+    The function returned gives what `stack([cell] * L).unroll` does, and `jax.grad` differentiates
+    it: the backward pass runs the pipeline in reverse. Each device holds the parameters, states
+    and gradients of its own L/n layers.
 
-    Cost: of T/chunk + n - 1 ticks, n - 1 find a device idle, so take chunks of no more than
-    T/(4n) steps for a fifth of idle time or less. A tick sends the outputs of one chunk,
-    chunk * B * H numbers, to the next device, and the same back; those of the last layer,
-    T B H numbers, go to all devices at the end.
+    Cost: a device is idle in n - 1 of T/chunk + n - 1 ticks; with chunks of at most T/(4n) steps
+    this is a fifth of the time or less. A tick sends the outputs of one chunk, chunk * B * H
+    numbers, to the next device, and the backward pass sends as many back. The outputs of the
+    last layer, T B H numbers, go to all devices at the end.
 
     Args:
-        cell: whose outputs are as wide as what it reads: a first layer of another width, and
-            a read-out, are run before and after.
+        cell: a cell whose outputs are as wide as its inputs. Run a first layer of another width
+            before it, and a read-out after it.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
         axis: the mesh axis of the layers; its n devices divide their number L.
-        chunk: the steps that a layer hands on at a time.
-        batch_axis: the mesh axis of the first batch axis, for data parallelism besides.
+        chunk: the number of steps in a chunk.
+        batch_axis: the mesh axis over which the first batch axis is sharded, for data parallelism too.
 
     Returns:
         `(params, xs, states=None, *, lengths=None, mask=None, resets=None, checkpoint=None,
-        compute_dtype=None, implementation=None, clip_gradient=None) -> (states, ys)`, to be
-        called under `jax.jit`. `xs` and `ys` are `(T, *B, H)`; `params` and `states` those of
-        the cell, every leaf with a first axis L:
-        `jax.vmap(lambda key: cell.init(key, H))(jax.random.split(key, L))`, or of a stack's
-        `jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)`; to be stored with
-        `NamedSharding(mesh, PartitionSpec(axis))`. The options are those of
-        :func:`unroll`, within chunks: `checkpoint=chunk` keeps what entered each.
+        compute_dtype=None, implementation=None, clip_gradient=None) -> (states, ys)`; call it
+        under `jax.jit`. `xs` and `ys` are `(T, *B, H)`; `params` and `states` are those of the
+        cell, every leaf with a first axis L:
+        `jax.vmap(lambda key: cell.init(key, H))(jax.random.split(key, L))`, or from a stack's
+        `jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)`. Store them with
+        `NamedSharding(mesh, PartitionSpec(axis))`. The options are those of :func:`unroll`,
+        within chunks: `checkpoint=chunk` keeps the state before each chunk.
 
     Raises:
         TypeError, ValueError: from this call for a mesh without the axes or a chunk that is
-            not a positive integer; from the function for layers that the devices do not
-            divide, and whatever does not fit.
+            not a positive integer; from the function for a number of layers that the devices
+            do not divide, and for arguments that do not fit.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -143,7 +143,7 @@ def pipeline(
 
 
 def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
-    """The number of layers, which the devices divide, and their width that of the inputs."""
+    """The number of layers; raises unless the devices divide it and the inputs have the layers' width."""
     devices = plan.mesh.shape[plan.axis]
     sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
     if len(sizes) != 1 or min(sizes) % devices or not min(sizes):
@@ -168,7 +168,7 @@ def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
 
 
 def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
-    """The shard_map: what is over time in chunks `(C, K, *B, ·)`, whole on every device."""
+    """The `shard_map`; it replicates `over_time` over the layers' axis, in chunks `(C, K, *B, ·)`."""
     time = over_time[0].shape[0]
     chunks = max(1, -(-time // plan.chunk))
 
@@ -176,7 +176,7 @@ def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: di
         filled = jnp.pad(leaf, [(0, chunks * plan.chunk - time)] + [(0, 0)] * (leaf.ndim - 1))
         return filled.reshape(chunks, plan.chunk, *leaf.shape[1:])
 
-    def share(params: Params, states: State, over_time: Any) -> tuple[State, Array]:
+    def on_device(params: Params, states: State, over_time: Any) -> tuple[State, Array]:
         params, states, over_time = vary_like((params, states, over_time), jax.lax.axis_index(plan.axis))
         states, ys = _ticks(plan, params, states, over_time, options)
         return states, ys[None]
@@ -185,7 +185,7 @@ def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: di
     in_chunks = PartitionSpec(None, None, plan.batch_axis)
     held = PartitionSpec(plan.axis, plan.batch_axis)
     states, ys = jax.shard_map(
-        share,
+        on_device,
         mesh=plan.mesh,
         in_specs=(by_layer, held, in_chunks),
         out_specs=(held, PartitionSpec(plan.axis, None, None, plan.batch_axis)),
@@ -195,7 +195,7 @@ def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: di
 
 
 def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
-    """One device's part of all ticks: its states after them, and its outputs of every chunk."""
+    """One device's work in all ticks: its final states, and its outputs of every chunk."""
     device, devices = jax.lax.axis_index(plan.axis), jax.lax.axis_size(plan.axis)
     inputs = over_time[0]
     chunks = inputs.shape[0]
@@ -218,6 +218,6 @@ def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: 
             below = jax.lax.ppermute(ys, plan.axis, [(k, k + 1) for k in range(devices - 1)])
         return (states, below), ys
 
-    nothing = vary_like(jnp.zeros_like(inputs[0]), inputs)
-    (states, _), ys = jax.lax.scan(tick, (states, nothing), jnp.arange(chunks + devices - 1, dtype=device.dtype))
+    zeros = vary_like(jnp.zeros_like(inputs[0]), inputs)
+    (states, _), ys = jax.lax.scan(tick, (states, zeros), jnp.arange(chunks + devices - 1, dtype=device.dtype))
     return states, ys[devices - 1 :]
