@@ -86,8 +86,8 @@ def check_all(
         contestants = field_of(problem, dtype, device, unrolls, peers).contestants
         if options:
             given = {name: own_options(name, dtype) | options for name in OWN}
-            served = {name: o for name, o in given.items() if why_not(problem, o) is None}
-            contestants = {name: unrolled(problem, **o) for name, o in served.items()}
+            supported = {name: o for name, o in given.items() if why_not(problem, o) is None}
+            contestants = {name: unrolled(problem, **o) for name, o in supported.items()}
         for name, contestant in contestants.items():
             difference, identical = examine(contestant, expected)
             checks.append(Check(form, str(shape), dtype, said, name, difference, identical))

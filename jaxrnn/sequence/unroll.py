@@ -64,8 +64,8 @@ def unroll(
             library, in float32, with TF32 products where `jax.default_matmul_precision` allows them.
             "pallas" is one kernel for the whole sequence on a CUDA GPU, for rnn, lstm and gru in
             their plain forms; "pallas_interpret" is the same kernel interpreted on any platform,
-            for proofs. An :class:`Implementation` object is run itself. A named implementation
-            runs the call or refuses it.
+            for proofs. A named implementation runs the call or refuses it. An object may be given
+            instead of a name (`jaxrnn/sequence/implementations/protocol.py`).
         truncate: K splits the sequence into windows of K steps, counted from the first step
             read. Values are unchanged. No gradient crosses from one window to the one before, so
             gradients flow back K - 1 steps at most, and into the initial state from the first
