@@ -193,10 +193,10 @@ def onnx_params(config: dict, w: Any, r: Any, b: Any, p: Any) -> Any:
 
 def onnx_answers(config: dict, inputs: dict) -> dict:
     cell, lengths = onnx_cell(config), np.asarray(config["lengths"], np.int32)
-    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[config["direction"]]
+    directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[config["direction"]]
     p = inputs.get("P", [None, None])
     outcomes = []
-    for d, reverse in enumerate(ways):
+    for d, reverse in enumerate(directions):
         params = onnx_params(config, inputs["W"][d], inputs["R"][d], inputs["B"][d], p[d])
         state = LSTMState(inputs["h_0"][d], inputs["c_0"][d]) if config["op"] == "LSTM" else inputs["h_0"][d]
         outcomes.append(jaxrnn.unroll(cell, params, inputs["xs"], state, lengths=lengths, reverse=reverse))

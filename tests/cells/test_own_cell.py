@@ -98,7 +98,7 @@ def test_state_with_integers_runs_through_the_scan():
 
 
 def test_output_may_differ_from_the_state():
-    """The output here is twice the state."""
+    """The output of the cell is twice its state."""
     doubled = Cell(LEAKY.init, LEAKY.initial_state, lambda a, s, x: (a * s + x, 2 * (a * s + x)))
     rule = RULE._replace(
         forward=lambda a, s, z: (a * s + z, 2 * (a * s + z), None),

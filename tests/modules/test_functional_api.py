@@ -24,7 +24,7 @@ def test_module_equals_the_functional_network(name):
         assert_equal(module(XS, hx, **options), (ys, flat(states)))
 
 
-@pytest.mark.parametrize("name", ["lstm-variants", "gru-both-ways"])
+@pytest.mark.parametrize("name", ["lstm-variants", "gru-bidirectional"])
 def test_gradients_equal_those_of_the_functional_network(name):
     module = randomised(MODULES[name][0]())
     network = module.network
@@ -36,7 +36,7 @@ def test_gradients_equal_those_of_the_functional_network(name):
     assert_close((value, nnx.merge(graphdef, gradients).params), expected, "float32")
 
 
-@pytest.mark.parametrize("name", ["lstm-both-ways-projected", "gru-both-ways"])
+@pytest.mark.parametrize("name", ["lstm-bidirectional-projected", "gru-bidirectional"])
 def test_batch_first_moves_time_and_keeps_states(name):
     module = randomised(MODULES[name][0]())
     hx = initial(module, B)

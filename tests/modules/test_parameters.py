@@ -86,8 +86,8 @@ def mesh_of(n):
     return Mesh(np.asarray(jax.devices()[:n]), ("model",))
 
 
-@pytest.mark.parametrize("way", ["initialisers", "metadata"])
-def test_sharding_metadata_reaches_the_params(way):
+@pytest.mark.parametrize("source", ["initialisers", "metadata"])
+def test_sharding_metadata_reaches_the_params(source):
     columns, vector, mesh = (None, "model"), ("model",), mesh_of(4)
     options = {
         "initialisers": {
@@ -100,7 +100,7 @@ def test_sharding_metadata_reaches_the_params(way):
             "recurrent_metadata": {"out_sharding": columns, "note": "w_h"},
             "bias_metadata": {"out_sharding": vector},
         },
-    }[way]
+    }[source]
     plain = {name: getattr(init, "__wrapped__", init) for name, init in options.items() if name.endswith("init")}
     with jax.set_mesh(mesh):
         module = LSTM(I, H, bidirectional=True, proj_size=2, rngs=rngs(), **options)

@@ -69,7 +69,7 @@ def test_default_states_are_zeros_and_reverse_reads_from_the_end(x64):
     assert_close(net.unroll(params, xs, reverse=True), one_after_another(net, params, xs, zeros, reverse=True)[:2])
 
 
-BOTH_WAYS = [jaxrnn.gru(4), jaxrnn.lstm(4)]
+BIDIRECTIONAL = [jaxrnn.gru(4), jaxrnn.lstm(4)]
 
 
 @pytest.mark.xdist_group("bidirectional")
@@ -79,12 +79,13 @@ def test_bidirectional_stack_equals_merged_unrolls(merge, x64):
         "concat": lambda a, b: np.concatenate([a, b], -1), "sum": lambda a, b: a + b, "mul": lambda a, b: a * b,
         "average": lambda a, b: (a + b) / 2, "callable": lambda a, b: a - 2 * b,
     }[merge]  # fmt: skip
-    net, params, xs, states = built(BOTH_WAYS, bidirectional=True, merge=f if merge == "callable" else merge)
+    net, params, xs, states = built(BIDIRECTIONAL, bidirectional=True, merge=f if merge == "callable" else merge)
     finals, ys = net.unroll(params, xs, states, lengths=LENGTHS)
     out = numpy_of(xs)
     for k, kind in enumerate(("gru", "lstm")):
         ahead, back = (
-            in_numpy.unroll(kind, params[k][way], out, states[k][way], mask=VALID, reverse=bool(way)) for way in (0, 1)
+            in_numpy.unroll(kind, params[k][direction], out, states[k][direction], mask=VALID, reverse=bool(direction))
+            for direction in (0, 1)
         )
         out = f(ahead[1], back[1])
         assert_close(finals[k], Bidirectional(ahead[0], back[0]))
@@ -93,12 +94,12 @@ def test_bidirectional_stack_equals_merged_unrolls(merge, x64):
 
 @pytest.mark.xdist_group("bidirectional")
 def test_backward_direction_starts_at_the_end_of_each_sequence(x64):
-    net, params, xs, states = built(BOTH_WAYS[:1], bidirectional=True)
+    net, params, xs, states = built(BIDIRECTIONAL[:1], bidirectional=True)
     _, ys = numpy_of(net.unroll(params, xs, states, lengths=LENGTHS))
     for k, length in enumerate(LENGTHS):
-        for way, halves in enumerate(np.split(ys, 2, -1)):
-            start = np.asarray(states[0][way])[k]
-            _, alone, _ = in_numpy.unroll("gru", params[0][way], xs[:length, k], start, reverse=bool(way))
+        for direction, halves in enumerate(np.split(ys, 2, -1)):
+            start = np.asarray(states[0][direction])[k]
+            _, alone, _ = in_numpy.unroll("gru", params[0][direction], xs[:length, k], start, reverse=bool(direction))
             assert_close(halves[:length, k], alone)
 
 

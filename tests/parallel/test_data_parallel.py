@@ -60,14 +60,14 @@ def stream_loss(params, states, xs, lengths, target):
     return jnp.mean((ys - target) ** 2), states
 
 
-def trained(way, dtype):
+def trained(method, dtype):
     """Parameters, states and losses after twenty chunks of a stream."""
     params, xs, lengths, target = operands(STREAM, 4, dtype)
     states = STREAM.initial_state((BATCH,), dtype)
     differentiate = jax.value_and_grad(stream_loss, has_aux=True)
-    if way == "data_parallel":
+    if method == "data_parallel":
         differentiate = parallel(differentiate, (None, 0, 1, 0, 1), ((None, 0), None))
-    if way == "jit":
+    if method == "jit":
         whole, first, second = shardings(None, 0, 1)
         params = jax.device_put(params, whole)
         states, xs, lengths, target = jax.device_put((states, xs, lengths, target), (first, second, first, second))
@@ -84,7 +84,7 @@ def trained(way, dtype):
     for _ in range(20):
         params, momentum, states, value = step(params, momentum, states, xs)
         losses.append(float(value))
-    if way != "alone":
+    if method != "alone":
         assert len(jax.tree.leaves(states)[0].sharding.device_set) == DEVICES
         assert {s.data.shape[0] for s in jax.tree.leaves(states)[0].addressable_shards} == {BATCH // DEVICES}
     return params, states, losses
@@ -94,8 +94,8 @@ def trained(way, dtype):
 def test_twenty_training_steps_equal_those_on_one_device(dtype, tolerance, x64):
     expected = trained("alone", jnp.dtype(dtype))
     assert expected[2][-1] < expected[2][0] - 0.02
-    for way in ("jit", "data_parallel"):
-        found = trained(way, jnp.dtype(dtype))
+    for method in ("jit", "data_parallel"):
+        found = trained(method, jnp.dtype(dtype))
         chex.assert_trees_all_close(found, expected, rtol=0, atol=tolerance)  # measured 6e-7 and 1e-15
 
 
@@ -127,14 +127,14 @@ NETWORKS = {
 }
 
 
-def counts_of(net, way, time, **options):
+def counts_of(net, method, time, **options):
     """The collectives of a training step. 64 sequences make several segments of 256 steps on each device."""
 
     def mean_square(params, xs, lengths):
         return jnp.mean(net.unroll(params, xs, lengths=lengths, **options)[1] ** 2)
 
     differentiate = jax.value_and_grad(mean_square)
-    if way == "jit":
+    if method == "jit":
         step = quick_jit(differentiate, in_shardings=shardings(None, 1, 0))
     else:
         step = quick_jit(parallel(differentiate, (None, 1, 0)))
@@ -143,11 +143,11 @@ def counts_of(net, way, time, **options):
     return counted(compiled_text(step, params, xs, lengths)), jaxrnn.count_params(params)
 
 
-@pytest.mark.parametrize("way", ["jit", "data_parallel"])
+@pytest.mark.parametrize("method", ["jit", "data_parallel"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_loops_contain_no_collective(name, way):
+def test_loops_contain_no_collective(name, method):
     """Sequences of 16 and of 256 steps exchange the same: all gradients and the loss, once."""
-    (short, size), (long, _) = (counts_of(NETWORKS[name], way, time) for time in (16, 256))
+    (short, size), (long, _) = (counts_of(NETWORKS[name], method, time) for time in (16, 256))
     assert short == long
     assert long.inside == 0
     assert 1 <= long.outside <= 3  # the compiler may join them
@@ -186,14 +186,14 @@ def test_recomputed_segments_add_no_collective():
     assert counts.bytes == 4 * (size + 1)
 
 
-@pytest.mark.parametrize("way", ["jit", "data_parallel"])
-def test_checkpoint_keeps_value_and_gradient(way, x64):
+@pytest.mark.parametrize("method", ["jit", "data_parallel"])
+def test_checkpoint_keeps_value_and_gradient(method, x64):
     def recomputed(params, xs, lengths, target):
         _, ys = NET.unroll(params, xs, lengths=lengths, checkpoint=2)
         return jnp.mean((ys - target) ** 2)
 
     args, f = operands(), jax.value_and_grad(recomputed)
-    f = quick_jit(f, in_shardings=shardings(None, 1, 0, 1)) if way == "jit" else quick_jit(parallel(f))
+    f = quick_jit(f, in_shardings=shardings(None, 1, 0, 1)) if method == "jit" else quick_jit(parallel(f))
     assert_close(f(*args), _whole())
 
 
@@ -204,7 +204,7 @@ def _whole():
 
 
 def test_lengths_of_another_shard_are_refused():
-    """On a square mesh their shape is that of the own shard, but they belong to other sequences."""
+    """On a square mesh all shards have equal shapes, but these lengths belong to other sequences."""
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
     cell = jaxrnn.rnn(3)
     params, xs = cell.init(jax.random.key(0), 2), jnp.ones((3, 4, 2))

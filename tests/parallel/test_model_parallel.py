@@ -190,7 +190,7 @@ def _gates(name):
 
 
 def test_columns_sharded_by_the_compiler_exchange_gates_every_step():
-    """Therefore `model_parallel` does not leave the sharding to the compiler."""
+    """These exchanges are why `model_parallel` does not leave the sharding to the compiler."""
     cell, mesh = CELLS["lstm"], mesh_of(N)
     params, xs, _ = operands(cell, jnp.float32)
     columns = jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 1), "model")), params)

@@ -146,7 +146,7 @@ def test_pipeline_trains_as_the_stack(x64):
 
 
 def test_each_tick_exchanges_the_outputs_of_one_chunk():
-    """Forward and backward alike. Gradients of weights stay on their devices."""
+    """The forward and the backward pass exchange alike. Gradients of weights stay on their devices."""
     cell, chunk, time = CELLS["lstm"], 4, 32
     params, *_ = operands(cell, jnp.float32)
     run = piped(cell, chunk=chunk)

@@ -87,7 +87,7 @@ def test_short_sequences_equal_those_without_checkpoint(time, checkpoint, x64):
 @pytest.mark.xdist_group("gru")
 @pytest.mark.parametrize("checkpoint", ["gates", 4])
 def test_second_derivatives_equal_finite_differences(checkpoint, x64):
-    """Forward over reverse, against finite differences of the gradient."""
+    """The second derivatives are forward over reverse, the differences those of the gradient."""
     (params, xs, *states), cotangents = operands_of("gru"), cotangents_of("gru")
     v = np.random.default_rng(5).standard_normal(xs.shape)
 

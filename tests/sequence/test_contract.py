@@ -61,7 +61,7 @@ def of_sequence(k, tree):
 @reverses
 @pytest.mark.parametrize("scenario", ["plain", "mask-resets"])
 def test_gradients_equal_autodiff(name, implementation, scenario, reverse, x64):
-    """Of final state, outputs and states together, by parameters, inputs, initial state and reset state."""
+    """Final state, outputs and states have cotangents. Gradients are by parameters, inputs, initial and reset state."""
     asked = (name, operands_of(name), cotangents_of(name))
     values, gradients = by_hand(*asked, **SCENARIOS[scenario], reverse=reverse, implementation=implementation)
     assert_close((values, gradients), by_jax(*asked, **SCENARIOS[scenario], reverse=reverse))
@@ -83,7 +83,7 @@ def test_gradients_without_masks_equal_those_with_every_step_valid(name, reverse
 @pairs
 @reverses
 def test_gradients_of_each_cotangent_alone_equal_autodiff(name, implementation, reverse, x64):
-    """The cotangent of final state, outputs or states alone, so that an error in one cannot hide behind the others."""
+    """Only final state, outputs or states have a cotangent, so that an error in one cannot hide behind the others."""
     for emphasis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
         asked = (name, operands_of(name), cotangents_of(name, emphasis))
         assert_close(
@@ -113,7 +113,7 @@ def test_gradients_with_any_masks_and_resets_equal_autodiff(name, implementation
 @cells
 @reverses
 def test_gradients_equal_finite_differences(name, reverse, x64):
-    """In a random direction of all operands together."""
+    """The differences are along a random direction of all operands."""
     compiled = program(name, "bptt", jit=jax.jit, reverse=reverse)
 
     def pulled_back(operands, cotangents):
@@ -215,7 +215,7 @@ def placed(tree, a, b, to=0):
 @pairs
 @reverses
 def test_gradients_with_resets_equal_separate_episodes(name, implementation, reverse, x64):
-    """The separate call of an episode has it at its first steps, and masks the rest."""
+    """A call for one episode has it at the first steps and masks all others."""
     params, xs, state, reset_state = operands_of(name)
     dfinal, *over_time = numpy_of(cotangents_of(name))
     _, whole = by_hand(
@@ -238,7 +238,7 @@ def test_gradients_with_resets_equal_separate_episodes(name, implementation, rev
 @pairs
 @reverses
 def test_nan_in_padding_reaches_neither_values_nor_gradients(name, implementation, reverse, x64):
-    """Nor do infinities, at the end of a sequence or at any masked step."""
+    """NaN and infinity at masked steps change no value and no gradient, in padding and between valid steps."""
     params, xs, *states = operands_of(name)
     for mask in (VALID, MASKED["mask"]):
         options = {"mask": mask, "reverse": reverse}
@@ -314,7 +314,7 @@ def in_grid(tree, sequences, axes):
 @families
 @pytest.mark.parametrize(("batch_shape", "time"), SHAPES)
 def test_gradients_of_any_batch_rank_and_time_equal_autodiff(name, batch_shape, time):
-    """The call in float32 against one in float64, in which the same sequences are part of a larger, masked batch."""
+    """A call in float32 equals one in float64 that has the same sequences in a larger, masked batch."""
     case, resets = make(name, batch_shape, time), bits(1, (time, *batch_shape), 0.5)
     operands = (case.params, case.xs, case.state, make(name, batch_shape, seed=7).state)
     dstates = make(name, (time, *batch_shape), seed=8).state
@@ -394,7 +394,7 @@ def test_compute_dtype_rounds_products_and_keeps_dtypes(name):
 
 @families
 def test_gradients_with_compute_dtype_are_near_exact_ones(name):
-    """They are in the dtype of the parameters."""
+    """Gradients have the dtype of the parameters."""
     asked = operands_of(name), cotangents_of(name)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), by_jax(name, *in_numpy.as_float64(asked))[1])

@@ -73,7 +73,7 @@ def test_one_layer_equals_bptt(reverse, given, on_cuda, x64):
 
 
 NETWORKS = {
-    "both ways": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], "bidirectional": True},
+    "bidirectional": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], "bidirectional": True},
     "one layer, summed": {"cells": [jaxrnn.lstm(H)], "bidirectional": True, "merge": "sum"},
     "in reverse": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H)], "reverse": True},
 }
@@ -293,7 +293,7 @@ def test_every_feature_is_tested():
 
 
 def test_shard_map_with_checks_is_refused(on_cuda):
-    """Its gradients would be wrong."""
+    """Gradients inside such a shard_map would be wrong."""
     _, counting = counted()
     case = make("lstm", (4,), dtype=jnp.float32)
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))

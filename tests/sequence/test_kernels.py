@@ -187,7 +187,7 @@ def loss(name, implementation, params, xs, state, reset_state):
 
 @pytest.mark.parametrize("name", [of_cell("rnn-tanh"), of_cell("lstm")])
 def test_second_derivatives_equal_bptt(name, x64):
-    """Forward over reverse, and reverse over reverse."""
+    """The second derivatives are forward over reverse, and reverse over reverse."""
     params, xs, state, reset_state = operands_of(name)
     direction = random_like(5, params, jnp.float64)
 

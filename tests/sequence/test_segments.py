@@ -43,7 +43,7 @@ def test_gradients_equal_autodiff(name, reverse, x64, segments_of_4):
 @pytest.mark.parametrize("time", [4, 12])
 @pytest.mark.parametrize("checkpoint", [None, "gates"])
 def test_steps_that_fill_whole_segments_equal_autodiff(time, checkpoint, x64, segments_of_4):
-    """One segment of 4, or three, without a rest."""
+    """There are one or three segments of 4, and no rest."""
     case = make("lstm", (2,), time)
     operands = (case.params, case.xs, case.state)
     by_hand = jax.jit(jax.value_and_grad(loss_of(case, None, checkpoint=checkpoint), (0, 1, 2)))(*operands)
@@ -106,7 +106,7 @@ def loops_and_reductions(time):
 
 
 def test_gradients_of_a_sharded_batch_are_reduced_outside_loops():
-    """T does not change their number."""
+    """T does not change the number of all-reduces."""
     short, long = loops_and_reductions(16), loops_and_reductions(64)
     assert long == short
     assert long[0] > 0

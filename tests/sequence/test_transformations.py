@@ -35,7 +35,7 @@ MASKED = SCENARIOS["mask-resets"]
 
 @families
 def test_vmap_equals_one_call_for_each_member(name, x64):
-    """Over parameters, inputs and states together, in values and gradients."""
+    """The axis is one of parameters, inputs and states together. Values and gradients are equal."""
     operands, cotangents = operands_of(name), cotangents_of(name)
     others = jax.tree.map(lambda leaf: 0.7 * np.asarray(leaf) + 0.1, operands)
     together = jax.vmap(lambda operands: by_hand(name, operands, cotangents, **MASKED))
@@ -67,7 +67,7 @@ def loss(name, params, xs, state, reset_state):
 
 @families
 def test_hessian_and_its_products_equal_finite_differences(name, x64):
-    """By parameters and state together.
+    """The Hessian is by parameters and state together.
 
     `jax.hessian` is forward over reverse. It equals finite differences of the gradient, and reverse over reverse.
     """
@@ -141,7 +141,7 @@ def test_sharded_jit_and_shard_map_equal_one_device(name, x64):
 
 @families
 def test_second_call_traces_nothing(name):
-    """Neither outside `jit`, nor inside the `jit` of the caller."""
+    """The claim holds outside `jit` and inside the `jit` of a caller."""
     case, traces = make(name), []
     rule = case.cell.rule
     counted = rule._replace(forward=lambda *args: (traces.append(1), rule.forward(*args))[1])

@@ -31,7 +31,7 @@ MODULES = {
         lambda: RNN(I, H, 2, "relu", False, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.rnn(H, activation="relu", use_bias=False)] * 2),
     ),
-    "lstm-both-ways-projected": (
+    "lstm-bidirectional-projected": (
         lambda: LSTM(I, H, 2, True, False, 0.0, True, 2, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.lstm(H, projection_size=2)] * 2, bidirectional=True),
     ),
@@ -39,7 +39,7 @@ MODULES = {
         lambda: LSTM(I, H, peephole=True, coupled=True, layer_norm=True, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.lstm(H, peephole=True, coupled=True, layer_norm=True)]),
     ),
-    "gru-both-ways": (
+    "gru-bidirectional": (
         lambda: GRU(I, H, bidirectional=True, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.gru(H)], bidirectional=True),
     ),
