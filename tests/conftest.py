@@ -1,5 +1,6 @@
-"""Strict settings for every test: shapes in signatures are checked, nothing is promoted in silence."""
+"""Strict settings for every test: shapes in signatures are checked, and JAX refuses to promote dtypes or ranks."""
 
+import chex
 import jax
 import pytest
 from jaxtyping import config as jaxtyping_config
@@ -13,16 +14,22 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+@pytest.fixture(autouse=True)
+def traces_counted_anew():
+    """Chex counts the traces of a process by the name of the function."""
+    chex.clear_trace_counter()
+
+
 @pytest.fixture
 def x64():
-    """Float64, the dtype of proofs."""
+    """Enables float64."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def unhooked():
-    """Without the shape checks of the tests, so that the library's own errors are what is seen."""
+    """Disables the shape checks of the signatures, so that the test sees the library's own errors."""
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)

@@ -1,4 +1,4 @@
-"""Cells, networks and modules compare by value: equal ones share every compiled program."""
+"""Cells, networks and modules compare by value. Equal ones share compiled programs."""
 
 import copy
 import pickle
@@ -40,12 +40,6 @@ def params_of(model):
     return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-@pytest.fixture(autouse=True)
-def traces_counted_anew():
-    """Chex counts the traces of a process by the name of the function."""
-    chex.clear_trace_counter()
-
-
 @pytest.fixture
 def traced_once(monkeypatch):
     """`unroll` raises when it is traced a second time."""
@@ -65,7 +59,7 @@ def test_cells_of_equal_options_are_equal(name):
     assert len({one, two}) == 1
 
 
-def test_cells_of_other_options_are_not_equal():
+def test_cells_of_unequal_options_are_unequal():
     cells = [make() for make in CELLS.values()]
     cells += [jaxrnn.lstm(H + 1), analysis.ablate_gates(jaxrnn.lstm(H), "f", 0.5)]
     cells += [analysis.ablate_gates(jaxrnn.lstm(H), "f", 0.6), jaxrnn.regularize(jaxrnn.lstm(H), zoneout=0.1)]
@@ -86,15 +80,15 @@ def test_equal_initialisers_make_equal_cells():
     assert initializers.torch_uniform() == initializers.torch_uniform()
 
 
-def test_initialisers_are_no_part_of_the_equations():
+def test_equations_do_not_depend_on_initialisers():
     cell = jaxrnn.lstm(H, bias_init=initializers.gate_bias(f=2.0))
-    assert cell != jaxrnn.lstm(H)  # it draws other parameters
+    assert cell != jaxrnn.lstm(H)  # their `init` draw different parameters
     assert cell.equations == jaxrnn.lstm(H).equations
     noisy = jaxrnn.regularize(cell, zoneout=0.5)
     assert noisy.equations == jaxrnn.regularize(jaxrnn.lstm(H), zoneout=0.5).equations
 
 
-def test_cell_of_ones_own_is_equal_to_itself():
+def test_user_defined_cell_equals_itself_and_its_copies():
     def make():
         lstm = jaxrnn.lstm(H)
         return jaxrnn.Cell(lambda key, size: (), lstm.initial_state, lambda p, s, x: (s, s.h), name="own")
@@ -128,7 +122,7 @@ def test_rebuilt_cells_are_traced_once(traced_once):
 
 
 @pytest.mark.parametrize("name", ["rnn-relu", "lstm-regularized", "lstm-all", "gru-reset-before", "mgu", "indrnn"])
-def test_every_family_is_traced_once(name, traced_once):
+def test_rebuilt_cells_of_every_family_are_traced_once(name, traced_once):
     for _ in range(3):
         cell = CELLS[name]()
         jaxrnn.unroll(cell, params_of(cell), XS)
@@ -141,13 +135,13 @@ def test_cells_rebuilt_inside_jit_share_one_trace(traced_once):
         jax.grad(lambda params: jnp.sum(jaxrnn.unroll(jaxrnn.gru(H), params, XS)[1]))(params)
 
 
-def test_rebuilt_cells_are_one_static_argument():
+def test_rebuilt_cells_are_equal_static_arguments():
     f = jax.jit(chex.assert_max_traces(lambda cell, key: cell.init(key, I), n=1), static_argnums=0)
     for _ in range(100):
         f(jaxrnn.gru(H), jax.random.key(0))
 
 
-def test_rebuilt_networks_are_traced_once_for_each_layer(monkeypatch):
+def test_rebuilt_networks_are_traced_once_for_each_direction_of_each_layer(monkeypatch):
     once = chex.assert_max_traces(registry._run, n=4)  # two layers in two directions
     monkeypatch.setattr(registry, "_run_compiled", jax.jit(once, static_argnums=(0, 1)))
     params = params_of(network())
@@ -165,7 +159,7 @@ def test_rebuilt_modules_are_traced_once():
 
 
 def test_analysis_of_rebuilt_cells_is_traced_once():
-    from jaxrnn.analysis import jacobians  # the module, whose function has its name in the package
+    from jaxrnn.analysis import jacobians  # the package has a function of the same name
 
     params, traces = params_of(jaxrnn.lstm(H)), []
     for _ in range(3):
@@ -189,12 +183,12 @@ for k in range(2200):
 
 
 @pytest.mark.processes
-def test_two_thousand_rebuilt_cells_leave_nothing_behind():
-    """In a process without the checks of these tests, which take most of the time of a call."""
+def test_two_thousand_rebuilt_cells_add_neither_programs_nor_memory():
+    """A process of its own runs without the shape checks of the tests, which take most of the time of a call."""
     said = subprocess.run([sys.executable, "-c", REBUILD], capture_output=True, text=True, check=True).stdout
     (programs, memory), (programs_later, memory_later) = (map(int, line.split()) for line in said.splitlines())
     assert programs_later == programs == 1
-    assert memory_later - memory < 20_000  # KiB; a program more for each cell took 2.2 MiB
+    assert memory_later - memory < 20_000  # KiB. One program for each cell would take 2.2 MiB each
 
 
 # Copies
@@ -211,7 +205,7 @@ def test_copies_of_cells_run_the_same_program(how, traced_once):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_are_equal(how):
+def test_copies_equal_their_originals(how):
     cells = [make() for make in CELLS.values()]
     for value in (*cells, network(), analysis.ablate_gates(jaxrnn.gru(H), "z", 0.5)):
         again = COPIES[how](value)
@@ -221,7 +215,7 @@ def test_copies_are_equal(how):
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_modules_compute_the_same(how):
+def test_copies_of_modules_compute_equal_outputs(how):
     lstm = module()
     again = COPIES[how](lstm)
     assert nnx.graphdef(again) == nnx.graphdef(lstm)
@@ -230,7 +224,7 @@ def test_copies_of_modules_compute_the_same(how):
 
 
 @pytest.mark.processes
-def test_pickles_are_equal_to_cells_made_in_another_process(tmp_path):
+def test_unpickled_cells_equal_those_made_in_another_process(tmp_path):
     path = tmp_path / "cells.pickle"
     path.write_bytes(pickle.dumps({name: make() for name, make in CELLS.items()}))
     script = (
@@ -244,7 +238,7 @@ def test_pickles_are_equal_to_cells_made_in_another_process(tmp_path):
     assert said.stdout.strip() == str(len(CELLS))
 
 
-def test_what_cannot_be_pickled_is_named():
+def test_pickling_errors_name_the_part_that_cannot_be_pickled():
     with pytest.raises((pickle.PicklingError, AttributeError), match="<lambda>"):
         pickle.dumps(jaxrnn.rnn(H, activation=lambda a: a))
     with pytest.raises((pickle.PicklingError, AttributeError), match="init"):

@@ -1,4 +1,4 @@
-"""Where parameters start, against what the sources say."""
+"""Initial parameters: ranges, orthogonality, biases, and the papers that they come from."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def drawn(cell, input_size, key=KEY, dtype=None):
 
 
 @pytest.mark.parametrize("name", FACTORIES)
-def test_default_is_glorot_and_one_orthogonal_matrix_a_gate(name):
+def test_default_kernels_are_glorot_and_every_recurrent_gate_is_orthogonal(name):
     factory, gates = FACTORIES[name]
     params = drawn(factory(32), 96)
     limit = np.sqrt(6 / (96 + 32))
@@ -29,14 +29,14 @@ def test_default_is_glorot_and_one_orthogonal_matrix_a_gate(name):
     assert all(np.abs(a - b).max() > 0.1 for k, a in enumerate(blocks) for b in blocks[:k])
 
 
-def test_forget_bias_is_one_and_the_others_zero():
+def test_forget_bias_is_one_and_other_biases_are_zero():
     b = np.split(np.asarray(drawn(jaxrnn.lstm(8), 3).b), 4)
     assert [set(block) for block in b] == [{0.0}, {1.0}, {0.0}, {0.0}]
     opened = drawn(jaxrnn.lstm(8, bias_init=initializers.gate_bias(0.5, f=3.0, o=-1.0)), 3).b
     assert [set(block) for block in np.split(np.asarray(opened), 4)] == [{0.5}, {3.0}, {0.5}, {-1.0}]
 
 
-def test_torch_uniform_has_the_range_of_torch():
+def test_torch_uniform_draws_from_the_range_of_pytorch():
     init = initializers.torch_uniform()
     bias = initializers.torch_uniform_bias()
     params = drawn(jaxrnn.lstm(64, kernel_init=init, recurrent_init=init, bias_init=bias), 10)
@@ -46,7 +46,7 @@ def test_torch_uniform_has_the_range_of_torch():
         assert values.std() == pytest.approx(1 / 8 / np.sqrt(3), rel=0.1)
 
 
-def test_identity_makes_an_irnn():
+def test_identity_initialiser_makes_an_irnn():
     cell = jaxrnn.rnn(5, activation="relu", recurrent_init=initializers.identity(0.5))
     params = drawn(cell, 2)
     np.testing.assert_array_equal(params.w_h, 0.5 * np.eye(5))
@@ -54,7 +54,7 @@ def test_identity_makes_an_irnn():
     np.testing.assert_allclose(final, np.full(5, 0.125))
 
 
-def test_chrono_spreads_the_memories():
+def test_chrono_spreads_time_scales_up_to_max_time():
     lstm = jaxrnn.lstm(4000, bias_init=initializers.chrono(100), recurrent_init=jax.nn.initializers.zeros)
     b = np.split(np.asarray(drawn(lstm, 1).b), 4)
     np.testing.assert_array_equal(b[0], -b[1])
@@ -71,7 +71,7 @@ def test_chrono_spreads_the_memories():
     assert z.std() > 0.3
 
 
-def test_dtype_and_key_are_heeded():
+def test_init_follows_dtype_and_key():
     cell = jaxrnn.gru(4)
     params = drawn(cell, 3, dtype=jnp.bfloat16)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
@@ -91,6 +91,6 @@ def test_dtype_and_key_are_heeded():
     (lambda: initializers.gate_bias(f="1"), TypeError, "gate_bias: f expected a number"),
     (lambda: initializers.identity("1"), TypeError, "identity: scale expected a number"),
 ])  # fmt: skip
-def test_bad_input(make, error, message, unhooked):
+def test_bad_arguments_are_refused(make, error, message, unhooked):
     with pytest.raises(error, match=message):
         make()

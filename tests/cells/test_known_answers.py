@@ -1,8 +1,7 @@
-"""jaxrnn against PyTorch, ONNX Runtime and Keras: their answers on file, and the installed libraries themselves.
+"""jaxrnn against PyTorch, ONNX Runtime and Keras: their stored answers, and the installed libraries.
 
-The golden files need no peer. The live tests skip one that is not installed, unless
-JAXRNN_REQUIRE_PEERS is 1. The converters here are of this test alone: a second pair of eyes
-on the layouts.
+The stored answers, or golden files, need no other library. A live test is skipped where its library is missing,
+unless JAXRNN_REQUIRE_PEERS is 1. This file converts parameters by itself, and so checks the converters of jaxrnn.
 """
 
 import functools
@@ -17,7 +16,7 @@ import jaxrnn
 from jaxrnn import Bidirectional, GRUParams, LSTMParams, LSTMState, RNNParams
 from tests.golden import make
 from tests.support.peers import peer
-from tests.support.registry import gap, quick_jit
+from tests.support.registry import assert_equal, gap, quick_jit
 
 # Relative to the largest entry of each array.
 TOLERANCE = {"torch": 1e-12, "onnx": 5e-6, "keras": 5e-6}
@@ -31,7 +30,7 @@ def golden(name: str) -> Any:
 
 
 def ask(name: str, config: dict) -> make.Case:
-    """A case made now by the installed peer; Keras is not written for our strict promotion."""
+    """The case that an installed library computes now. Keras needs standard promotion."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return make.MAKERS[name][0](config)
 
@@ -45,17 +44,17 @@ def assert_equals_peer(name: str, ours: dict, theirs: dict) -> None:
 
 @functools.cache
 def cell_of(kind: str, size: int, **options: Any) -> jaxrnn.Cell:
-    """The same cell for the same call, so that a test compiles nothing that another has."""
+    """One cell for equal arguments, so that tests share compiled programs."""
     return getattr(jaxrnn, kind)(size, **options)
 
 
 def gates(a: np.ndarray, order: str, ours: str) -> np.ndarray:
-    """The blocks of the last axis, one a gate, from a peer's order to ours."""
+    """The gates on the last axis, reordered from `order` to `ours`."""
     blocks = dict(zip(order, np.split(a, len(order), axis=-1), strict=True))
     return np.concatenate([blocks[gate] for gate in ours], axis=-1)
 
 
-# PyTorch: values, and gradients of its own weights, through the conversion
+# PyTorch: values, and gradients of its own weights
 
 
 def torch_network(config: dict) -> jaxrnn.Network:
@@ -107,7 +106,7 @@ def torch_states(config: dict, inputs: dict) -> Any:
 
 
 def torch_outputs(config: dict, states: Any, ys: Any) -> dict:
-    """In PyTorch's names and layout."""
+    """Outputs and final states with PyTorch's names and shapes."""
     flat = jax.tree.leaves(states, is_leaf=lambda s: isinstance(s, LSTMState))
     if config["kind"] == "LSTM":
         return {"ys": ys, "h_n": jnp.stack([s.h for s in flat]), "c_n": jnp.stack([s.c for s in flat])}
@@ -115,7 +114,7 @@ def torch_outputs(config: dict, states: Any, ys: Any) -> dict:
 
 
 def torch_answers(config: dict, inputs: dict, jit: Any) -> tuple[dict, dict]:
-    """The outputs, and the gradients of their weighted sum."""
+    """The outputs of jaxrnn, and the gradients of their weighted sum by PyTorch's weights."""
     network = torch_network(config)
     cotangents = {name[len("cotangent_") :]: a for name, a in inputs.items() if name.startswith("cotangent_")}
     leaves = {name: a for name, a in inputs.items() if not name.startswith("cotangent_")}
@@ -140,18 +139,18 @@ def assert_equals_torch(case: make.Case, jit: Any = jax.jit) -> None:
 
 
 @golden("torch")
-def test_torch_on_file(x64, case):
+def test_networks_equal_stored_answers_of_pytorch(x64, case):
     assert_equals_torch(case)
 
 
 @pytest.mark.parametrize("seed", range(LIVE))
-def test_torch_live(x64, seed):
+def test_networks_equal_live_pytorch(x64, seed):
     peer("torch")
     assert_equals_torch(ask("torch", make.torch_config(seed)), quick_jit)
 
 
 @golden("torch")
-def test_torch_counts_second_biases_besides(case):
+def test_parameter_counts_differ_from_pytorch_by_its_second_biases(case):
     config = case["config"]
     network = torch_network(config)
     params = jax.eval_shape(lambda key: network.init(key, config["input_size"]), jax.random.key(0))
@@ -173,7 +172,7 @@ def onnx_cell(config: dict) -> jaxrnn.Cell:
 
 
 def onnx_params(config: dict, w: Any, r: Any, b: Any, p: Any) -> Any:
-    """Of one direction: w (GH, I), r (GH, H), b = [Wb; Rb] (2GH,), p (3H,) or None."""
+    """Parameters of one direction, from w (GH, I), r (GH, H), b = [Wb; Rb] (2GH,) and p (3H,) or None."""
     w_x, w_h, (b_x, b_h) = w.T, r.T, np.split(b, 2)
     if config["op"] == "RNN":
         return RNNParams(w_x, w_h, b_x + b_h)
@@ -186,7 +185,7 @@ def onnx_params(config: dict, w: Any, r: Any, b: Any, p: Any) -> Any:
     peephole = None if p is None else p.reshape(3, -1)[[0, 2, 1]]  # i o f to i f o
     if not config["input_forget"]:
         return LSTMParams(*(gates(a, "iofg", "ifgo") for a in (w_x, w_h, b_x + b_h)), peephole=peephole)
-    # Its forget gate is 1 - i, and 1 - σ(a) = σ(-a): ours is its input gate, negated.
+    # ONNX computes f = 1 - i = σ(-a_i), so the preactivation of our f is the negated one of its i.
     sign = np.repeat(np.float32([-1, 1, 1]), config["hidden_size"])
     w_x, w_h, b = (gates(a, "iofg", "igo") * sign for a in (w_x, w_h, b_x + b_h))
     return LSTMParams(w_x, w_h, b, peephole=None if p is None else np.stack([-peephole[0], peephole[2]]))
@@ -194,10 +193,10 @@ def onnx_params(config: dict, w: Any, r: Any, b: Any, p: Any) -> Any:
 
 def onnx_answers(config: dict, inputs: dict) -> dict:
     cell, lengths = onnx_cell(config), np.asarray(config["lengths"], np.int32)
-    ways = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[config["direction"]]
+    directions = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[config["direction"]]
     p = inputs.get("P", [None, None])
     outcomes = []
-    for d, reverse in enumerate(ways):
+    for d, reverse in enumerate(directions):
         params = onnx_params(config, inputs["W"][d], inputs["R"][d], inputs["B"][d], p[d])
         state = LSTMState(inputs["h_0"][d], inputs["c_0"][d]) if config["op"] == "LSTM" else inputs["h_0"][d]
         outcomes.append(jaxrnn.unroll(cell, params, inputs["xs"], state, lengths=lengths, reverse=reverse))
@@ -215,7 +214,7 @@ def keras_answers(config: dict, inputs: dict) -> dict:
     if kind == "SimpleRNN":
         cell, params = cell_of("rnn", size, use_bias=use_bias), RNNParams(w_x, w_h, b)
     elif kind == "LSTM":
-        cell, params = cell_of("lstm", size, use_bias=use_bias), LSTMParams(w_x, w_h, b)  # Our order.
+        cell, params = cell_of("lstm", size, use_bias=use_bias), LSTMParams(w_x, w_h, b)  # same order of gates
         state = LSTMState(inputs["h_0"], inputs["c_0"])
     else:
         cell = cell_of("gru", size, use_bias=use_bias, reset_after=config["reset_after"])
@@ -231,12 +230,12 @@ def keras_answers(config: dict, inputs: dict) -> dict:
 
 
 @golden("onnx")
-def test_onnx_on_file(case):
+def test_cells_equal_stored_answers_of_onnx_runtime(case):
     assert_equals_peer("onnx", onnx_answers(case["config"], case["inputs"]), case["outputs"])
 
 
 @golden("onnx")
-def test_onnx_live(case):
+def test_cells_equal_live_onnx_runtime(case):
     peer("onnx", "onnxruntime")
     for seed in (11, 12):
         live = ask("onnx", {**case["config"], "seed": seed, "lengths": [1 + seed % 5, 4, 5]})
@@ -244,28 +243,28 @@ def test_onnx_live(case):
 
 
 @golden("keras")
-def test_keras_on_file(case):
+def test_cells_equal_stored_answers_of_keras(case):
     assert_equals_peer("keras", keras_answers(case["config"], case["inputs"]), case["outputs"])
 
 
 @golden("keras")
-def test_keras_live(case):
+def test_cells_equal_live_keras(case):
     peer("keras")
     for seed in (11, 12):
         live = ask("keras", {**case["config"], "seed": seed})
         assert_equals_peer("keras", keras_answers(live["config"], live["inputs"]), live["outputs"])
 
 
-# The files themselves
+# Golden files
 
 
 @pytest.mark.parametrize("name", make.MAKERS)
-def test_files_are_what_peers_still_answer(name):
-    """Nothing in them was typed, and they hold every config of the script that makes them."""
+def test_golden_files_equal_what_peers_answer_now(name):
+    """The files contain every config of the script that makes them, with the answers of the installed libraries."""
     peer(*(package for package in make.PACKAGES[name] if package != "jax"))
     assert list(GOLDEN[name]) == [make.label(config) for config in make.MAKERS[name][1]]
     for case in GOLDEN[name].values():
         again = ask(name, case["config"])
-        assert jax.tree.all(jax.tree.map(np.array_equal, again["inputs"], case["inputs"]))
+        assert_equal(again["inputs"], case["inputs"])
         assert_equals_peer(name, again["outputs"], case["outputs"])
         assert_equals_peer(name, again.get("gradients", {}), case.get("gradients", {}))

@@ -1,7 +1,8 @@
-"""Cells of a user's own: toy recurrences whose answers can be written down."""
+"""User-defined cells: small recurrences with answers that are computed by hand."""
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from jaxrnn import Cell, Rule
 
 
 def leaky_step(a, s, x):
-    """s_t = a s_{t-1} + x_t: the running sum at a = 1, and a polynomial in a."""
+    """s_t = a s_{t-1} + x_t, a running sum at a = 1 and else a polynomial in a."""
     s = a * s + x
     return s, s
 
@@ -30,7 +31,7 @@ RULE = Rule(
 XS = jnp.asarray([[1.0, 10], [2, 20], [3, 30]])
 
 
-def test_three_functions_are_enough():
+def test_cell_of_three_functions_runs():
     final, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), XS)
     np.testing.assert_array_equal(ys, [[1, 10], [3, 30], [6, 60]])
     np.testing.assert_array_equal(final, [6, 60])
@@ -38,7 +39,7 @@ def test_three_functions_are_enough():
     np.testing.assert_array_equal(ys, [[6, 60], [5, 50], [3, 30]])
 
 
-def test_masks_and_resets_by_hand():
+def test_masks_and_resets_equal_sums_by_hand():
     xs = jnp.stack([XS, XS], axis=1)
     mask = np.asarray([[1, 1], [0, 1], [1, 0]], bool)
     final, ys, states = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, mask=mask, return_states=True)
@@ -50,17 +51,17 @@ def test_masks_and_resets_by_hand():
     options = {"resets": resets, "reset_state": fresh}
     _, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, **options)
     np.testing.assert_array_equal(ys[..., 0], [[101, 1001], [103, 1002], [1003, 1005]])
-    # In reverse, a reset at t parts t from t-1: the state that enters t-1 is replaced.
+    # In reverse, a reset at t replaces the state between t and t-1.
     final, ys = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, reverse=True, **options)
     np.testing.assert_array_equal(ys[..., 0], [[1003, 1001], [1002, 105], [103, 103]])
     np.testing.assert_array_equal(final[..., 0], [1003, 1001])
-    # A reset counts at a step that takes no part.
+    # A reset at a masked step replaces the state too.
     _, _, states = jaxrnn.unroll(LEAKY, jnp.ones(()), xs, start, mask=mask, return_states=True, **options)
     np.testing.assert_array_equal(states[..., 0], [[101, 1001], [101, 1002], [1003, 1002]])
 
 
-def test_a_rule_of_ones_own_is_what_grad_runs():
-    """L = Σ s_T = (a² + a + 1)-weighted inputs: dL/da = 2a x_0 + x_1."""
+def test_grad_runs_a_user_defined_rule():
+    """L = a² x_0 + a x_1 + x_2 summed over units, so dL/da = 2a x_0 + x_1."""
     cell = LEAKY._replace(rule=RULE)
     loss = lambda a, xs, implementation: jaxrnn.unroll(cell, a, xs, implementation=implementation)[0].sum()  # noqa: E731
     for implementation in (None, "scan"):
@@ -73,13 +74,13 @@ def test_a_rule_of_ones_own_is_what_grad_runs():
 
 
 class Clock(NamedTuple):
-    """A state that counts: its integer leaf has no gradient."""
+    """A state with an integer leaf, which has no gradient."""
 
     value: jax.Array
     ticks: jax.Array
 
 
-def test_a_state_with_integers_runs_through_the_scan():
+def test_state_with_integers_runs_through_the_scan():
     def step(params, state, x):
         state = Clock(params * state.value + x, state.ticks + 1)
         return state, state.value * state.ticks.astype(jnp.float32)
@@ -96,8 +97,8 @@ def test_a_state_with_integers_runs_through_the_scan():
     np.testing.assert_allclose(gradient, 0 * 3 + 1 * 2 + 2 * 1)
 
 
-def test_an_output_that_is_no_part_of_the_state():
-    """A cell with a read-out of its own keeps its outputs apart from its states."""
+def test_output_may_differ_from_the_state():
+    """The output of the cell is twice its state."""
     doubled = Cell(LEAKY.init, LEAKY.initial_state, lambda a, s, x: (a * s + x, 2 * (a * s + x)))
     rule = RULE._replace(
         forward=lambda a, s, z: (a * s + z, 2 * (a * s + z), None),
@@ -110,4 +111,4 @@ def test_an_output_that_is_no_part_of_the_state():
         gradients.append(
             jax.grad(lambda a, xs, cell=cell: (jaxrnn.unroll(cell, a, xs)[1] ** 2).sum(), (0, 1))(jnp.ones(()), XS)
         )
-    jax.tree.map(np.testing.assert_allclose, *gradients)
+    chex.assert_trees_all_close(*gradients, rtol=1e-7)

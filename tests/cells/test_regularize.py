@@ -1,4 +1,4 @@
-"""Noise in the recurrence: its gradients, its statistics, and what it leaves alone."""
+"""Noise in the recurrence: gradients, statistics, and calls without a key."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,20 @@ import pytest
 
 import jaxrnn
 from tests.support.programs import ALL, NONE, by_hand, cotangents_of, differentiated, operands_of
-from tests.support.registry import SCENARIOS, H, assert_close, cell_of, gap, make, of_cell, quick_jit, run
+from tests.support.registry import (
+    SCENARIOS,
+    H,
+    assert_close,
+    assert_equal,
+    cell_of,
+    gap,
+    make,
+    of_cell,
+    quick_jit,
+    run,
+)
 
-# Of a generator whose program is small; what is said of noise by chance, below, is said of the default one.
+# Keys of a generator with a small program. The tests of statistics use the default one.
 KEYS = [jax.random.key(k, impl="unsafe_rbg") for k in (3, 4)]
 KEY = jax.random.key(3)
 EVERY = {"input_dropout": 0.3, "recurrent_dropout": 0.4, "dropconnect": 0.2, "zoneout": 0.3}
@@ -18,7 +29,7 @@ names = ["lstm", "lstm-all", "gru-reset-before", "gru-layer-norm", "indrnn"]
 
 @pytest.mark.parametrize("name", [of_cell(name) for name in names])
 def test_gradients_with_all_noise_equal_autodiff(name, x64):
-    """Masks, resets, truncation and every noise at once, by hand against the plain scan of the same key."""
+    """Masks, resets, truncation and every noise at once, with one key for "bptt" and the plain scan."""
     cell = jaxrnn.regularize(cell_of(name), **EVERY)
     assert_close(*(
         differentiated(cell, implementation, truncate=4)(
@@ -36,7 +47,7 @@ def test_each_noise_alone_equals_autodiff_and_the_python_loop(name, noise, x64):
     compiled, by_scan = (differentiated(cell, implementation, reverse=True) for implementation in ("bptt", "scan"))
     noisy, again, other = (compiled(operands, ALL, NONE, cotangents, key) for key in (KEYS[0], *KEYS))
     assert_close(noisy, by_scan(operands, ALL, NONE, cotangents, KEYS[0]))
-    assert gap(noisy, again) == 0.0
+    assert_equal(noisy, again)
     assert gap(other[0], noisy[0]) > 1e-3
     assert gap(by_hand(name, operands, cotangents, reverse=True)[0], noisy[0]) > 1e-3
     case = make(name)._replace(cell=cell._replace(step=quick_jit(cell.step)))
@@ -44,14 +55,13 @@ def test_each_noise_alone_equals_autodiff_and_the_python_loop(name, noise, x64):
     assert_close(noisy[0], loop)
 
 
-def test_without_a_key_dropout_leaves_the_cell_as_it_is(x64):
+def test_dropout_without_a_key_and_a_key_without_dropout_change_nothing(x64):
     case = make("gru")
     cell = jaxrnn.regularize(case.cell, input_dropout=0.3, recurrent_dropout=0.4, dropconnect=0.2)
-    assert gap(run(case._replace(cell=cell)), run(case)) == 0.0
-    assert gap(run(case, key=KEY), run(case)) == 0.0
+    assert_equal(run(case._replace(cell=cell)), run(case), run(case, key=KEY))
 
 
-def test_zoneout_evaluates_to_the_mean(x64):
+def test_zoneout_without_a_key_computes_the_mean(x64):
     case = make("lstm", (), 1)
     cell = jaxrnn.regularize(case.cell, zoneout=jaxrnn.LSTMState(h=0.25, c=0.5))
     (h, c), _ = case.cell.step(case.params, case.state, case.xs[0])
@@ -61,7 +71,7 @@ def test_zoneout_evaluates_to_the_mean(x64):
     np.testing.assert_array_equal(ys[0], final.h)
 
 
-# A linear cell whose state is what it read: h_t = x_t w_x + h_{t-1} w_h, so that masks can be seen.
+# A linear cell, h_t = x_t w_x + h_{t-1} w_h. SEES copies its input, KEEPS its state, so that outputs show the noise.
 LINEAR = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
 SEES = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.zeros((1, 1)))
 KEEPS = jaxrnn.RNNParams(jnp.zeros((1, 1)), jnp.ones((1, 1)))
@@ -77,28 +87,28 @@ def test_input_dropout_is_constant_in_time_and_keeps_the_mean():
     assert ys.mean() == pytest.approx(1.0, abs=0.02)
 
 
-def test_recurrent_dropout_is_constant_in_time_and_drops_units_for_good():
+def test_recurrent_dropout_drops_the_same_units_at_every_step():
     cell = jaxrnn.regularize(LINEAR, recurrent_dropout=0.5)
     _, ys = jaxrnn.unroll(cell, KEEPS, jnp.zeros((3, 40_000, 1)), jnp.ones((40_000, 1)), key=KEY)
     ys = np.asarray(ys[..., 0])
     assert (ys[0] > 0).mean() == pytest.approx(0.5, abs=4 * 0.5 / 200)
-    for t in range(3):  # the same mask thrice: 2^t where kept, else 0
+    for t in range(3):  # a kept unit doubles at every step, a dropped one is 0
         np.testing.assert_array_equal(ys[t], np.where(ys[0] > 0, 2.0 ** (t + 1), 0.0))
 
 
-def test_dropconnect_draws_one_matrix_for_all():
+def test_dropconnect_draws_one_matrix_for_all_sequences():
     cell = jaxrnn.rnn(200, activation=lambda a: a, use_bias=False)
     params = jaxrnn.RNNParams(jnp.zeros((1, 200)), jnp.ones((200, 200)))
     dropped = jaxrnn.regularize(cell, dropconnect=0.4)
     _, ys = jaxrnn.unroll(dropped, params, jnp.zeros((1, 3, 1)), jnp.ones((3, 200)), key=KEY)
     ys = np.asarray(ys[0])
     np.testing.assert_array_equal(ys[0], ys[1])
-    kept = ys[0] * 0.6 / 200  # the share of each column that was kept
+    kept = ys[0] * 0.6 / 200  # the fraction of each column that was kept
     assert kept.mean() == pytest.approx(0.6, abs=0.01)
     assert kept.std() == pytest.approx(np.sqrt(0.6 * 0.4 / 200), rel=0.2)
 
 
-def test_zoneout_holds_anew_at_every_step():
+def test_zoneout_draws_anew_at_every_step():
     cell = jaxrnn.regularize(LINEAR, zoneout=0.3)
     time, batch = 4, 20_000
     xs = jnp.broadcast_to(jnp.arange(1.0, time + 1)[:, None, None], (time, batch, 1))
@@ -110,7 +120,7 @@ def test_zoneout_holds_anew_at_every_step():
     np.testing.assert_allclose(np.asarray(ys)[..., 0].mean(1), mean, atol=0.05)
 
 
-def test_zoneout_of_lstm_holds_h_and_c_apart():
+def test_zoneout_of_lstm_has_separate_rates_for_h_and_c():
     case = make("lstm", (5000,), 1)
     cell = jaxrnn.regularize(case.cell, zoneout=jaxrnn.LSTMState(h=0.0, c=0.5))
     state = jaxrnn.LSTMState(*(jnp.full((5000, H), 9.0),) * 2)
@@ -128,12 +138,12 @@ def test_zoneout_of_lstm_holds_h_and_c_apart():
     ({"zoneout": (0.1, 0.2)}, TypeError, "zoneout expected a rate, or one for each part of LSTMState"),
     ({"input_dropout": True}, TypeError, "input_dropout expected a number"),
 ])  # fmt: skip
-def test_bad_rates(rates, error, message, unhooked):
+def test_bad_rates_are_refused(rates, error, message, unhooked):
     with pytest.raises(error, match=message):
         jaxrnn.regularize(jaxrnn.lstm(2), **rates)
 
 
-def test_a_cell_without_a_rule_is_refused(unhooked):
+def test_cell_without_a_rule_is_refused(unhooked):
     plain = jaxrnn.Cell(*jaxrnn.lstm(2)[:3])
     with pytest.raises(NotImplementedError, match="regularize: cell expected one with a rule"):
         jaxrnn.regularize(plain, zoneout=0.1)

@@ -1,4 +1,4 @@
-"""What the modules refuse, and in what words: module, argument, expected, got, likely cause."""
+"""Refusals of the modules. A message has module, argument, expected, got, likely cause."""
 
 import jax
 import numpy as np
@@ -111,8 +111,8 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_is_refused_by_name(what, unhooked):
-    make, error, message = REFUSED[what]
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_arguments_are_refused(case, unhooked):
+    make, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         make()

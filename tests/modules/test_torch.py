@@ -1,7 +1,7 @@
-"""The modules against live PyTorch: random configurations, all outputs, all gradients, in float32.
+"""The modules against live PyTorch: all outputs and gradients of random configurations, in float32.
 
-The modules take PyTorch's own state dict, inputs and states; the gradients are brought to PyTorch's
-layout by the converter here, a second pair of eyes on that of the library.
+The modules load PyTorch's state dict and read its inputs and states. This file converts gradients to PyTorch's layout
+by itself, and so checks the converter of jaxrnn.
 """
 
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.peers
 
 # Relative to the largest entry of each array.
 FORWARD, BACKWARD = 2e-6, 2e-5
-EXAMPLES = 67  # of each kind, no two the same
+EXAMPLES = 67  # distinct ones of each kind
 
-zeros = jax.nn.initializers.zeros  # random weights that nobody looks at would be compiled for every shape
+zeros = jax.nn.initializers.zeros  # random weights would be compiled for every shape, and replaced
 
 
 class Sizes(NamedTuple):
@@ -36,9 +36,9 @@ class Sizes(NamedTuple):
 
 
 def sizes_of(bidirectional: bool, bias: bool, projected: bool, ragged: bool) -> Sizes:
-    """Sizes that go with options which are compiled apart anyhow, so that varying them costs nothing.
+    """Sizes that depend on options with programs of their own, so that no further program is compiled.
 
-    The input is as wide as the outputs of a layer, which makes one program of all layers.
+    The input is as wide as the output of a layer, so that all layers share a program.
     """
     hidden = 6 - 2 * bidirectional - (not bias)
     output = hidden // 2 if projected else hidden
@@ -47,7 +47,7 @@ def sizes_of(bidirectional: bool, bias: bool, projected: bool, ragged: bool) -> 
 
 @st.composite
 def configurations(draw: Any, kind: str) -> dict[str, Any]:
-    """Everything that PyTorch's module and its call take."""
+    """The arguments of PyTorch's module and of its call."""
     bidirectional, bias, projected = (draw(st.booleans()) for _ in range(3))
     batched = draw(st.sampled_from([True, True, True, False]))
     ragged = batched and draw(st.booleans())
@@ -69,14 +69,14 @@ def configurations(draw: Any, kind: str) -> dict[str, Any]:
 
 
 def options(config: dict) -> dict[str, Any]:
-    """The arguments that both modules take by the same names."""
+    """The arguments with equal names in both modules."""
     names = ["num_layers", "bias", "batch_first", "bidirectional"]
     names += {"LSTM": ["proj_size"], "RNN": ["nonlinearity"], "GRU": []}[config["kind"]]
     return {name: config[name] for name in names}
 
 
 def shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Of the input, of the states and of the outputs."""
+    """The shapes of input, states and outputs."""
     sizes, directions = config["sizes"], 1 + config["bidirectional"]
     batch = (sizes.batch,) if config["batched"] else ()
     steps = (*batch, sizes.time) if config["batch_first"] else (sizes.time, *batch)
@@ -86,7 +86,7 @@ def shapes(config: dict) -> dict[str, tuple[int, ...]]:
 
 
 def torch_answers(config: dict, module: Any, inputs: dict, cotangents: dict) -> tuple[dict, dict]:
-    """Outputs, and the gradients of their weighted sum by the weights, the input and the states."""
+    """PyTorch's outputs, and the gradients of their weighted sum by weights, input and states."""
     import torch
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
@@ -106,7 +106,7 @@ def torch_answers(config: dict, module: Any, inputs: dict, cotangents: dict) -> 
 
 
 def in_torch_layout(config: dict, gradients: Any) -> dict[str, Any]:
-    """Cotangents of the functional parameters under PyTorch's names: both of its biases have that of their sum."""
+    """Cotangents of the functional parameters with PyTorch's names. Its two biases have the cotangent of their sum."""
     directions, out = 1 + config["bidirectional"], {}
     for n in range(config["num_layers"] * directions):
         record = gradients[n // directions]
@@ -124,7 +124,7 @@ def in_torch_layout(config: dict, gradients: Any) -> dict[str, Any]:
 
 
 def our_answers(config: dict, state_dict: Any, inputs: dict, cotangents: dict) -> tuple[dict, dict]:
-    """The same of our module, with PyTorch's weights."""
+    """The outputs and gradients of our module with PyTorch's weights."""
     sizes = config["sizes"]
     module = getattr(modules, config["kind"])(
         sizes.features, sizes.hidden, rngs=nnx.Rngs(0), kernel_init=zeros, recurrent_init=zeros, **options(config)
@@ -146,7 +146,7 @@ def our_answers(config: dict, state_dict: Any, inputs: dict, cotangents: dict) -
 
 
 def gaps(ours: dict, theirs: dict) -> dict[str, float]:
-    """For each array the largest difference, relative to its largest entry."""
+    """The largest difference of each array, relative to its largest entry."""
     assert {name: a.shape for name, a in ours.items()} == {name: a.shape for name, a in theirs.items()}
     assert {a.dtype.name for a in (*ours.values(), *theirs.values())} == {"float32"}
     worst = lambda a, b: float(np.max(np.abs(np.asarray(a, float) - b)) / max(np.max(np.abs(b)), 1e-30))  # noqa: E731

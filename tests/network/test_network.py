@@ -1,7 +1,8 @@
-"""Stacks, integration modes, generation, truncation: against loops written out by hand."""
+"""Stacks, streams, generation, truncation and clipping, against loops in NumPy and Python."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from tests.support.registry import (
     B,
     T,
     assert_close,
+    assert_equal,
     bits,
     gap,
     make,
@@ -29,7 +31,7 @@ from tests.support.registry import (
 )
 
 I = 3  # noqa: E741
-# Made once, so that what one test compiles serves the others.
+# One list for all tests, so that they share compiled programs.
 MIXED = [jaxrnn.lstm(4, projection_size=2), jaxrnn.gru(3), jaxrnn.rnn(5)]
 VALID = np.arange(T)[:, None] < LENGTHS
 
@@ -44,7 +46,7 @@ def built(cells, seed=0, **options):
 
 
 def one_after_another(net, params, xs, states, residual=False, **options):
-    """A stack in NumPy: final states, outputs, states of all layers."""
+    """A stack in NumPy: final states, outputs, and the states of all layers."""
     outcomes, out = [], numpy_of(xs)
     for k, layer in enumerate(net.layers):
         outcomes.append(in_numpy.unroll(layer.name.split("(")[0], params[k], out, states[k], **options))
@@ -53,36 +55,37 @@ def one_after_another(net, params, xs, states, residual=False, **options):
     return finals, out, every
 
 
-def test_a_stack_is_its_layers_one_after_another(x64):
+def test_stack_equals_its_layers_one_after_another(x64):
     net, params, xs, states = built(MIXED)
     resets = bits(1, (T, B), 0.3)
     got = net.unroll(params, xs, states, lengths=LENGTHS, resets=resets, return_states=True)
     assert_close(got, one_after_another(net, params, xs, states, mask=VALID, resets=resets))
 
 
-def test_default_states_are_zeros_and_reverse_reverses(x64):
+def test_default_states_are_zeros_and_reverse_reads_from_the_end(x64):
     net, params, xs, _ = built(MIXED)
     zeros = net.initial_state((B,), jnp.float64)
-    assert gap(net.unroll(params, xs), net.unroll(params, xs, zeros)) == 0.0
+    assert_equal(net.unroll(params, xs), net.unroll(params, xs, zeros))
     assert_close(net.unroll(params, xs, reverse=True), one_after_another(net, params, xs, zeros, reverse=True)[:2])
 
 
-BOTH_WAYS = [jaxrnn.gru(4), jaxrnn.lstm(4)]
+BIDIRECTIONAL = [jaxrnn.gru(4), jaxrnn.lstm(4)]
 
 
 @pytest.mark.xdist_group("bidirectional")
 @pytest.mark.parametrize("merge", ["concat", "sum", "mul", "average", "callable"])
-def test_bidirectional_is_two_unrolls_merged(merge, x64):
+def test_bidirectional_stack_equals_merged_unrolls(merge, x64):
     f = {
         "concat": lambda a, b: np.concatenate([a, b], -1), "sum": lambda a, b: a + b, "mul": lambda a, b: a * b,
         "average": lambda a, b: (a + b) / 2, "callable": lambda a, b: a - 2 * b,
     }[merge]  # fmt: skip
-    net, params, xs, states = built(BOTH_WAYS, bidirectional=True, merge=f if merge == "callable" else merge)
+    net, params, xs, states = built(BIDIRECTIONAL, bidirectional=True, merge=f if merge == "callable" else merge)
     finals, ys = net.unroll(params, xs, states, lengths=LENGTHS)
     out = numpy_of(xs)
     for k, kind in enumerate(("gru", "lstm")):
         ahead, back = (
-            in_numpy.unroll(kind, params[k][way], out, states[k][way], mask=VALID, reverse=bool(way)) for way in (0, 1)
+            in_numpy.unroll(kind, params[k][direction], out, states[k][direction], mask=VALID, reverse=bool(direction))
+            for direction in (0, 1)
         )
         out = f(ahead[1], back[1])
         assert_close(finals[k], Bidirectional(ahead[0], back[0]))
@@ -90,25 +93,24 @@ def test_bidirectional_is_two_unrolls_merged(merge, x64):
 
 
 @pytest.mark.xdist_group("bidirectional")
-def test_backward_direction_begins_at_each_sequences_end(x64):
-    net, params, xs, states = built(BOTH_WAYS[:1], bidirectional=True)
+def test_backward_direction_starts_at_the_end_of_each_sequence(x64):
+    net, params, xs, states = built(BIDIRECTIONAL[:1], bidirectional=True)
     _, ys = numpy_of(net.unroll(params, xs, states, lengths=LENGTHS))
     for k, length in enumerate(LENGTHS):
-        for way, halves in enumerate(np.split(ys, 2, -1)):
-            start = np.asarray(states[0][way])[k]
-            _, alone, _ = in_numpy.unroll("gru", params[0][way], xs[:length, k], start, reverse=bool(way))
+        for direction, halves in enumerate(np.split(ys, 2, -1)):
+            start = np.asarray(states[0][direction])[k]
+            _, alone, _ = in_numpy.unroll("gru", params[0][direction], xs[:length, k], start, reverse=bool(direction))
             assert_close(halves[:length, k], alone)
 
 
-def test_directions_of_different_cells(x64):
+def test_directions_may_have_different_cells(x64):
     net, params, xs, _ = built([Bidirectional(jaxrnn.gru(4), jaxrnn.lstm(2)), jaxrnn.rnn(3)])
-    assert params[1].w_x.shape == (6, 3)
-    assert net.unroll(params, xs)[1].shape == (T, B, 3)
+    chex.assert_shape([params[1].w_x, net.unroll(params, xs)[1]], [(6, 3), (T, B, 3)])
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_gradients_of_a_stack_equal_autodiff(bidirectional, x64):
-    """Everything a stack adds at once. Which cells are in it matters little, so they are small ones."""
+    """All options of a stack together, over small cells."""
     net, params, xs, states = built([jaxrnn.rnn(4), jaxrnn.indrnn(4)], bidirectional=bidirectional, merge="sum",
                                     residual=True, dropout=0.4)  # fmt: skip
     options = {"lengths": LENGTHS, "resets": bits(2, (T, B), 0.3), "return_states": True, "key": jax.random.key(1)}
@@ -133,7 +135,7 @@ def test_residual_adds_inputs_from_the_second_layer_on(x64):
     assert_close(y, expected[-1])
 
 
-def test_dropout_is_fresh_each_step_keeps_the_mean_and_spares_the_last_layer():
+def test_dropout_draws_anew_each_step_keeps_the_mean_and_spares_the_last_layer():
     constant = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
     sees = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.zeros((1, 1)))
     net = jaxrnn.stack([constant, constant], dropout=0.25)
@@ -148,10 +150,10 @@ def test_dropout_is_fresh_each_step_keeps_the_mean_and_spares_the_last_layer():
     assert (np.asarray(single) == 1).all()
 
 
-def test_noise_of_regularised_layers_comes_from_the_same_key(x64):
+def test_noise_of_regularised_layers_follows_the_key(x64):
     net, params, xs, _ = built([jaxrnn.regularize(jaxrnn.rnn(4), recurrent_dropout=0.4)] * 2)
     once, twice, other = (net.unroll(params, xs, key=jax.random.key(k)) for k in (0, 0, 1))
-    assert gap(once, twice) == 0.0
+    assert_equal(once, twice)
     assert gap(other, once) > 1e-3
     assert gap(once, net.unroll(params, xs)) > 1e-3
 
@@ -166,7 +168,7 @@ def test_chunks_of_a_stream_equal_one_long_unroll(x64):
     assert_close((states, np.concatenate(pieces)), (whole, ys))
 
 
-def test_streaming_equals_batch(x64):
+def test_streamed_steps_equal_one_unroll(x64):
     net, params, xs, states = built(MIXED)
     whole, ys, _ = one_after_another(net, params, xs, states)
     step = jax.jit(net.step)
@@ -176,10 +178,10 @@ def test_streaming_equals_batch(x64):
     assert_close(states, whole)
 
 
-# ---- generation and the other modes
+# Generation and outputs
 
 
-def test_generation_equals_a_hand_loop(x64):
+def test_generation_equals_a_python_loop(x64):
     net, params, _, _ = built([jaxrnn.lstm(4), jaxrnn.gru(I)])
     states, x = net.initial_state((B,), jnp.float64), jnp.zeros((B, I), jnp.float64)
 
@@ -200,7 +202,7 @@ def test_generation_equals_a_hand_loop(x64):
     assert len(np.unique(np.argmax(np.asarray(inputs), -1))) == I
 
 
-def test_generation_without_chance_hands_on_none_and_continues(x64):
+def test_generation_without_a_key_passes_none_and_can_be_continued(x64):
     case = make("gru")
     params = case.params._replace(w_x=jnp.ones((4, 12)))
     seen = []
@@ -218,7 +220,7 @@ def test_generation_without_chance_hands_on_none_and_continues(x64):
     assert_close((end, np.concatenate([first, second])), (states, ys))
 
 
-def test_last_output_of_each_length():
+def test_last_output_is_read_at_each_length():
     ys = np.arange(1.0, 1 + T * B, dtype=np.float32).reshape(T, B, 1)
     last, some = jax.jit(jaxrnn.last_output), LENGTHS > 0
     expected = [[ys[n - 1, k, 0] if n else 0] for k, n in enumerate(LENGTHS)]
@@ -233,21 +235,21 @@ def test_last_output_of_each_length():
     np.testing.assert_array_equal(np.sum(gradient, (0, 2)), 1.0 * some)
 
 
-# ---- truncation and clipping inside time
+# Truncation and clipping inside time
 
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("implementation", ["bptt", "scan", "reference"])
 @pytest.mark.parametrize("name", [of_cell("lstm"), of_cell("gru-reset-before")])
-def test_truncation_is_a_stop_at_each_border_between_windows(name, implementation, reverse, x64):
-    """A window of 4 over 6 steps, with masks and resets: as two unrolls with nothing flowing back between them."""
+def test_truncated_gradients_equal_separate_windows(name, implementation, reverse, x64):
+    """Windows of 4 and 2 steps, with masks and resets, equal two unrolls that exchange no gradient."""
     asked = (operands_of(name), *SCENARIOS["mask-resets"].values(), cotangents_of(name))
     got = program(name, implementation, truncate=4, reverse=reverse)(*asked)
     assert_close(got, windowed(name, 4, asked[0], asked[3], **SCENARIOS["mask-resets"], reverse=reverse))
 
 
-def test_which_steps_a_gradient_crosses(x64):
-    """From the output of step t the gradient reaches the inputs of its own window up to t, and no others."""
+def test_truncated_gradients_stay_within_their_window(x64):
+    """The output of step t has gradients for the inputs up to t of its own window alone."""
     case = make("gru", ())
     jacobian = quick_jit(jax.jacrev(lambda xs: run(case._replace(xs=xs), truncate=2)[1].sum(-1)))(case.xs)
     reached = np.abs(np.asarray(jacobian)).max(-1) > 0
@@ -255,19 +257,18 @@ def test_which_steps_a_gradient_crosses(x64):
     np.testing.assert_array_equal(reached, expected)
 
 
-def test_a_window_of_the_whole_sequence_is_full_bptt_exactly(x64):
-    """The very same program; and values are those of full BPTT whatever the window."""
-
+def test_window_of_the_whole_sequence_is_the_program_of_full_bptt(x64):
+    """Values equal those of full BPTT for any window."""
     asked = (operands_of("lstm"), *SCENARIOS["mask-resets"].values(), cotangents_of("lstm"))
     text = lambda **options: program("lstm", None, **options).lower(*asked).as_text()  # noqa: E731
 
     assert text(truncate=T) == text(truncate=T + 5) == text() != text(truncate=T - 1)
     case = make("lstm")
-    assert gap(run(case, truncate=2), run(case)) == 0.0
+    assert_equal(run(case, truncate=2), run(case))
 
 
-def test_training_on_a_stream_in_chunks_is_the_windowed_gradient(x64):
-    """Carry the states, stop their gradients, reset at document borders: the sum over chunks is `truncate`."""
+def test_gradients_summed_over_chunks_equal_truncated_ones(x64):
+    """A chunk starts from the states of the last one, without their gradients. Resets are at any step."""
     net, params, xs, _ = built([jaxrnn.lstm(4), jaxrnn.gru(3)])
     resets = bits(5, (T, B), 0.3)
 
@@ -284,7 +285,7 @@ def test_training_on_a_stream_in_chunks_is_the_windowed_gradient(x64):
     assert_close(whole, total)
 
 
-def test_clipping_limits_what_a_step_hands_back_by_hand():
+def test_clipping_limits_the_cotangent_of_every_step():
     """h_t = 2 h_{t-1} + x_t: the cotangent doubles each step, to at most 3."""
     cell = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
     params = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.full((1, 1), 2.0))
@@ -305,13 +306,13 @@ def test_clipping_equals_autodiff_with_masks_and_resets(name, x64):
     assert_close(clipped, by_scan)
     _, unclipped = by_hand(name, operands, cotangents, **masks)
     assert gap(clipped[1], unclipped) > 1e-2
-    # What is small enough is not clipped.
+    # Small cotangents are not clipped.
     small = jax.tree.map(lambda d: 1e-6 * np.asarray(d), cotangents)
     _, gradients = program(name, "bptt", clip_gradient=0.2)(operands, *masks.values(), small)
     assert_close(gradients, jax.tree.map(lambda d: 1e-6 * np.asarray(d), unclipped))
 
 
-# ---- counts
+# Counts
 
 
 @pytest.mark.parametrize(("cell", "formula"), [
@@ -320,12 +321,12 @@ def test_clipping_equals_autodiff_with_masks_and_resets(name, x64):
     (jaxrnn.lstm(7, coupled=True), 3 * 7 * (3 + 7 + 1)), (jaxrnn.lstm(7, peephole=True), 4 * 7 * (3 + 7 + 1) + 3 * 7),
     (jaxrnn.mgu(7), 2 * 7 * (3 + 7 + 1)), (jaxrnn.indrnn(7), 7 * (3 + 2)),
 ], ids=repr)  # fmt: skip
-def test_parameter_counts(cell, formula):
+def test_parameter_counts_equal_their_formulas(cell, formula):
     params = jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0))
     assert jaxrnn.count_params(params) == formula
 
 
-# ---- what is refused
+# Refusals
 
 GRU, LSTM = jaxrnn.gru(4), jaxrnn.lstm(3)
 KEY = jax.random.key(0)
@@ -384,16 +385,16 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_is_refused_by_name(what, unhooked):
-    call, error, message = REFUSED[what]
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_arguments_are_refused(case, unhooked):
+    call, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         call()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32])
-def test_lengths_of_a_narrow_dtype_are_lengths(dtype, unhooked):
-    """300 steps are more than eight bits can count."""
+def test_lengths_of_narrow_dtypes_index_long_sequences(dtype, unhooked):
+    """An index of eight bits cannot count 300 steps."""
     cell = jaxrnn.rnn(2)
     params, xs = cell.init(jax.random.key(0), 1), jnp.ones((300, 2, 1))
     lengths = np.array([100, 5], dtype)

@@ -1,7 +1,8 @@
-"""A batch shared out over devices: the same answers, and no exchange inside a loop."""
+"""A batch sharded over devices: values and gradients equal those of one device, and loops contain no collective."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,36 +38,36 @@ def parallel(f=loss, in_axes=(None, 1, 0, 1), out_axes=None, **options):
 
 
 def shardings(*axes):
-    """By batch along these axes of the arguments, over all devices."""
+    """Shardings over all devices along the batch axes of the arguments. None is replicated."""
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
     specs = [PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "batch") for axis in axes]
     return tuple(NamedSharding(mesh, spec) for spec in specs)
 
 
-def test_value_and_gradient_are_those_of_the_whole_batch(x64):
+def test_value_and_gradient_equal_those_of_the_whole_batch(x64):
     args = operands()
     alone = quick_jit(jax.value_and_grad(loss, (0, 1)))(*args)
-    shared = quick_jit(parallel(jax.value_and_grad(loss)))(*args)
-    assert_close(shared, (alone[0], alone[1][0]))
+    sharded = quick_jit(parallel(jax.value_and_grad(loss)))(*args)
+    assert_close(sharded, (alone[0], alone[1][0]))
     assert_close(quick_jit(jax.grad(parallel()))(*args), alone[1][0])
     two = quick_jit(parallel(jax.value_and_grad(loss), devices=jax.devices()[:2]))(*args)
-    assert_close(two, shared)
+    assert_close(two, sharded)
 
 
 def stream_loss(params, states, xs, lengths, target):
-    """Of one chunk of a stream, and the states that it hands to the next."""
+    """The loss of one chunk of a stream, and the initial states of the next."""
     states, ys = STREAM.unroll(params, xs, states, lengths=lengths)
     return jnp.mean((ys - target) ** 2), states
 
 
-def trained(way, dtype):
+def trained(method, dtype):
     """Parameters, states and losses after twenty chunks of a stream."""
     params, xs, lengths, target = operands(STREAM, 4, dtype)
     states = STREAM.initial_state((BATCH,), dtype)
     differentiate = jax.value_and_grad(stream_loss, has_aux=True)
-    if way == "data_parallel":
+    if method == "data_parallel":
         differentiate = parallel(differentiate, (None, 0, 1, 0, 1), ((None, 0), None))
-    if way == "jit":
+    if method == "jit":
         whole, first, second = shardings(None, 0, 1)
         params = jax.device_put(params, whole)
         states, xs, lengths, target = jax.device_put((states, xs, lengths, target), (first, second, first, second))
@@ -83,37 +84,36 @@ def trained(way, dtype):
     for _ in range(20):
         params, momentum, states, value = step(params, momentum, states, xs)
         losses.append(float(value))
-    if way != "alone":
+    if method != "alone":
         assert len(jax.tree.leaves(states)[0].sharding.device_set) == DEVICES
         assert {s.data.shape[0] for s in jax.tree.leaves(states)[0].addressable_shards} == {BATCH // DEVICES}
     return params, states, losses
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
-def test_twenty_training_steps_of_a_stream(dtype, tolerance, x64):
+def test_twenty_training_steps_equal_those_on_one_device(dtype, tolerance, x64):
     expected = trained("alone", jnp.dtype(dtype))
     assert expected[2][-1] < expected[2][0] - 0.02
-    for way in ("jit", "data_parallel"):
-        found = trained(way, jnp.dtype(dtype))
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)  # measured 6e-7 and 1e-15
+    for method in ("jit", "data_parallel"):
+        found = trained(method, jnp.dtype(dtype))
+        chex.assert_trees_all_close(found, expected, rtol=0, atol=tolerance)  # measured 6e-7 and 1e-15
 
 
-def test_noise_of_its_own_on_every_device():
+def test_every_device_draws_its_own_noise():
     draw = parallel(lambda key: jax.random.normal(key[0], (4,)), in_axes=(0,))
     keys = jax.random.split(jax.random.key(0), DEVICES)
     expected = np.mean([jax.random.normal(key, (4,)) for key in keys], axis=0)
     np.testing.assert_allclose(jax.jit(draw)(keys), expected, rtol=1e-6)
 
 
-def test_results_that_are_put_together():
+def test_results_are_averaged_or_joined_along_out_axes():
     def f(x, by):
         number = jax.lax.axis_index("batch")
         return {"mean": x.sum(), "rows": (x * by, jnp.full(2, number))}
 
-    shared = jax.jit(parallel(f, (1, None), {"mean": None, "rows": (1, 0)}))
+    joined = jax.jit(parallel(f, (1, None), {"mean": None, "rows": (1, 0)}))
     x = np.arange(48, dtype=np.float32).reshape(3, 16)
-    found = shared(x, jnp.float32(2))
+    found = joined(x, jnp.float32(2))
     np.testing.assert_array_equal(found["rows"][0], 2 * x)
     np.testing.assert_array_equal(found["rows"][1], np.arange(16) // 2)
     np.testing.assert_allclose(found["mean"], x.sum() / DEVICES)
@@ -127,14 +127,14 @@ NETWORKS = {
 }
 
 
-def counts_of(net, way, time, **options):
-    """The collectives of a step: 64 sequences, so that a device's share of 256 steps is several segments long."""
+def counts_of(net, method, time, **options):
+    """The collectives of a training step. 64 sequences make several segments of 256 steps on each device."""
 
     def mean_square(params, xs, lengths):
         return jnp.mean(net.unroll(params, xs, lengths=lengths, **options)[1] ** 2)
 
     differentiate = jax.value_and_grad(mean_square)
-    if way == "jit":
+    if method == "jit":
         step = quick_jit(differentiate, in_shardings=shardings(None, 1, 0))
     else:
         step = quick_jit(parallel(differentiate, (None, 1, 0)))
@@ -143,20 +143,20 @@ def counts_of(net, way, time, **options):
     return counted(compiled_text(step, params, xs, lengths)), jaxrnn.count_params(params)
 
 
-@pytest.mark.parametrize("way", ["jit", "data_parallel"])
+@pytest.mark.parametrize("method", ["jit", "data_parallel"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_collective_stands_in_a_loop(name, way):
-    """Sixteen steps and 256 exchange the same: every gradient, and the loss, once."""
-    (short, size), (long, _) = (counts_of(NETWORKS[name], way, time) for time in (16, 256))
+def test_loops_contain_no_collective(name, method):
+    """Sequences of 16 and of 256 steps exchange the same: all gradients and the loss, once."""
+    (short, size), (long, _) = (counts_of(NETWORKS[name], method, time) for time in (16, 256))
     assert short == long
     assert long.inside == 0
-    assert 1 <= long.outside <= 3  # the compiler may put all in one
+    assert 1 <= long.outside <= 3  # the compiler may join them
     assert long.bytes == 4 * (size + 1)
 
 
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_the_second_of_two_batch_axes(kind, x64):
-    """Shared out under plain `jit`: the same values and gradients, and one sum outside the loops."""
+def test_batch_sharded_along_its_second_axis_equals_one_device(kind, x64):
+    """Plain `jit` shards it, with one sum outside the loops."""
     mesh = jax.make_mesh((DEVICES,), ("d",), axis_types=(kind,))
     cell = jaxrnn.gru(3)
     params = random_like(0, jax.eval_shape(lambda: cell.init(jax.random.key(0), 2)), jnp.float64)
@@ -172,39 +172,39 @@ def test_the_second_of_two_batch_axes(kind, x64):
     assert (counts.inside, counts.outside) == (0, 1)
 
 
-def test_plain_differentiation_has_one_in_its_loop():
-    """What the count would show if there were some."""
+def test_autodiff_has_a_collective_in_its_loop():
+    """The counts of the other tests would show such a collective."""
     counts, _ = counts_of(NETWORKS["rnn"], "jit", 16, implementation="scan")
     assert counts.inside >= 1
     assert counts.executed > 16
     assert counts.bytes > 16 * 4 * 4 * 4  # w_h alone, every step
 
 
-def test_segments_that_are_run_again_exchange_nothing():
+def test_recomputed_segments_add_no_collective():
     counts, size = counts_of(NETWORKS["lstm"], "data_parallel", 256, checkpoint="sqrt")
     assert counts.inside == 0
     assert counts.bytes == 4 * (size + 1)
 
 
-@pytest.mark.parametrize("way", ["jit", "data_parallel"])
-def test_long_sequences_run_again_give_the_same(way, x64):
-    def again(params, xs, lengths, target):
+@pytest.mark.parametrize("method", ["jit", "data_parallel"])
+def test_checkpoint_keeps_value_and_gradient(method, x64):
+    def recomputed(params, xs, lengths, target):
         _, ys = NET.unroll(params, xs, lengths=lengths, checkpoint=2)
         return jnp.mean((ys - target) ** 2)
 
-    args, f = operands(), jax.value_and_grad(again)
-    f = quick_jit(f, in_shardings=shardings(None, 1, 0, 1)) if way == "jit" else quick_jit(parallel(f))
+    args, f = operands(), jax.value_and_grad(recomputed)
+    f = quick_jit(f, in_shardings=shardings(None, 1, 0, 1)) if method == "jit" else quick_jit(parallel(f))
     assert_close(f(*args), _whole())
 
 
 @functools.cache
 def _whole():
-    """That of all sequences on one device, in float64."""
+    """Value and gradient of all sequences on one device, in float64."""
     return quick_jit(jax.value_and_grad(loss))(*operands())
 
 
-def test_lengths_of_another_share_of_the_batch():
-    """Equal shapes on a square mesh, but other sequences."""
+def test_lengths_of_another_shard_are_refused():
+    """On a square mesh all shards have equal shapes, but these lengths belong to other sequences."""
     mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:4])
     cell = jaxrnn.rnn(3)
     params, xs = cell.init(jax.random.key(0), 2), jnp.ones((3, 4, 2))
@@ -240,6 +240,6 @@ def test_lengths_of_another_share_of_the_batch():
     (lambda: parallel(lambda x: x, (0,))(jnp.arange(8)), TypeError, r"data_parallel: out_axes expected the batch axis of a result that is not floating-point, which has no mean; got None for int32\[1\]"),
     (lambda: parallel(loss, (None, 1, None, 1))(*operands(dtype=jnp.float32)), ValueError, r"unroll: lengths expected the batch shape \(2,\), got \(16,\).* shard them as xs"),
 ])  # fmt: skip
-def test_bad_input(call, error, message, unhooked):
+def test_bad_arguments_are_refused(call, error, message, unhooked):
     with pytest.raises(error, match=message):
         call()

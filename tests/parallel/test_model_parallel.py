@@ -1,7 +1,8 @@
-"""The units of a layer shared out over devices: the same numbers, one exchange a step, and no whole weight anywhere."""
+"""The units of a layer sharded over devices: numbers equal those of one device, collectives those of the documentation."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ def stored(params, mesh=None):
 
 
 def weigh(tree):
-    """A number that every entry has a part in."""
+    """A sum over all entries with random weights."""
     leaves = jax.tree.leaves(tree)
     weights = (np.random.default_rng(k).standard_normal(leaf.shape) for k, leaf in enumerate(leaves))
     return sum(jnp.sum(jnp.asarray(w, leaf.dtype) * leaf) for w, leaf in zip(weights, leaves, strict=True))
@@ -70,7 +71,7 @@ def alone(name, **options):
 
 
 def numbers(cell, **options):
-    """A function of parameters, inputs and states: everything `unroll` returns, and all gradients."""
+    """A function of parameters, inputs and states that returns the values of `unroll` and all gradients."""
 
     def value(params, xs, state):
         found = jaxrnn.unroll(cell, params, xs, state, return_states=True, lengths=LENGTHS, **options)
@@ -80,7 +81,7 @@ def numbers(cell, **options):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_numbers_are_those_of_one_device(name, x64):
+def test_values_and_gradients_equal_one_device(name, x64):
     params, xs, state = operands(CELLS[name])
     found = numbers(placed(CELLS[name]))(stored(params), xs, state)
     assert_close(found, alone(name))
@@ -93,14 +94,14 @@ def test_numbers_are_those_of_one_device(name, x64):
 @pytest.mark.parametrize("options", [
     {"checkpoint": 4}, {"checkpoint": "gates"}, {"implementation": "scan"}, {"reverse": True, "truncate": 3, "clip_gradient": 0.3},
 ], ids=str)  # fmt: skip
-def test_options(options, x64):
+def test_options_of_unroll_equal_one_device(options, x64):
     params, xs, state = operands(CELLS["lstm"])
     assert_close(numbers(placed(CELLS["lstm"]), **options)(stored(params), xs, state), alone("lstm", **options))
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpoint": "sqrt"}], ids=str)
-def test_with_the_batch_over_another_axis(options, x64):
-    """Eight devices, four by two: the gradients of weights are summed over the second."""
+def test_batch_sharded_over_another_axis_equals_one_device(options, x64):
+    """The mesh has four by two devices. Gradients of weights are summed over the second axis."""
     mesh = mesh_of(4, 2)
     params, xs, state = operands(CELLS["gru"])
     found = numbers(placed(CELLS["gru"], mesh, batch_axis="data"), **options)(stored(params, mesh), xs, state)
@@ -120,8 +121,8 @@ def test_half_precision_products_accumulate_in_float32():
 NET = jaxrnn.stack([jaxrnn.lstm(H), jaxrnn.gru(4)], bidirectional=True, dropout=0.3)
 
 
-def test_a_network_trains_as_on_one_device(x64):
-    """Twenty steps of Adam: bidirectional, with lengths and dropout; moments stored as parameters are."""
+def test_network_trains_as_on_one_device(x64):
+    """Twenty steps of Adam, bidirectional, with lengths and dropout. Moments are sharded as parameters are."""
     mesh = mesh_of(4, 2)
     optimizer = optax.adam(1e-2)
 
@@ -132,7 +133,6 @@ def test_a_network_trains_as_on_one_device(x64):
 
         @quick_jit
         def step(params, moments, key):
-            updates, moments = None, moments
             gradients = jax.grad(loss)(params, key)
             with jax.numpy_dtype_promotion("standard"):  # Optax counts steps in integers
                 updates, moments = optimizer.update(gradients, moments, params)
@@ -147,15 +147,14 @@ def test_a_network_trains_as_on_one_device(x64):
     xs = random_like(1, jax.ShapeDtypeStruct((T, B, I), jnp.float64), jnp.float64)
     expected, _ = trained(NET, params)
     found, moments = trained(placed(NET, mesh, batch_axis="data"), stored(params, mesh))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    chex.assert_trees_all_close(found, expected, rtol=0, atol=1e-12)
     for tree in (found, moments[0].mu):
         w_h = tree[0].forward.w_h
         assert {shard.data.shape for shard in w_h.addressable_shards} == {(H // 4, 4 * H)}
 
 
 def counts(cell, differentiate, time):
-    """Of each kind of collective in loops over time, how often it is executed a step; and all bytes outside."""
+    """The collectives in loops over time, each with its kind, executions and bytes, and those outside loops."""
     mesh, batch = mesh_of(N), 128  # segments of eight steps
 
     def loss(params, xs):
@@ -170,8 +169,8 @@ def counts(cell, differentiate, time):
 
 
 @pytest.mark.parametrize(("name", "a_step"), [("lstm", 1), ("gru-before", 2), ("indrnn", 0)])
-def test_what_a_step_exchanges(name, a_step):
-    """The table of `model_parallel`, read from the compiled program."""
+def test_steps_exchange_the_documented_collectives(name, a_step):
+    """The numbers of the table of `model_parallel`, in the compiled program."""
     time, rows, word = 32, 128, 4
     cell = placed(CELLS[name])
     gathers = [("all-gather", time, rows * H * word)] * a_step
@@ -190,8 +189,8 @@ def _gates(name):
     return {"lstm": 4, "gru-before": 3, "indrnn": 1}[name]
 
 
-def test_columns_without_it_move_gates_every_step():
-    """Why it is not left to the compiler."""
+def test_columns_sharded_by_the_compiler_exchange_gates_every_step():
+    """These exchanges are why `model_parallel` does not leave the sharding to the compiler."""
     cell, mesh = CELLS["lstm"], mesh_of(N)
     params, xs, _ = operands(cell, jnp.float32)
     columns = jax.tree.map(lambda leaf: NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 1), "model")), params)
@@ -199,7 +198,7 @@ def test_columns_without_it_move_gates_every_step():
     assert sum(c.depth > 0 for c in collectives(compiled_text(f, params, xs))) == 13
 
 
-def test_modules_carry_the_sharding():
+def test_modules_shard_their_parameters():
     mesh, rows = mesh_of(N), {"out_sharding": ("model", None)}
     with jax.set_mesh(mesh):
         module = jaxrnn.modules.LSTM(I, H, kernel_metadata=rows, recurrent_metadata=rows, rngs=nnx.Rngs(0))
@@ -213,7 +212,7 @@ def test_modules_carry_the_sharding():
     assert_close(ys, quick_jit(module.network.unroll)(host, xs)[1], "float32")
 
 
-def test_saved_as_the_cell_itself(tmp_path):
+def test_saved_cell_loads_without_its_placement(tmp_path):
     cell, mesh = CELLS["gru"], mesh_of(N)
     params = stored(operands(cell, jnp.float32)[0], mesh)
     jaxrnn.save(tmp_path / "gru.safetensors", placed(cell, mesh), params)
@@ -221,14 +220,14 @@ def test_saved_as_the_cell_itself(tmp_path):
     assert again == cell._replace(
         init=again.init, initial_state=again.initial_state, step=again.step, check=again.check
     )
-    jax.tree.map(np.testing.assert_array_equal, values, params)
+    chex.assert_trees_all_equal(values, params)
 
 
-# ---- the batch on a mesh whose axes are explicit, as jax.make_mesh makes them by default
+# Explicit meshes, which jax.make_mesh makes by default
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpoint": 4}, {"implementation": "scan"}], ids=str)
-def test_a_batch_that_the_type_says_is_sharded(options, x64):
+def test_batch_on_an_explicit_mesh_equals_one_device_and_stays_sharded(options, x64):
     mesh = mesh_of(2, 2, names=("data", "other"), types=AxisType.Explicit)
     put = lambda tree, *spec: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*spec)))  # noqa: E731
     params, xs, state = operands(CELLS["lstm"])
@@ -241,8 +240,8 @@ def test_a_batch_that_the_type_says_is_sharded(options, x64):
     assert all(c.depth == 0 for c in found) or "implementation" in options
 
 
-def test_noise_on_an_explicit_mesh(x64):
-    """Every sequence drops units of its own, and they go where the sequence is."""
+def test_noise_on_an_explicit_mesh_equals_one_device(x64):
+    """Every sequence has its own noise, on the device of the sequence."""
     cell = jaxrnn.regularize(CELLS["rnn"], recurrent_dropout=0.4, zoneout=0.2)
     mesh = mesh_of(2, names=("data",), types=AxisType.Explicit)
     params, xs, _ = operands(cell)
@@ -265,7 +264,7 @@ def _explicit(cell, options):
     return run
 
 
-# ---- what is refused
+# Refusals
 
 
 def refused(call, error, message):
@@ -286,9 +285,9 @@ def refused(call, error, message):
     refused(lambda: jaxrnn.param_shardings((), mesh_of(2), "units"), ValueError, "param_shardings: axis expected an axis of the mesh, model; got 'units'"),
     refused(lambda: _run(placed(CELLS["rnn"], mesh_of(1, 4), batch_axis="data"), (T, 6, I)), ValueError, r"unroll: xs expected a batch axis 1 that the 4 devices of the mesh axis 'data' divide, got shape \(6, 6, 4\)"),
     refused(lambda: _run(jaxrnn.regularize(placed(CELLS["rnn"]), zoneout=0.1), (T, 2, I)), NotImplementedError, "regularize: cell rnn.* is sharded by units"),
-    refused(lambda: _shared_twice(), ValueError, "unroll: cell .* is sharded by `unroll` itself, expected a call outside of shard_map"),
+    refused(lambda: _sharded_twice(), ValueError, "unroll: cell .* is sharded by `unroll` itself, expected a call outside of shard_map"),
 ])  # fmt: skip
-def test_bad_input(call, error, message, unhooked):
+def test_bad_arguments_are_refused(call, error, message, unhooked):
     with pytest.raises(error, match=message):
         call()
 
@@ -297,7 +296,7 @@ def _run(cell, shape):
     return jaxrnn.unroll(cell, operands(cell, jnp.float32)[0], np.ones(shape, np.float32))
 
 
-def _shared_twice():
+def _sharded_twice():
     cell = placed(CELLS["rnn"])
     f = lambda params, xs: jnp.mean(jaxrnn.unroll(cell, params, xs)[1])  # noqa: E731
     jaxrnn.data_parallel(f, (None, 1))(operands(cell, jnp.float32)[0], np.ones((T, 8, I), np.float32))

@@ -1,7 +1,8 @@
-"""Layers in a pipeline over chunks of time: equal to the stack, and one exchange a tick."""
+"""Layers in a pipeline over chunks of time: values equal those of the stack, and a tick has one collective."""
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,7 +39,7 @@ def operands(cell, dtype=jnp.float64):
 
 
 def stacked(cell, **options):
-    """The same by `stack`, of the same operands."""
+    """The same layers in `stack`, as a function of the same operands."""
     net = jaxrnn.stack([cell] * L)
 
     def run(params, xs, states, **masks):
@@ -50,7 +51,7 @@ def stacked(cell, **options):
 
 
 def numbers(run, **masks):
-    """A function of the operands: everything that is returned, and all gradients."""
+    """A function of the operands that returns the results of `run` and all gradients."""
 
     def value(params, xs, states):
         found = run(params, xs, states, **masks)
@@ -71,12 +72,12 @@ def expected(name, masks):
 
 @pytest.mark.parametrize(("name", "masks", "sizes", "options"), [
     ("lstm", "plain", (4,), {"chunk": 2}),
-    ("lstm", "plain", (2,), {"chunk": 5}),  # which does not divide the steps
-    ("lstm", "lengths", (4,), {"chunk": 3}),  # nor does this
+    ("lstm", "plain", (2,), {"chunk": 5}),  # 5 does not divide the 8 steps
+    ("lstm", "lengths", (4,), {"chunk": 3}),  # nor does 3
     ("lstm", "lengths", (2,), {"chunk": 8}),  # two layers a device, one chunk
     ("gru", "lengths", (4, 2), {"chunk": 2, "batch_axis": "data"}),
 ])  # fmt: skip
-def test_equal_to_the_stack(name, masks, sizes, options, x64):
+def test_pipeline_equals_the_stack(name, masks, sizes, options, x64):
     params, xs, states = operands(CELLS[name])
     mesh = mesh_of(*sizes)
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec("layers")))
@@ -87,12 +88,12 @@ def test_equal_to_the_stack(name, masks, sizes, options, x64):
 
 
 @pytest.mark.parametrize("checkpoint", [2, "sqrt", "gates"])
-def test_chunks_that_are_run_again(checkpoint, x64):
+def test_checkpoint_equals_the_stack(checkpoint, x64):
     run = functools.partial(piped(CELLS["lstm"], chunk=4), checkpoint=checkpoint)
     assert_close(numbers(run)(*operands(CELLS["lstm"])), expected("lstm", "plain"))
 
 
-def test_plain_differentiation_and_clipping_inside_time(x64):
+def test_autodiff_with_clipping_equals_the_stack(x64):
     run = functools.partial(piped(CELLS["gru"], chunk=4), implementation="scan", clip_gradient=0.1)
     clipped = numbers(stacked(CELLS["gru"], clip_gradient=0.1))(*operands(CELLS["gru"]))
     assert_close(numbers(run)(*operands(CELLS["gru"])), clipped)
@@ -101,8 +102,8 @@ def test_plain_differentiation_and_clipping_inside_time(x64):
 
 # Measured: values equal to the bit, gradients within 2e-7.
 @pytest.mark.parametrize(("options", "dtype"), [({}, "float32"), ({"compute_dtype": jnp.bfloat16}, "bfloat16")])
-def test_inputs_in_half_precision(options, dtype):
-    """Parameters in float32: outputs are in the dtype of both, or with `compute_dtype` in that of the inputs."""
+def test_half_precision_inputs_equal_the_stack(options, dtype):
+    """Parameters are in float32. Outputs are in float32, or with `compute_dtype` in the dtype of the inputs."""
     params, xs, states = operands(CELLS["lstm"], jnp.float32)
     asked = (params, xs.astype(jnp.bfloat16), states)
     with jax.numpy_dtype_promotion("standard"):
@@ -115,14 +116,15 @@ def test_inputs_in_half_precision(options, dtype):
 
 
 @pytest.mark.parametrize("options", [{}, {"lengths": np.zeros(B, np.int32), "checkpoint": "sqrt"}], ids=["", "lengths"])
-def test_no_steps(options):
+def test_no_steps_return_the_states(options):
     params, xs, states = operands(CELLS["lstm"], jnp.float32)
     final, ys = quick_jit(functools.partial(piped(CELLS["lstm"]), **options))(params, xs[:0], states)
     assert_close(final, states, "float32")
-    assert (ys.shape, ys.dtype) == ((0, B, H), jnp.float32)
+    chex.assert_shape(ys, (0, B, H))
+    assert ys.dtype == jnp.float32
 
 
-def test_trains_as_the_stack(x64):
+def test_pipeline_trains_as_the_stack(x64):
     optimizer = optax.adam(1e-2)
 
     def trained(run, params):
@@ -140,12 +142,11 @@ def test_trains_as_the_stack(x64):
 
     params, xs, states = operands(CELLS["gru"])
     found, by_stack = trained(piped(CELLS["gru"]), params), trained(stacked(CELLS["gru"]), params)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(by_stack), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+    chex.assert_trees_all_close(found, by_stack, rtol=0, atol=1e-12)
 
 
-def test_one_exchange_a_tick():
-    """Forward and backward, of the outputs of a chunk; the gradients of weights stay where they are."""
+def test_each_tick_exchanges_the_outputs_of_one_chunk():
+    """The forward and the backward pass exchange alike. Gradients of weights stay on their devices."""
     cell, chunk, time = CELLS["lstm"], 4, 32
     params, *_ = operands(cell, jnp.float32)
     run = piped(cell, chunk=chunk)
@@ -157,7 +158,7 @@ def test_one_exchange_a_tick():
     ticks = time // chunk + L - 1
     within = [(c.kind, c.times, c.bytes) for c in found if c.depth]
     assert within == [("collective-permute", ticks, 4 * chunk * B * H)] * 2
-    assert sum(c.bytes for c in found if not c.depth) <= 3 * 4 * time * B * H  # outputs, and their cotangent
+    assert sum(c.bytes for c in found if not c.depth) <= 3 * 4 * time * B * H  # outputs and their cotangents
 
 
 def refused(call, error, message):
@@ -185,6 +186,6 @@ def _run(cell=CELLS["lstm"], shape=(T, B, H), layers=L, sizes=(L,), masks=None, 
     refused(lambda: _run(masks={"lengths": LENGTHS, "mask": RESETS}), ValueError, "pipeline: lengths and mask were both given"),
     refused(lambda: _run(masks={"mask": RESETS[:3]}), ValueError, r"pipeline: mask expected shape \(T, \*B\) = \(8, 4\), got \(3, 4\)"),
 ])  # fmt: skip
-def test_bad_input(call, error, message, unhooked):
+def test_bad_arguments_are_refused(call, error, message, unhooked):
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""What is refused, and in what words: function, argument, expected, got, likely cause."""
+"""Refusals of `unroll`, factories and steps. A message has function, argument, expected, got, likely cause."""
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +51,7 @@ REFUSED = {
     "params of another form": (lambda: unroll(cell=jaxrnn.gru(H, reset_after=False)), ValueError,
                                r"unroll: params\.b_hn expected None, got float32\[4\]; are they the params of the same cell in another form"),
     "not a cell": (lambda: unroll(cell=jaxrnn.lstm), TypeError, "unroll: cell expected a jaxrnn.Cell, got function"),
-    # steps that take part
+    # lengths, mask, resets
     "lengths and mask": (lambda: unroll(lengths=np.ones(B, int), mask=ZEROS), ValueError,
                          "unroll: lengths and mask were both given, expected one"),
     "float mask": (lambda: unroll(mask=jnp.ones((T, B))), TypeError, r"unroll: mask expected booleans, got float32\[6, 5\]"),
@@ -122,21 +122,21 @@ REFUSED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_is_refused_by_name(what):
-    call, error, message = REFUSED[what]
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_arguments_are_refused(case):
+    call, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         call()
 
 
-@pytest.mark.parametrize("what", ["feature size", "float mask", "state shape", "implementation"])
-def test_is_refused_while_tracing(what):
-    call, error, message = REFUSED[what]
+@pytest.mark.parametrize("case", ["feature size", "float mask", "state shape", "implementation"])
+def test_bad_arguments_are_refused_while_tracing(case):
+    call, error, message = REFUSED[case]
     with pytest.raises(error, match=message):
         jax.jit(call)()
 
 
-def test_an_implementation_that_cannot_serve_says_why():
+def test_unsupported_calls_are_refused_with_a_reason():
     cell = jaxrnn.Cell(*GRU.cell[:3])
     with pytest.raises(
         NotImplementedError,

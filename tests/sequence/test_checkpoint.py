@@ -1,4 +1,4 @@
-"""What the backward pass keeps: equal gradients, and the memory that is promised."""
+"""`checkpoint`: gradients stay equal, and memory falls as documented."""
 
 import sys
 
@@ -38,14 +38,14 @@ CHOICES = ["gates", "sqrt", 1, 4, T, T + 3]
 MASKED = SCENARIOS["mask-resets"]
 
 
-# Every form whose backward reads a residual of its own kind.
+# Every cell whose backward pass reads another kind of residual.
 @pytest.mark.parametrize("checkpoint", ["gates", 4])
 @pytest.mark.parametrize(("name", "reverse"), [
     of_cell("rnn-callable", True), of_cell("lstm-all", False), of_cell("gru-layer-norm", True),
     of_cell("lstm-regularized", False),
 ])  # fmt: skip
-def test_gradients_are_the_same(name, reverse, checkpoint, x64, monkeypatch):
-    """Segments of 4 in 6 steps leave two over; masks, resets, windows and noise go through them."""
+def test_gradients_equal_windowed_autodiff(name, reverse, checkpoint, x64, monkeypatch):
+    """Six steps are a segment of 4 and a rest of 2, with masks, resets, windows and noise."""
     monkeypatch.setattr(ARGUMENTS, "segment_length", lambda time, rows: 4)
     operands, cotangents = operands_of(name), cotangents_of(name)
     key = jax.random.key(1) if cell_of(name).sample else None
@@ -56,18 +56,18 @@ def test_gradients_are_the_same(name, reverse, checkpoint, x64, monkeypatch):
 
 @pytest.mark.xdist_group("gru")
 @pytest.mark.parametrize("checkpoint", CHOICES)
-def test_every_choice_serves_values_and_gradients(checkpoint, x64):
+def test_every_checkpoint_keeps_values_and_gradients(checkpoint, x64):
     operands, cotangents = operands_of("gru"), cotangents_of("gru")
     values, gradients = program("gru", None, checkpoint=checkpoint)(operands, *MASKED.values(), cotangents)
     assert_close((values, gradients), by_hand("gru", operands, cotangents, **MASKED))
-    if checkpoint == 4:  # without a gradient
+    if checkpoint == 4:  # values of a call without gradients
         options = {**MASKED, "reset_state": operands[3], "return_states": True}
         assert_close(run(make("gru"), checkpoint=checkpoint, **options), values)
 
 
 @pytest.mark.xdist_group("rnn-tanh")
 @pytest.mark.parametrize(("implementation", "checkpoint"), [("scan", 4), ("scan", "sqrt"), ("reference", "gates")])
-def test_other_implementations_take_it_too(implementation, checkpoint, x64):
+def test_other_implementations_support_checkpoint(implementation, checkpoint, x64):
     operands, cotangents = operands_of("rnn-tanh"), cotangents_of("rnn-tanh")
     got = program("rnn-tanh", implementation, checkpoint=checkpoint)(operands, *MASKED.values(), cotangents)
     assert_close(got, by_hand("rnn-tanh", operands, cotangents, **MASKED))
@@ -76,7 +76,7 @@ def test_other_implementations_take_it_too(implementation, checkpoint, x64):
 @pytest.mark.xdist_group("lstm")
 @pytest.mark.parametrize("time", [0, 1])
 @pytest.mark.parametrize("checkpoint", ["gates", "sqrt", 3])
-def test_short_sequences(time, checkpoint, x64):
+def test_short_sequences_equal_those_without_checkpoint(time, checkpoint, x64):
     asked = ((*make("lstm", time=time)[1:4], None), None, None)
     dfinal, *over_time = numpy_of(cotangents_of("lstm"))
     cotangents = (dfinal, *jax.tree.map(lambda d: d[:time], over_time))
@@ -86,8 +86,8 @@ def test_short_sequences(time, checkpoint, x64):
 
 @pytest.mark.xdist_group("gru")
 @pytest.mark.parametrize("checkpoint", ["gates", 4])
-def test_second_derivatives(checkpoint, x64):
-    """Forward over reverse, against differences of the gradient."""
+def test_second_derivatives_equal_finite_differences(checkpoint, x64):
+    """The second derivatives are forward over reverse, the differences those of the gradient."""
     (params, xs, *states), cotangents = operands_of("gru"), cotangents_of("gru")
     v = np.random.default_rng(5).standard_normal(xs.shape)
 
@@ -98,7 +98,7 @@ def test_second_derivatives(checkpoint, x64):
     assert gap(product, slope(lambda h: np.asarray(moved(h)))) <= TOLERANCE_OF_SLOPE
 
 
-def test_stacks_take_it(x64):
+def test_stack_passes_checkpoint_to_its_layers(x64):
     net = jaxrnn.stack([jaxrnn.rnn(3)], bidirectional=True)
     xs = make("gru", (2,)).xs
     shapes = jax.eval_shape(lambda key: net.init(key, xs.shape[-1]), jax.random.key(0))
@@ -113,7 +113,7 @@ def test_stacks_take_it(x64):
 
 
 def temporary_memory(checkpoint):
-    """Bytes of a train step beyond its operands and results, as the compiler counts them."""
+    """Bytes of a training step beyond its operands and results, counted by the compiler."""
     cell, xs = jaxrnn.lstm(32), jax.ShapeDtypeStruct((2048, 8, 16), jnp.float32)
     params = jax.eval_shape(lambda key: cell.init(key, 16), jax.random.key(0))
 
@@ -125,8 +125,8 @@ def temporary_memory(checkpoint):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def test_memory_is_what_is_promised():
-    """At T = 2,048, with a loss of the final state: of all outputs, they and their cotangent would come on top."""
+def test_checkpoint_saves_the_documented_memory():
+    """T is 2048. The loss reads the final state alone, so that outputs and their cotangents take no memory."""
     everything = temporary_memory(None)
     assert temporary_memory("gates") <= 0.6 * everything
     assert temporary_memory("sqrt") <= 0.15 * everything
@@ -139,12 +139,12 @@ def test_memory_is_what_is_promised():
     (2.0, TypeError, "unroll: checkpoint expected a positive integer, got float"),
     (True, TypeError, "unroll: checkpoint expected a positive integer, got bool"),
 ])  # fmt: skip
-def test_bad_input(checkpoint, error, message, unhooked):
+def test_bad_checkpoints_are_refused(checkpoint, error, message, unhooked):
     with pytest.raises(error, match=message):
         run(make("gru"), checkpoint=checkpoint)
 
 
-def test_gates_without_a_rule_are_refused(unhooked):
+def test_checkpoint_of_gates_without_a_rule_is_refused(unhooked):
     with pytest.raises(
         NotImplementedError, match="implementation 'scan' does not support .*checkpoint=\"gates\": only a rule knows"
     ):

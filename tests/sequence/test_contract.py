@@ -1,6 +1,6 @@
-"""The contract of every cell of the registry, under every implementation with a backward pass by hand.
+"""The contract of every cell of the registry, under every implementation with a hand-written backward pass.
 
-Most tests call two compiled programs of a cell, differentiated by hand and by JAX, and an oracle in NumPy.
+Most tests call two compiled programs of a cell, one differentiated by hand and one by JAX, or the loop in NumPy.
 """
 
 import functools
@@ -29,6 +29,7 @@ from tests.support.registry import (
     I,
     T,
     assert_close,
+    assert_equal,
     bits,
     gap,
     loss_of,
@@ -45,11 +46,11 @@ families = pytest.mark.parametrize("name", [of_cell(name) for name in FAMILIES])
 reverses = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
 MASKED = SCENARIOS["mask-resets"]
-VALID = np.arange(T)[:, None] < LENGTHS  # what `lengths=LENGTHS` says
+VALID = np.arange(T)[:, None] < LENGTHS  # the mask of `lengths=LENGTHS`
 
 
 def of_sequence(k, tree):
-    """One sequence of a state."""
+    """The state of one sequence of a batch."""
     return jax.tree.map(lambda leaf: np.asarray(leaf)[k], tree)
 
 
@@ -60,7 +61,7 @@ def of_sequence(k, tree):
 @reverses
 @pytest.mark.parametrize("scenario", ["plain", "mask-resets"])
 def test_gradients_equal_autodiff(name, implementation, scenario, reverse, x64):
-    """From outputs, states and final state together, of parameters, inputs, initial and reset state."""
+    """Final state, outputs and states have cotangents. Gradients are by parameters, inputs, initial and reset state."""
     asked = (name, operands_of(name), cotangents_of(name))
     values, gradients = by_hand(*asked, **SCENARIOS[scenario], reverse=reverse, implementation=implementation)
     assert_close((values, gradients), by_jax(*asked, **SCENARIOS[scenario], reverse=reverse))
@@ -71,8 +72,8 @@ def test_gradients_equal_autodiff(name, implementation, scenario, reverse, x64):
 
 @families
 @reverses
-def test_gradients_without_masks_equal_those_of_masks_that_hide_nothing(name, reverse, x64):
-    """The driver has a path of its own where there is no mask and no reset at all."""
+def test_gradients_without_masks_equal_those_with_every_step_valid(name, reverse, x64):
+    """The driver has a path of its own for calls without masks and resets."""
     params, xs, state, _ = operands_of(name)
     without = program(name, "bptt", reverse=reverse)((params, xs, state, None), None, None, cotangents_of(name))
     values, gradients = by_jax(name, operands_of(name), cotangents_of(name), reverse=reverse)
@@ -81,8 +82,8 @@ def test_gradients_without_masks_equal_those_of_masks_that_hide_nothing(name, re
 
 @pairs
 @reverses
-def test_gradients_of_each_cotangent_alone(name, implementation, reverse, x64):
-    """A gradient from one kind of output must not hide behind the others."""
+def test_gradients_of_each_cotangent_alone_equal_autodiff(name, implementation, reverse, x64):
+    """Only final state, outputs or states have a cotangent, so that an error in one cannot hide behind the others."""
     for emphasis in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
         asked = (name, operands_of(name), cotangents_of(name, emphasis))
         assert_close(
@@ -93,7 +94,7 @@ def test_gradients_of_each_cotangent_alone(name, implementation, reverse, x64):
 
 @pairs
 @reverses
-def test_gradients_with_lengths_0_1_and_t(name, implementation, reverse, x64):
+def test_gradients_with_lengths_0_1_and_t_equal_autodiff(name, implementation, reverse, x64):
     asked, options = (name, operands_of(name), cotangents_of(name)), {**MASKED, "mask": VALID, "reverse": reverse}
     assert_close(by_hand(*asked, **options, implementation=implementation), by_jax(*asked, **options))
 
@@ -101,7 +102,7 @@ def test_gradients_with_lengths_0_1_and_t(name, implementation, reverse, x64):
 @pairs
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_gradients_with_any_pattern_of_masks_and_resets(name, implementation, data):
+def test_gradients_with_any_masks_and_resets_equal_autodiff(name, implementation, data):
     patterns = hnp.arrays(np.bool_, (T, B))
     with jax.enable_x64(True):
         asked = (name, operands_of(name), cotangents_of(name))
@@ -112,7 +113,7 @@ def test_gradients_with_any_pattern_of_masks_and_resets(name, implementation, da
 @cells
 @reverses
 def test_gradients_equal_finite_differences(name, reverse, x64):
-    """In a random direction of all operands together."""
+    """The differences are along a random direction of all operands."""
     compiled = program(name, "bptt", jit=jax.jit, reverse=reverse)
 
     def pulled_back(operands, cotangents):
@@ -134,7 +135,7 @@ def test_gradients_equal_finite_differences(name, reverse, x64):
 @reverses
 @pytest.mark.parametrize("scenario", ["plain", "lengths", "mask-resets"])
 def test_values_equal_the_equations_in_numpy(name, implementation, scenario, reverse, x64):
-    """Those that the two programs return beside their gradients."""
+    """The two differentiated programs return these values beside their gradients."""
     options = {"mask": VALID} if scenario == "lengths" else SCENARIOS[scenario]
     params, xs, state, reset_state = operands = operands_of(name)
     expected = in_numpy.unroll(name, params, xs, state, reset_state=reset_state, reverse=reverse, **options)
@@ -145,7 +146,7 @@ def test_values_equal_the_equations_in_numpy(name, implementation, scenario, rev
 
 @cells
 @reverses
-def test_the_python_loop_equals_the_equations_in_numpy(name, reverse, x64):
+def test_python_loop_equals_the_equations_in_numpy(name, reverse, x64):
     case = make(name)
     case = case._replace(cell=case.cell._replace(step=step_of(name)))
     got = run(case, **MASKED, reverse=reverse, return_states=True, implementation="reference")
@@ -155,7 +156,7 @@ def test_the_python_loop_equals_the_equations_in_numpy(name, reverse, x64):
 @families
 @reverses
 @pytest.mark.parametrize("implementation", ["scan", "reference"])
-def test_scan_and_python_loop_take_lengths(name, reverse, implementation, x64):
+def test_scan_and_python_loop_support_lengths(name, reverse, implementation, x64):
     case = make(name)
     if implementation == "reference":
         case = case._replace(cell=case.cell._replace(step=step_of(name)))
@@ -165,7 +166,7 @@ def test_scan_and_python_loop_take_lengths(name, reverse, implementation, x64):
 
 @cells
 @reverses
-def test_lengths_equal_unrolls_of_unpadded_sequences(name, reverse, x64):
+def test_padded_batch_equals_unpadded_sequences(name, reverse, x64):
     case = make(name)
     final, ys = run(case, lengths=LENGTHS, reverse=reverse)
     for k, length in enumerate(LENGTHS):
@@ -176,14 +177,14 @@ def test_lengths_equal_unrolls_of_unpadded_sequences(name, reverse, x64):
         assert not np.asarray(ys)[length:, k].any()
 
 
-EPISODES = (0, 2, 5, T)  # where three episodes begin, and the end
+EPISODES = (0, 2, 5, T)  # the first steps of three episodes, and the end
 BEGINS = NONE | np.isin(np.arange(T), EPISODES)[:, None]
 
 
 @pairs
 @reverses
-def test_resets_equal_separate_episodes(name, implementation, reverse, x64):
-    """Three episodes end to end in one unroll, and each by itself from the state of zeros."""
+def test_values_with_resets_equal_separate_episodes(name, implementation, reverse, x64):
+    """One unroll of three episodes equals three unrolls from a state of zeros."""
     params, xs, state, _ = operands_of(name)
     zeros = jax.tree.map(np.zeros_like, state)
     (final, ys, _), _ = by_hand(
@@ -200,7 +201,7 @@ def test_resets_equal_separate_episodes(name, implementation, reverse, x64):
 
 
 def placed(tree, a, b, to=0):
-    """The steps a to b of every leaf, from step `to` on, and zeros at the others."""
+    """Steps a to b of every leaf, moved to step `to`, and zeros at all others."""
 
     def leaf(x):
         x = np.asarray(x)
@@ -213,8 +214,8 @@ def placed(tree, a, b, to=0):
 
 @pairs
 @reverses
-def test_gradients_across_resets_equal_separate_episodes(name, implementation, reverse, x64):
-    """Each episode by itself, at the first steps of a call that is masked after them."""
+def test_gradients_with_resets_equal_separate_episodes(name, implementation, reverse, x64):
+    """A call for one episode has it at the first steps and masks all others."""
     params, xs, state, reset_state = operands_of(name)
     dfinal, *over_time = numpy_of(cotangents_of(name))
     _, whole = by_hand(
@@ -222,7 +223,7 @@ def test_gradients_across_resets_equal_separate_episodes(name, implementation, r
     )
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape), (params, xs, state, reset_state))
     for a, b in itertools.pairwise(EPISODES):
-        # Read forward, the initial state is replaced before step 0; in reverse, the last episode begins with it.
+        # Forward, a reset replaces the initial state at step 0. In reverse, the last episode starts from it.
         starts_anew, ends = (not reverse or b < T), (a == 0 if reverse else b == T)
         operands = (params, placed(xs, a, b), reset_state if starts_anew else state, reset_state)
         cotangents = (jax.tree.map(lambda d, ends=ends: ends * d, dfinal), *placed(over_time, a, b))
@@ -236,29 +237,30 @@ def test_gradients_across_resets_equal_separate_episodes(name, implementation, r
 
 @pairs
 @reverses
-def test_poison_in_padding_is_never_read(name, implementation, reverse, x64):
+def test_nan_in_padding_reaches_neither_values_nor_gradients(name, implementation, reverse, x64):
+    """NaN and infinity at masked steps change no value and no gradient, in padding and between valid steps."""
     params, xs, *states = operands_of(name)
     for mask in (VALID, MASKED["mask"]):
         options = {"mask": mask, "reverse": reverse}
         clean = by_hand(name, (params, xs, *states), cotangents_of(name), **options, implementation=implementation)
-        for poison in (np.nan, np.inf):
-            poisoned = np.where(mask[..., None], xs, poison)
-            dirty = by_hand(
-                name, (params, poisoned, *states), cotangents_of(name), **options, implementation=implementation
+        for value in (np.nan, np.inf):
+            padded = np.where(mask[..., None], xs, value)
+            got = by_hand(
+                name, (params, padded, *states), cotangents_of(name), **options, implementation=implementation
             )
-            assert gap(dirty, clean) == 0.0
-            assert not np.asarray(dirty[1][1])[~mask].any()
+            assert_equal(got, clean)
+            assert not np.asarray(got[1][1])[~mask].any()
 
 
 @pairs
 @reverses
-def test_length_zero_returns_the_initial_state(name, implementation, reverse, x64):
+def test_zero_length_returns_the_initial_state(name, implementation, reverse, x64):
     operands, dfinal = operands_of(name), cotangents_of(name)[0]
     (final, ys, states), gradients = by_hand(
         name, operands, cotangents_of(name), mask=NONE, reverse=reverse, implementation=implementation
     )
-    assert gap(final, operands[2]) == 0.0
-    assert gap(states, jax.tree.map(lambda leaf: np.broadcast_to(leaf, (T, *leaf.shape)), operands[2])) == 0.0
+    assert_equal(final, operands[2])
+    assert_equal(states, jax.tree.map(lambda leaf: np.broadcast_to(leaf, (T, *leaf.shape)), operands[2]))
     assert not np.asarray(ys).any()
     dparams, dxs, dstate, _ = gradients
     assert not any(np.asarray(leaf).any() for leaf in jax.tree.leaves((dparams, dxs)))
@@ -267,7 +269,7 @@ def test_length_zero_returns_the_initial_state(name, implementation, reverse, x6
 
 
 @cells
-def test_step_is_one_step_of_unroll(name, x64):
+def test_step_equals_the_first_step_of_unroll(name, x64):
     first = NONE | (np.arange(T) == 0)[:, None]
     (final, ys, _), _ = by_hand(name, operands_of(name), cotangents_of(name), mask=first)
     case = make(name)
@@ -277,13 +279,13 @@ def test_step_is_one_step_of_unroll(name, x64):
 # Shapes
 
 
-SHAPES = [((), 3), ((2, 2), 2), ((0,), 2), ((2,), 0)]  # no batch axis, several, an empty one; no steps at all
+SHAPES = [((), 3), ((2, 2), 2), ((0,), 2), ((2,), 0)]  # no batch axis, two, an empty one; no steps
 
 
 @cells
 @pytest.mark.parametrize(("batch_shape", "time"), SHAPES)
-def test_any_batch_rank_any_time(name, batch_shape, time):
-    """Against the equations in NumPy, with no batch axis in reverse."""
+def test_any_batch_rank_and_time_equal_the_equations_in_numpy(name, batch_shape, time):
+    """The case without a batch axis reads in reverse."""
     case = make(name, batch_shape, time)
     lengths = np.random.default_rng(0).integers(0, time + 1, batch_shape, np.int32)
     options = {"resets": bits(1, (time, *batch_shape), 0.5), "reverse": batch_shape == ()}
@@ -294,11 +296,11 @@ def test_any_batch_rank_any_time(name, batch_shape, time):
     assert_close(got, jax.tree.map(lambda leaf: leaf.astype(np.float32), expected), "float32")
     assert got[1].shape[:-1] == (time, *batch_shape)
     if time == 0:
-        assert gap(got[0], case.state) == 0.0
+        assert_equal(got[0], case.state)
 
 
 def in_grid(tree, sequences, axes):
-    """The sequences of any batch side by side in zeros of `axes`, which is (B,), or (T, B) over time."""
+    """The sequences of any batch, placed into zeros with the axes (B,), or (T, B) for what is over time."""
 
     def leaf(x):
         x, grid = np.asarray(x, np.float64), np.zeros((*axes, np.shape(x)[-1]))
@@ -311,8 +313,8 @@ def in_grid(tree, sequences, axes):
 
 @families
 @pytest.mark.parametrize(("batch_shape", "time"), SHAPES)
-def test_gradients_of_any_batch_rank_any_time(name, batch_shape, time):
-    """In float32, against those of the same sequences among others, and masked after their end, in float64."""
+def test_gradients_of_any_batch_rank_and_time_equal_autodiff(name, batch_shape, time):
+    """A call in float32 equals one in float64 that has the same sequences in a larger, masked batch."""
     case, resets = make(name, batch_shape, time), bits(1, (time, *batch_shape), 0.5)
     operands = (case.params, case.xs, case.state, make(name, batch_shape, seed=7).state)
     dstates = make(name, (time, *batch_shape), seed=8).state
@@ -336,25 +338,25 @@ def test_gradients_of_any_batch_rank_any_time(name, batch_shape, time):
 
 
 @families
-def test_default_states_are_the_initial_ones(name):
+def test_default_states_equal_the_initial_state(name):
     case = make(name)
     zeros = case.cell.initial_state((B,))
     resets = bits(2, (T, B), 0.3)
     explicit = jaxrnn.unroll(case.cell, case.params, case.xs, zeros, resets=resets, reset_state=zeros)
-    assert gap(jaxrnn.unroll(case.cell, case.params, case.xs, resets=resets), explicit) == 0.0
+    assert_equal(jaxrnn.unroll(case.cell, case.params, case.xs, resets=resets), explicit)
 
 
 @families
 def test_traced_lengths_are_clamped(name, x64):
-    """They cannot be refused; beyond T they read all, below 0 nothing."""
+    """Lengths above T read the whole sequence, lengths below 0 nothing. A traced value cannot be refused."""
     case = make(name)
     traced = quick_jit(lambda lengths: run(case, lengths=lengths))(np.asarray([T + 3, -2, 1, 4, T], np.int32))
     assert_close(traced, in_numpy.unroll(name, *case[1:4], mask=VALID)[:2])
 
 
 @cells
-def test_dtypes_in_are_dtypes_out(name):
-    """All in bfloat16: values near those of float64, gradients in bfloat16 too."""
+def test_bfloat16_operands_give_bfloat16_results(name):
+    """Values are near those in float64. Gradients are in bfloat16 too."""
     case = make(name, dtype=jnp.bfloat16)
     got = run(case, lengths=LENGTHS, return_states=True)
     assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got))
@@ -365,7 +367,7 @@ def test_dtypes_in_are_dtypes_out(name):
 
 
 @families
-def test_state_is_cast_to_the_result(name):
+def test_state_is_cast_to_the_dtype_of_the_result(name):
     case = make(name)
     narrow = jax.tree.map(lambda s: s.astype(jnp.bfloat16), case.state)
     final, ys = run(case._replace(state=narrow))
@@ -377,8 +379,8 @@ TOLERANCE_COMPUTE = 4e-2
 
 
 @cells
-def test_compute_dtype(name):
-    """Products in bfloat16; states in float32, outputs in the dtype of the input."""
+def test_compute_dtype_rounds_products_and_keeps_dtypes(name):
+    """Products are in bfloat16, states in float32, and outputs in the dtype of the input."""
     case = make(name)
     got = run(case, return_states=True, compute_dtype=jnp.bfloat16)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
@@ -391,8 +393,8 @@ def test_compute_dtype(name):
 
 
 @families
-def test_gradients_in_compute_dtype(name):
-    """In the dtype of the parameters, near the exact ones."""
+def test_gradients_with_compute_dtype_are_near_exact_ones(name):
+    """Gradients have the dtype of the parameters."""
     asked = operands_of(name), cotangents_of(name)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), by_jax(name, *in_numpy.as_float64(asked))[1])
@@ -401,12 +403,12 @@ def test_gradients_in_compute_dtype(name):
         got = compiled((*asked[0][:3], None), None, None, asked[1])[1]
         assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
         assert 1e-5 < gap(got[:3], exact[:3]) <= TOLERANCE_COMPUTE
-        if implementation == "bptt":  # sums over steps are in float32, so that few of them fit into 8 bits
+        if implementation == "bptt":  # sums over steps are in float32: not all fit into bfloat16
             assert all(np.any(leaf.astype(jnp.bfloat16) != leaf) for leaf in numpy_of(jax.tree.leaves(got)))
 
 
 @cells
-def test_input_size_and_hidden_size_are_read_from_params(name):
+def test_params_and_states_have_the_sizes_of_the_cell(name):
     case = make(name)
     assert case.params.w_x.shape[0] == I
     assert jax.tree.leaves(case.cell.initial_state((2, 3)))[-1].shape == (2, 3, H)

@@ -1,11 +1,12 @@
-"""`implementation="cudnn"`: it computes what the scan computes, and refuses what it does not support.
+"""`implementation="cudnn"`: it equals "bptt", and refuses what it does not support.
 
-cuDNN runs on a GPU alone. `jax.experimental.rnn` defines what it computes by a reference that runs anywhere. The
-tests put that reference in the place of the one call, so that packing, lengths, directions and states are proved.
+cuDNN runs on a GPU alone. The reference of `jax.experimental.rnn` computes the same anywhere. The tests call the
+reference instead, which proves packing, lengths, directions and states.
 """
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ VALID = np.arange(T)[:, None] < LENGTHS
 
 @dataclasses.dataclass(frozen=True)
 class ByReference(Cudnn):
-    """The library's reference instead of its call, in float64 too."""
+    """The implementation with the reference of JAX in place of cuDNN, and with float64."""
 
     supports = Cudnn.supports | {"float64"}
     kernel: cudnn.Kernel = cudnn.by_reference
@@ -33,7 +34,7 @@ class ByReference(Cudnn):
 
 @pytest.fixture
 def on_cuda(monkeypatch):
-    """As if inputs lay on a GPU."""
+    """Makes `unroll` believe that inputs are on a GPU."""
     monkeypatch.setattr(ARGUMENTS, "device_of", lambda xs: CUDA)
 
 
@@ -41,7 +42,7 @@ BY_REFERENCE = ByReference()
 
 
 def with_gradients(f):
-    """The result of f, and the gradients of a scalar function of all its entries."""
+    """A function that returns the result of f, and the gradients of a scalar function of all its entries."""
 
     def both(*operands):
         outcome, pullback = jax.vjp(f, *operands)
@@ -51,8 +52,8 @@ def with_gradients(f):
     return quick_jit(both)
 
 
-def poisoned(xs):
-    """NaN at masked steps."""
+def with_nan_in_padding(xs):
+    """Inputs with NaN at masked steps."""
     return jnp.where(VALID[..., None], xs, jnp.nan)
 
 
@@ -62,7 +63,7 @@ def poisoned(xs):
 @pytest.mark.parametrize(("reverse", "given"), [(False, True), (True, True), (True, False)])
 def test_one_layer_equals_bptt(reverse, given, on_cuda, x64):
     case = make("lstm")
-    xs, lengths = (poisoned(case.xs), LENGTHS) if given else (case.xs, None)
+    xs, lengths = (with_nan_in_padding(case.xs), LENGTHS) if given else (case.xs, None)
 
     def outcome(implementation):
         options = {"lengths": lengths, "reverse": reverse, "implementation": implementation}
@@ -72,7 +73,7 @@ def test_one_layer_equals_bptt(reverse, given, on_cuda, x64):
 
 
 NETWORKS = {
-    "both ways": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], "bidirectional": True},
+    "bidirectional": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H, use_bias=False)], "bidirectional": True},
     "one layer, summed": {"cells": [jaxrnn.lstm(H)], "bidirectional": True, "merge": "sum"},
     "in reverse": {"cells": [jaxrnn.lstm(H), jaxrnn.lstm(H)], "reverse": True},
 }
@@ -98,12 +99,12 @@ def test_network_equals_bptt_in_one_call(name, on_cuda, x64):
         given = {"lengths": LENGTHS, "reverse": reverse, "implementation": implementation}
         return with_gradients(lambda *operands: net.unroll(*operands, **given))
 
-    assert_close(*(outcome(name)(params, poisoned(xs), states) for name in (counting, "bptt")))
+    assert_close(*(outcome(name)(params, with_nan_in_padding(xs), states) for name in (counting, "bptt")))
     assert made == [(len(net.layers), options.get("bidirectional", False))]
 
 
 def counted():
-    """A list of the calls of the library, each with its layers and whether it reads both ways, and what fills it."""
+    """An implementation that records its calls, and the record: layers and directions of every call."""
     made = []
 
     def kernel(*operands):
@@ -125,17 +126,17 @@ def counted():
         ([jaxrnn.lstm(H)], {"dropout": 0.5}, 1),
     ],
 )
-def test_dropout_residual_and_sizes_need_a_call_for_each_layer(cells, options, calls_made, on_cuda):
+def test_dropout_residual_and_unequal_sizes_make_a_call_for_each_layer(cells, options, calls_made, on_cuda):
     made, counting = counted()
     net, params, xs, states = network(cells, jnp.float32, **options)
     f = lambda xs: net.unroll(params, xs, states, key=jax.random.key(0), implementation=counting)  # noqa: E731
     finals, ys = jax.eval_shape(f, xs)
     assert made == [(1, False)] * calls_made
     expected = jax.eval_shape(lambda xs: net.unroll(params, xs, states), xs)
-    assert jax.tree.map(lambda leaf: leaf.shape, (finals, ys)) == jax.tree.map(lambda leaf: leaf.shape, expected)
+    chex.assert_trees_all_equal_shapes_and_dtypes((finals, ys), expected)
 
 
-def test_packed_weights_equal_to_cudnn():
+def test_packed_weights_equal_those_of_to_cudnn():
     _net, params, *_ = network([jaxrnn.lstm(H), jaxrnn.lstm(H)], jnp.float32, bidirectional=True)
     packed = cudnn.pack(cudnn._records(params))
     np.testing.assert_array_equal(packed, jaxrnn.interop.to_cudnn(params))
@@ -149,7 +150,7 @@ def test_reversal_keeps_padding_in_place():
 
 
 def test_empty_sequences_are_called_with_length_1():
-    """The reference supports length 0; the library does not say whether its call does."""
+    """JAX documents length 0 for its reference, but not for its call of cuDNN."""
     case = make("lstm", dtype=jnp.float32)
     seen = []
 
@@ -165,7 +166,7 @@ def test_empty_sequences_are_called_with_length_1():
     np.testing.assert_array_equal(final.c, np.where(kept, case.state.c, case.state.c + 1))
 
 
-def test_any_batch_shape_and_no_steps(on_cuda, x64):
+def test_any_batch_shape_and_no_steps_are_supported(on_cuda, x64):
     case = make("lstm", ())
     run = lambda xs, state: jaxrnn.unroll(case.cell, case.params, xs, state, implementation=BY_REFERENCE)  # noqa: E731
     alone = run(case.xs, case.state)
@@ -175,16 +176,16 @@ def test_any_batch_shape_and_no_steps(on_cuda, x64):
     assert_close((jax.tree.map(lambda leaf: leaf[0, 0], final), ys[:, 0, 0]), alone)
     final, ys = run(case.xs[:0], case.state)
     assert_close(final, case.state)
-    assert ys.shape == (0, H)
-    assert run(jnp.zeros((T, 2, 0, I)), case.cell.initial_state((2, 0)))[1].shape == (T, 2, 0, H)
+    chex.assert_shape(ys, (0, H))
+    chex.assert_shape(run(jnp.zeros((T, 2, 0, I)), case.cell.initial_state((2, 0)))[1], (T, 2, 0, H))
 
 
 @pytest.mark.parametrize(
     ("precision", "allowed"),
     [(None, True), ("tensorfloat32", True), ("bfloat16", True), ("highest", False), ("F32_F32_F32", False)],
 )
-def test_library_is_called_with_its_own_arguments(precision, allowed, on_cuda, monkeypatch):
-    """Tracing its call needs a GPU only for the size of a workspace, which is replaced."""
+def test_library_receives_sizes_lengths_and_precision(precision, allowed, on_cuda, monkeypatch):
+    """Tracing the call needs a GPU only for the size of a workspace. The test replaces that size."""
     workspace = lambda *sizes: (8, 8)  # noqa: E731
     monkeypatch.setattr(library.gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", workspace, raising=False)
     net, params, xs, states = network([jaxrnn.lstm(H), jaxrnn.lstm(H)], jnp.float32, bidirectional=True)
@@ -204,7 +205,7 @@ def test_library_is_called_with_its_own_arguments(precision, allowed, on_cuda, m
 
 
 def inner(jaxpr):
-    """All equations, those of called functions included."""
+    """All equations of a program, called functions included."""
     for equation in jaxpr.eqns:
         yield equation
         for value in equation.params.values():
@@ -270,7 +271,7 @@ SUPPORTED = {"lengths": {"lengths": LENGTHS}, "reverse": {"reverse": True}, "flo
 
 @pytest.mark.usefixtures("unhooked")
 @pytest.mark.parametrize("feature", REQUESTS)
-def test_unsupported_options_are_refused_by_name(feature, monkeypatch, x64):
+def test_unsupported_features_are_refused(feature, monkeypatch, x64):
     with pytest.raises(NotImplementedError) as error:
         traced(monkeypatch, "cudnn", **REQUESTS[feature])
     reason = f"{feature}: {Cudnn.reasons[feature]}"
@@ -278,7 +279,7 @@ def test_unsupported_options_are_refused_by_name(feature, monkeypatch, x64):
 
 
 @pytest.mark.parametrize("feature", SUPPORTED)
-def test_supported_options_run(feature, monkeypatch):
+def test_supported_features_run(feature, monkeypatch):
     made, counting = counted()
     _, ys = traced(monkeypatch, counting, **SUPPORTED[feature])
     assert ys.shape == (T, B, H)
@@ -291,7 +292,8 @@ def test_every_feature_is_tested():
     assert set(SUPPORTED) == Cudnn.supports
 
 
-def test_shard_map_with_checks_is_refused_because_gradients_would_be_wrong(on_cuda):
+def test_shard_map_with_checks_is_refused(on_cuda):
+    """Gradients inside such a shard_map would be wrong."""
     _, counting = counted()
     case = make("lstm", (4,), dtype=jnp.float32)
     mesh = jax.make_mesh((2,), ("batch",), axis_types=(AxisType.Auto,))

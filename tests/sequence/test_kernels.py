@@ -1,6 +1,6 @@
-"""The fused kernels of "pallas": shapes, options, transformations, interpreted; and lowered for CUDA.
+"""The fused kernels of "pallas": shapes, options and transformations by interpretation, and lowering for CUDA.
 
-That their values and gradients equal the oracles is proved by the contract test, as for every implementation.
+The contract test compares their values and gradients with the oracles, as for every implementation.
 """
 
 import contextlib
@@ -9,6 +9,7 @@ import inspect
 import itertools
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +44,7 @@ MASKED = SCENARIOS["mask-resets"]
 
 @kinds
 def test_calls_without_masks_and_states_equal_bptt(name, x64):
-    """A kernel that is given no flags reads none."""
+    """Their kernels have no flags as inputs."""
     params, xs, state, _ = operands_of(name)
     cotangents = cotangents_of(name)
 
@@ -66,8 +67,8 @@ def test_float32_equals_float64_within_rounding():
     assert_close(in_numpy.as_float64(got), jax.tree.map(np.asarray, exact), "float32")
 
 
-def test_project_of_ones_own_is_called(x64):
-    """A rule may have another `project` with the library's `pointwise`: here twice the input product."""
+def test_kernels_call_a_user_defined_project(x64):
+    """The rule here has its own `project`, twice the input product, and the `pointwise` of the library."""
     case = make("gru")
     rule = case.cell.rule
     twice = lambda params, xs: rule.project(params._replace(w_x=2 * params.w_x), xs)  # noqa: E731
@@ -85,7 +86,7 @@ def test_project_of_ones_own_is_called(x64):
 
 
 def compared(name, xs_shape, hidden, dtype=None, tolerance="float64", **options):
-    """The gap between kernels and default, in values and gradients, for any sizes."""
+    """Values and gradients of the kernels, asserted to equal those of "bptt"."""
     makers = {"rnn": jaxrnn.rnn, "lstm": jaxrnn.lstm, "gru": jaxrnn.gru}
     time, *batch, inputs = xs_shape
     cell = makers[name](hidden)
@@ -122,15 +123,14 @@ def test_any_shape_equals_bptt(name, shape, hidden, x64):
 
 
 @pytest.mark.parametrize("shape", [(0, 2, 3), (2, 0, 3)])
-def test_no_steps_and_an_empty_batch_launch_no_kernel(shape, x64):
+def test_no_steps_and_an_empty_batch_equal_bptt(shape, x64):
     (_, (final, ys, _)), _ = compared("rnn", shape, 4)
-    assert ys.shape == (*shape[:2], 4)
-    assert final.shape == (shape[1], 4)
+    chex.assert_shape([ys, final], [(*shape[:2], 4), (shape[1], 4)])
 
 
 @pytest.mark.parametrize(("name", "hidden", "held"), [("lstm", 20, 3), ("gru", 20, 12), ("rnn", 33, 0)])
 def test_several_blocks_of_units_equal_bptt(name, hidden, held, x64, monkeypatch):
-    """With some, all or none of the weights on the chip, and a last block of units that is not full."""
+    """Some, all or none of the weights are in shared memory. The last block of units is not full."""
     monkeypatch.setattr(tiling, "tiling", lambda *_: tiling.Tiling(16, -(-hidden // 16), held, 4))
     compared(name, (3, 17, 2), hidden)
 
@@ -164,7 +164,7 @@ TOLERANCE_COMPUTE = 4e-2
 @kinds
 @pytest.mark.parametrize("scale", [1.0, 0.0], ids=["", "without-input"])
 def test_bfloat16_products_are_near_float64(name, scale):
-    """States, gates and sums are in float32. At scale 0 the recurrent product alone is rounded."""
+    """States, gates and sums are in float32. At scale 0 only the recurrent product is rounded."""
     (params, xs, state, reset_state), cotangents = operands_of(name), cotangents_of(name)
     operands = (params, scale * xs, state, reset_state)
     with jax.enable_x64(True):
@@ -187,7 +187,7 @@ def loss(name, implementation, params, xs, state, reset_state):
 
 @pytest.mark.parametrize("name", [of_cell("rnn-tanh"), of_cell("lstm")])
 def test_second_derivatives_equal_bptt(name, x64):
-    """Forward over reverse, and reverse over reverse."""
+    """The second derivatives are forward over reverse, and reverse over reverse."""
     params, xs, state, reset_state = operands_of(name)
     direction = random_like(5, params, jnp.float64)
 
@@ -217,7 +217,7 @@ def test_vmap_over_parameters_equals_each_member(x64):
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """Lowers for CUDA, which any machine can, and returns the program as text."""
+    """A function that lowers for CUDA, on any machine, and returns the program as text."""
     monkeypatch.setattr(ARGUMENTS, "device_of", lambda xs: Device("cuda", "NVIDIA H200"))
 
     def lowered(f, *arrays):
@@ -228,20 +228,20 @@ def cuda(monkeypatch):
 
 
 def abstract_gpu():
-    """The options that name a GPU which is not there; a JAX that does not ask for one has none."""
+    """Options of a mesh that name a GPU; none in a JAX that does not need them."""
     if "abstract_device" not in inspect.signature(AbstractMesh).parameters:
         return {}
     return {"abstract_device": jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")}
 
 
 def on_an_abstract_gpu():
-    """Newer versions of JAX ask for a GPU before they lower a kernel, though not for one that is there."""
+    """A context that names the GPU, which newer versions of JAX need in order to lower a kernel without one."""
     options = abstract_gpu()
     return jax.sharding.use_abstract_mesh(AbstractMesh((), (), **options)) if options else contextlib.nullcontext()
 
 
 def shapes_of(cell, xs_shape):
-    """Those of parameters and inputs, in float32."""
+    """Shapes of parameters and inputs in float32."""
     make = lambda key: (cell.init(key, xs_shape[-1], jnp.float32), jnp.zeros(xs_shape, jnp.float32))  # noqa: E731
     return jax.eval_shape(make, jax.random.key(0))
 
@@ -254,7 +254,7 @@ def sum_of_outputs(cell, **options):
 @pytest.mark.parametrize("compute_dtype", [None, jnp.bfloat16])
 @pytest.mark.parametrize("cell", [jaxrnn.rnn(100, activation="relu"), jaxrnn.lstm(128), jaxrnn.gru(256)], ids=repr)
 def test_each_pass_lowers_to_one_kernel(cell, compute_dtype, cuda):
-    """For any number of steps, with masks, resets and window borders inside the kernel."""
+    """The kernel contains the loop over time, masks, resets and window borders."""
     options = {
         "resets": bits(0, (50, 20), 0.3),
         "lengths": np.arange(20, dtype=np.int32),
@@ -270,18 +270,18 @@ def test_each_pass_lowers_to_one_kernel(cell, compute_dtype, cuda):
         operand = "bf16" if compute_dtype else "f32"
         products = re.findall(r"stablehlo.dot_general .* : \(tensor<\w+x(\w+)>, tensor<\w+x(\w+)>\)", text)
         assert set(products) == {(operand, operand)}
-        assert len(products) == (4 if gradient else 1)  # x W_x, and backward those of δW_x, δW_h and δx
+        assert len(products) == (4 if gradient else 1)  # x W_x, and in the backward pass δW_x, δW_h and δx
 
 
 def test_kernels_lower_with_x64_enabled(cuda, x64):
-    """Python numbers are then 64 bits wide, but those in a kernel must not be."""
+    """Python numbers are 64 bits wide then, but a kernel must use 32."""
     cell = jaxrnn.lstm(64)
     text = cuda(jax.grad(sum_of_outputs(cell)), *shapes_of(cell, (9, 20, 8)))
     assert re.findall(r'name = "(rnn_\w+)"', text) == ["rnn_forward", "rnn_backward"]
 
 
 def test_shard_map_sums_gradients_once(cuda):
-    """Each device has a share of the batch, with the default checks of shard_map."""
+    """The batch is sharded, and shard_map has its default checks."""
     mesh = AbstractMesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), **abstract_gpu())
     cell = jaxrnn.gru(32)
 
@@ -318,7 +318,7 @@ def test_interpreter_keeps_the_precision_of_the_caller(wanted):
 
 @pytest.mark.parametrize(("batch", "hidden", "width"), [(1, 1, 16), (16, 16, 16), (33, 40, 16), (5, 128, 128)])
 def test_blocks_read_every_entry_once(batch, hidden, width):
-    """The interpreter accepts an index beyond an array; a GPU does not."""
+    """The interpreter accepts an index out of bounds, a GPU does not."""
     shape = Shape(3, batch, hidden, 2, 16, width, 0, False, None, early=True)
     asked = []
 
@@ -327,12 +327,12 @@ def test_blocks_read_every_entry_once(batch, hidden, width):
         return jnp.zeros(inside.shape)
 
     def entries(ref_shape, load, *given, **options):
-        """How often each entry of an array is read."""
+        """The number of times that each entry of an array is read."""
         asked.clear()
         list(load("array", *given, **options))
         counts = np.zeros(ref_shape, int)
         for index, _ in asked:
-            np.add.at(counts, tuple(index), 1)  # refuses an index beyond
+            np.add.at(counts, tuple(index), 1)  # raises for an index out of bounds
         return counts
 
     memory = Memory(lambda: 0, load, lambda *_: None)
@@ -348,7 +348,7 @@ def test_blocks_read_every_entry_once(batch, hidden, width):
 # Tilings
 
 
-HOPPER = 232448  # bytes of shared memory that a program may ask for
+HOPPER = 232448  # bytes of shared memory that a program may use
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
@@ -360,7 +360,7 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
         (8, {"rnn": 128, "gru": 64, "lstm": 64}),
     ],
 )
-def test_table_of_the_largest_sizes_whose_weights_stay_is_right(bytes_each, largest):
+def test_table_states_the_largest_sizes_whose_weights_are_resident(bytes_each, largest):
     for name, gates in GATES.items():
         for hidden in {*range(1, 257, 31), largest[name] - 1, largest[name], min(largest[name] + 1, 256)}:
             is_resident = tiling.tiling(gates, hidden, bytes_each, HOPPER).is_resident(gates)
@@ -369,7 +369,7 @@ def test_table_of_the_largest_sizes_whose_weights_stay_is_right(bytes_each, larg
 
 
 @pytest.mark.parametrize("memory", [HOPPER, tiling.LEAST_SHARED_MEMORY])
-def test_tilings_cover_the_units_and_fit(memory):
+def test_tilings_cover_the_units_and_fit_into_memory(memory):
     for gates, bytes_each, hidden in itertools.product((1, 3, 4), (2, 4, 8), (1, 16, 17, 64, 100, 128, 200, 256)):
         found = tiling.tiling(gates, hidden, bytes_each, memory)
         assert hidden <= found.width * found.blocks < hidden + max(found.width, 16)

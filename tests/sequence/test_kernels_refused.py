@@ -1,4 +1,4 @@
-"""What "pallas" and "pallas_interpret" refuse, and the reasons they give."""
+"""Refusals of "pallas" and "pallas_interpret", with their reasons."""
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,7 @@ def refused(why, case, implementation="pallas_interpret", **options):
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_other_requests_are_refused():
+def test_unsupported_requests_are_refused():
     case = make("gru")
     refused("a CPU: its kernels are for CUDA", case, "pallas")
     refused("bfloat16, float16: states are float32; compute_dtype gives products", make("gru", dtype=jnp.bfloat16))
@@ -60,7 +60,7 @@ def test_other_requests_are_refused():
 
 @pytest.mark.usefixtures("unhooked")
 @pytest.mark.parametrize("name", [of_cell("gru"), of_cell("lstm"), of_cell("rnn-tanh")])
-def test_rules_that_their_pointwise_part_does_not_stand_for_are_refused(name):
+def test_rules_that_disagree_with_their_pointwise_part_are_refused(name):
     case = make(name)
     rule = case.cell.rule
     mine = lambda *given: rule.backward(*given)  # noqa: E731
@@ -77,7 +77,7 @@ def test_rules_that_their_pointwise_part_does_not_stand_for_are_refused(name):
 
 
 @pytest.mark.usefixtures("unhooked")
-def test_jax_without_triton_is_refused_in_words(monkeypatch):
+def test_jax_without_triton_is_refused(monkeypatch):
     monkeypatch.setattr(triton, "is_available", lambda: False)
     refused(f"jax {jax.__version__} has no jax.experimental.pallas.triton", make("gru"))
 

@@ -1,4 +1,4 @@
-"""The registry: which implementation runs a request, and the table of what each supports."""
+"""The registry: the choice of an implementation, and the table of features that each supports."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "jaxrnn" / "sequence" / "implementations" / "README.md"
 
 
-def test_page_has_the_table_of_the_protocol():
+def test_page_contains_the_table_of_features():
     assert registry.table() in PAGE.read_text(encoding="utf-8")
     assert "| mask | yes | yes | yes | no (" in registry.table()
 
@@ -33,7 +33,7 @@ def test_implementations_name_only_known_features():
         assert set(each.refused_transformations) <= set(TRANSFORMATIONS)
 
 
-# An implementation and a cell of one's own
+# User-defined implementations and cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class EveryStep(Implementation):
         return final, self.scale * ys, states
 
 
-def test_implementation_of_ones_own_runs_and_refuses_without_a_change_to_the_library():
+def test_user_defined_implementation_runs_and_refuses():
     case = make("gru", dtype=jnp.float32)
     given = (case.cell, case.params, case.xs, case.state)
     _, doubled = jaxrnn.unroll(*given, implementation=EveryStep(2.0))
@@ -64,8 +64,8 @@ def test_implementation_of_ones_own_runs_and_refuses_without_a_change_to_the_lib
     assert "every_step" in registry.table({"mine": EveryStep()})
 
 
-def test_option_that_nobody_knows_is_refused(monkeypatch):
-    """A feature that is added to requests tomorrow is refused by every implementation that does not list it."""
+def test_unknown_features_are_refused(monkeypatch):
+    """Every implementation refuses a feature that it does not list, so that a new feature is refused at first."""
     request = request_of(monkeypatch)
     later = request._replace(features=request.features | {"tomorrow"})
     for each in registry.IMPLEMENTATIONS.values():
@@ -73,24 +73,24 @@ def test_option_that_nobody_knows_is_refused(monkeypatch):
     assert registry.IMPLEMENTATIONS["scan"].unsupported(later) == "tomorrow: it does not support that"
 
 
-def test_cell_of_ones_own_runs_under_every_implementation_that_supports_it(monkeypatch):
+def test_user_defined_cell_is_supported_by_scan_and_reference(monkeypatch):
     request = request_of(monkeypatch, cell=OWN, device=Device("cpu", "cpu"))
     running = [name for name, each in registry.IMPLEMENTATIONS.items() if each.unsupported(request) is None]
     assert running == ["scan", "reference"]
 
 
-# The choice without a name
+# The choice of an implementation by measurements
 
 
 def row(implementation="scan", **fields):
-    """A measured row for the card of these tests."""
+    """A measured row for the device of these tests."""
     given = {"device": "of a test", "rule": lstm(H).rule, "dtype": "float32", "record": "none"}
     return registry.Measured(implementation, **{**given, **fields})
 
 
 @dataclasses.dataclass(frozen=True)
 class Short(Scan):
-    """A scan of few steps."""
+    """A scan that refuses more than three steps."""
 
     name = "short"
 
@@ -98,7 +98,7 @@ class Short(Scan):
         return f"{request.inputs.time} steps are too many" if request.inputs.time > 3 else None
 
 
-def test_sizes_can_be_refused(monkeypatch):
+def test_implementation_may_refuse_sizes(monkeypatch):
     with pytest.raises(NotImplementedError, match="this call of lstm.*; 6 steps are too many"):
         traced(monkeypatch, Short())
     monkeypatch.setitem(registry.IMPLEMENTATIONS, "short", Short())
@@ -121,11 +121,8 @@ def test_sizes_can_be_refused(monkeypatch):
         ({"sequences": (1, B - 1)}, {}, "bptt"),
         ({"hidden": (1, H - 1)}, {}, "bptt"),
         ({"implementation": "scan"}, {"resets": FLAGS}, "scan"),
-        (
-            {"implementation": "cudnn"},
-            {"checkpoint": "gates"},
-            "bptt",
-        ),  # which the row's implementation does not support
+        # "cudnn" does not support these two.
+        ({"implementation": "cudnn"}, {"checkpoint": "gates"}, "bptt"),
         ({"implementation": "cudnn"}, {"resets": FLAGS}, "bptt"),
         ({}, {"cell": OWN}, "scan"),
     ],
@@ -142,7 +139,7 @@ def test_first_row_that_applies_is_chosen(monkeypatch):
     assert registry.choose(request, measured=rows).name == "reference"
 
 
-def test_measured_rows_have_figures_and_support_what_the_default_supports():
+def test_measured_rows_have_records_and_support_every_transformation_of_bptt():
     refused = {name: set(each.refused_transformations) for name, each in registry.IMPLEMENTATIONS.items()}
     for each in registry.MEASURED:
         assert refused[each.implementation] <= refused["bptt"]
@@ -175,7 +172,7 @@ def test_platform_tells_nvidia_from_amd(said, platform, monkeypatch):
     on_cpu = jnp.ones(2)
     monkeypatch.setattr(ARGUMENTS.jax, "devices", lambda kind=None: [GPU])
     assert ARGUMENTS.device_of(np.ones(2)) == Device(platform, "a card")
-    assert ARGUMENTS.device_of(on_cpu).platform == "cpu"  # wherever else a program would run
+    assert ARGUMENTS.device_of(on_cpu).platform == "cpu"  # the array decides, and not the default device
 
 
 def test_default_lowers_for_cuda():

@@ -1,4 +1,4 @@
-"""Segments of a sequence: projected and accumulated at a time, with values and gradients unchanged."""
+"""Segments of a sequence: values and gradients stay equal, memory and collectives are bounded."""
 
 import re
 import sys
@@ -18,13 +18,13 @@ ARGUMENTS = sys.modules["jaxrnn.sequence.arguments"]
 
 @pytest.fixture
 def lone_device(monkeypatch):
-    """As in a process with one device, where the compiler cannot spread a batch."""
+    """Makes `unroll` believe that there is one device, so that no batch can be sharded."""
     monkeypatch.setattr(ARGUMENTS, "may_be_sharded", lambda inputs: False)
 
 
 @pytest.fixture
 def segments_of_4(lone_device, monkeypatch):
-    """Six steps in a segment of four and two left over."""
+    """Splits six steps into a segment of 4 and a rest of 2."""
     monkeypatch.setattr(ARGUMENTS, "segment_length", lambda time, rows: 4)
 
 
@@ -42,15 +42,16 @@ def test_gradients_equal_autodiff(name, reverse, x64, segments_of_4):
 
 @pytest.mark.parametrize("time", [4, 12])
 @pytest.mark.parametrize("checkpoint", [None, "gates"])
-def test_nothing_left_over(time, checkpoint, x64, segments_of_4):
+def test_steps_that_fill_whole_segments_equal_autodiff(time, checkpoint, x64, segments_of_4):
+    """There are one or three segments of 4, and no rest."""
     case = make("lstm", (2,), time)
     operands = (case.params, case.xs, case.state)
     by_hand = jax.jit(jax.value_and_grad(loss_of(case, None, checkpoint=checkpoint), (0, 1, 2)))(*operands)
     assert_close(by_hand, jax.jit(jax.value_and_grad(loss_of(case, "scan"), (0, 1, 2)))(*operands))
 
 
-def test_a_long_batch_as_users_call_it(x64, lone_device):
-    """64 steps of 128 sequences: eight segments, without anything patched."""
+def test_long_batch_in_default_segments_equals_autodiff(x64, lone_device):
+    """64 steps of 128 sequences are eight segments by default."""
     case = make("gru", (128,), 64)
     assert segment_length(64, 128) == 8
     operands = (case.params, case.xs, case.state)
@@ -61,7 +62,7 @@ def test_a_long_batch_as_users_call_it(x64, lone_device):
 
 
 @pytest.mark.parametrize("rows", [0, 1, 5, 64, 100, 4096])
-def test_lengths_of_segments(rows):
+def test_segment_lengths_divide_the_steps_or_are_near_the_wanted_length(rows):
     wanted = max(SHORTEST_SEGMENT, SEGMENT_ROWS // max(rows, 1))
     for time in [0, 1, 2 * wanted - 1]:
         assert segment_length(time, rows) == max(time, 1)
@@ -74,7 +75,7 @@ def test_lengths_of_segments(rows):
     assert segment_length(9973, 64) == 16  # a prime
 
 
-def test_default_memory_is_at_most_that_of_plain_autodiff(lone_device):
+def test_default_needs_at_most_the_memory_of_autodiff(lone_device):
     cell = jaxrnn.lstm(32)
     params = cell.init(jax.random.key(0), 16)
     xs = jax.ShapeDtypeStruct((2048, 8, 16), jnp.float32)
@@ -89,7 +90,7 @@ def test_default_memory_is_at_most_that_of_plain_autodiff(lone_device):
 
 
 def loops_and_reductions(time):
-    """How many all-reduces the compiled train step of a sharded batch holds, and how many in bodies of loops."""
+    """The numbers of all-reduces in the training step of a sharded batch, outside loops and inside."""
     cell = jaxrnn.lstm(4)
     shapes = jax.eval_shape(lambda key: cell.init(key, 3), jax.random.key(0))
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -104,8 +105,8 @@ def loops_and_reductions(time):
     return counts.pop(entry), sum(counts.values())
 
 
-def test_a_sharded_batch_is_reduced_once():
-    """Under sharded jit no collective stands in a loop, and T does not change their number."""
+def test_gradients_of_a_sharded_batch_are_reduced_outside_loops():
+    """T does not change the number of all-reduces."""
     short, long = loops_and_reductions(16), loops_and_reductions(64)
     assert long == short
     assert long[0] > 0

@@ -1,4 +1,4 @@
-"""JAX's transformations on the default implementation, and what the compiled program holds."""
+"""JAX's transformations of the default implementation, and the matrix products in its compiled loops."""
 
 import functools
 import re
@@ -34,8 +34,8 @@ MASKED = SCENARIOS["mask-resets"]
 
 
 @families
-def test_vmap(name, x64):
-    """Over parameters, inputs and states at once, values and gradients, against one call for each."""
+def test_vmap_equals_one_call_for_each_member(name, x64):
+    """The axis is one of parameters, inputs and states together. Values and gradients are equal."""
     operands, cotangents = operands_of(name), cotangents_of(name)
     others = jax.tree.map(lambda leaf: 0.7 * np.asarray(leaf) + 0.1, operands)
     together = jax.vmap(lambda operands: by_hand(name, operands, cotangents, **MASKED))
@@ -46,7 +46,7 @@ def test_vmap(name, x64):
 
 
 @families
-def test_vmap_over_lengths(name, x64):
+def test_vmap_over_lengths_equals_the_equations_in_numpy(name, x64):
     case = make(name, ())
     lengths = np.arange(T + 1, dtype=np.int32)
     got = quick_jit(jax.vmap(lambda n: run(case, lengths=n)))(lengths)
@@ -60,16 +60,16 @@ def dot(outcome, cotangents):
 
 
 def loss(name, params, xs, state, reset_state):
-    """A scalar whose gradients `by_hand` has for the same cotangents."""
+    """A scalar function whose gradients `by_hand` returns for the same cotangents."""
     case = make(name)._replace(params=params, xs=xs, state=state)
     return dot(run(case, **MASKED, reset_state=reset_state, return_states=True), cotangents_of(name))
 
 
 @families
-def test_hessian_and_hessian_vector_products(name, x64):
-    """jax.hessian, which is forward over reverse, and reverse over reverse, in parameters and state together.
+def test_hessian_and_its_products_equal_finite_differences(name, x64):
+    """The Hessian is by parameters and state together.
 
-    Against each other, and against differences of the gradient.
+    `jax.hessian` is forward over reverse. It equals finite differences of the gradient, and reverse over reverse.
     """
     params, xs, state, reset_state = operands_of(name)
     at, unravel = jax.flatten_util.ravel_pytree((params, state))
@@ -92,7 +92,7 @@ def test_hessian_and_hessian_vector_products(name, x64):
 
 
 @families
-def test_checkpoint_and_scan_around_it(name, x64):
+def test_unroll_inside_checkpoint_and_scan_keeps_values_and_gradients(name, x64):
     checkpointed = jax.checkpoint(functools.partial(loss, name))
 
     def twice(*operands):
@@ -105,8 +105,8 @@ def test_checkpoint_and_scan_around_it(name, x64):
 
 
 @families
-def test_sharded_jit_and_shard_map(name, x64):
-    """The batch over two devices, without a state: by jit's partitioner, and by shard_map with its default checks."""
+def test_sharded_jit_and_shard_map_equal_one_device(name, x64):
+    """The batch is sharded over two devices, by `jit` and by `shard_map` with its default checks."""
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
     cell = make(name).cell
 
@@ -116,7 +116,7 @@ def test_sharded_jit_and_shard_map(name, x64):
 
         return jax.value_and_grad(loss, (0, 1))(params, xs)
 
-    # What each of the two programs is asked: the first four sequences of a case, whose fifth is masked.
+    # The two programs get four of the five sequences of a case. The expected values come from all, the fifth masked.
     (params, xs, state, _), (dfinal, dys, dstates) = numpy_of((operands_of(name), cotangents_of(name)))
     lengths, resets = np.asarray([T, 0, 2, 4, 0], np.int32), MASKED["resets"]
     four = lambda tree: jax.tree.map(lambda leaf: leaf[:4], tree)  # noqa: E731
@@ -141,7 +141,7 @@ def test_sharded_jit_and_shard_map(name, x64):
 
 @families
 def test_second_call_traces_nothing(name):
-    """Neither inside the caller's jit nor outside of any: a cell is traced once."""
+    """The claim holds outside `jit` and inside the `jit` of a caller."""
     case, traces = make(name), []
     rule = case.cell.rule
     counted = rule._replace(forward=lambda *args: (traces.append(1), rule.forward(*args))[1])
@@ -158,7 +158,7 @@ def test_second_call_traces_nothing(name):
     assert len(traces) == first
 
 
-def test_forward_mode_says_what_to_use():
+def test_forward_mode_is_refused_in_favour_of_scan():
     case = make("gru")
     tangent = jnp.ones_like(case.xs)
     for f in (
@@ -174,7 +174,7 @@ def test_forward_mode_says_what_to_use():
 
 
 def loop_products(text: str) -> list[int]:
-    """How many matrix products each loop of an optimised HLO module holds, loops without any left out."""
+    """The number of matrix products in each loop of an optimised HLO module that has any."""
     computations = {}
     for block in re.split(r"\n(?=[%E])", text):
         head = re.match(r"(?:ENTRY )?%?([\w.\-]+)", block)
@@ -195,8 +195,8 @@ def loop_products(text: str) -> list[int]:
 @pytest.mark.parametrize(("name", "forward", "train"), [
     ("rnn-tanh", [1], [1, 1]), ("lstm", [1], [1, 1]), ("gru", [1], [1, 1]), ("gru-reset-before", [2], [2, 2]),
 ])  # fmt: skip
-def test_compiled_loops_hold_the_recurrent_products_alone(name, forward, train):
-    """Input products and weight gradients stand outside the loops, as the optimised program shows."""
+def test_compiled_loops_contain_only_recurrent_products(name, forward, train):
+    """Input products and weight gradients are outside the loops of the optimised program."""
     case = make(name, (16,), 32)
     operands = (case.params, case.xs, case.state)
 

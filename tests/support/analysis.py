@@ -1,5 +1,6 @@
-"""How tests of the analysis compare."""
+"""Comparisons of the tests of `jaxrnn.analysis`."""
 
+import chex
 import jax
 import numpy as np
 
@@ -8,19 +9,20 @@ TOLERANCE = 1e-9
 
 
 def close(got, wanted):
+    """Asserts that two arrays are equal within TOLERANCE, relative to the largest entry."""
     got, wanted = (np.asarray(a, np.float64) for a in (got, wanted))
-    assert got.shape == wanted.shape
-    assert np.isfinite(got).all()
+    chex.assert_equal_shape((got, wanted))
+    chex.assert_tree_all_finite(got)
     assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 def assert_logs(got, wanted):
-    """Every length to a relative error of TOLERANCE; -inf is a length of 0."""
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), got, wanted)
+    """Asserts that logarithms of lengths are equal: every length to a relative error of TOLERANCE, -inf for a length of 0."""
+    chex.assert_trees_all_close(got, wanted, rtol=0, atol=TOLERANCE)
 
 
 def log_of_norm(tree, leading):
-    """By brute force: leaves `(*leading, ·)`."""
+    """Logarithms of the norms of leaves `(*leading, ...)`, over all but the leading axes."""
     norms = jax.tree.map(lambda a: np.linalg.norm(np.asarray(a).reshape(*a.shape[:leading], -1), axis=-1), tree)
     with np.errstate(divide="ignore"):
         return jax.tree.map(np.log, norms)

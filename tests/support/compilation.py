@@ -1,4 +1,4 @@
-"""Compilation without optimisation, for folders whose tests spend their time compiling programs that run once."""
+"""Compilation without optimisation, for tests whose programs run once."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="module")
 def compiled_quickly():
-    """Switches most optimisations off."""
+    """Disables most optimisations of the compiler."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

@@ -1,6 +1,6 @@
-"""The cells once more, in NumPy: the equations of a step, and a loop over them.
+"""The cells in NumPy: the equations of a step, and a loop over time.
 
-An oracle that shares nothing with the library, and that compiles nothing.
+The tests compare the library with them. They share no code with it and compile nothing.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def layer_norm(a, scale):
 
 
 def fields(params):
-    """Arrays as NumPy's, biases that are absent as zeros, the fields of `norm` by name."""
+    """Parameters by name: NumPy arrays, zeros for an absent bias, and the fields of `norm` beside the others."""
     p = {k: None if v is None else np.asarray(v) for k, v in params._asdict().items() if k != "norm"}
     norm = getattr(params, "norm", None)
     p.update(dict.fromkeys(("scale_x", "scale_h", "scale_c", "offset_c")))
@@ -50,7 +50,7 @@ def lstm(name, params, state, x):
     shown = c if p["scale_c"] is None else layer_norm(c, p["scale_c"]) + p["offset_c"]
     h = o * np.tanh(shown)
     h = h if p["w_proj"] is None else h @ p["w_proj"]
-    if "regularized" in name:  # zoneout 0.3, evaluated
+    if "regularized" in name:  # zoneout 0.3, without a key
         h, c = (0.3 * np.asarray(old) + 0.7 * new for old, new in zip(state, (h, c), strict=True))
     return type(state)(h, c), h
 
@@ -95,21 +95,21 @@ def step(name: str, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
 
 
 def chosen(where: np.ndarray, a: Any, b: Any) -> Any:
-    """`a` for the sequences where true, else `b`."""
+    """`a` for the sequences where `where` is true, else `b`."""
     return jax.tree.map(lambda x, y: np.where(where[..., None], x, y), a, b)
 
 
 def unroll(name, params, xs, state, *, mask=None, resets=None, reset_state=None, reverse=False) -> tuple[Any, Any, Any]:
-    """Final state, outputs and states, by the words of the contract: a loop over `step` in float64."""
+    """Final state, outputs and states: a loop over `step` in float64."""
     params, xs, state = as_float64((params, xs, state))
     shape = xs.shape[:-1]
     mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
     resets = np.zeros(shape, bool) if resets is None else np.asarray(resets)
     fresh = jax.tree.map(np.zeros_like, state) if reset_state is None else as_float64(reset_state)
     states = jax.tree.map(lambda leaf: np.zeros((len(xs), *leaf.shape)), state)
-    ys, previous = np.zeros_like(jax.tree.leaves(states)[0]), None  # an output is the first part of its state
+    ys, previous = np.zeros_like(jax.tree.leaves(states)[0]), None  # the output is the first part of the state
     for t in reversed(range(len(xs))) if reverse else range(len(xs)):
-        # Between t-1 and t nothing crosses where `resets[t]`, nor into step 0 where `resets[0]`.
+        # A reset at t separates t from t-1. A reset at 0 replaces the initial state.
         if not reverse:
             state = chosen(resets[t], fresh, state)
         elif previous is not None:

@@ -1,9 +1,14 @@
-"""Inputs of the NNX modules."""
+"""The NNX modules of the tests, their inputs and their states."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tests.support.registry import B, I, T, bits
+import jaxrnn
+from jaxrnn import Bidirectional, LSTMState
+from jaxrnn.modules import GRU, LSTM, RNN
+from tests.support.registry import B, H, I, T, bits, random_like
 
 SEED = 0
 MASK, RESETS = bits(4, (T, B), 0.6), bits(5, (T, B), 0.4)
@@ -18,3 +23,58 @@ def numbers(seed, *shape):
 
 
 XS = numbers(1, T, B, I)
+
+# Modules that use every argument once, each with its functional network.
+MODULES = {
+    "rnn": (lambda: RNN(I, H, rngs=rngs()), lambda: jaxrnn.stack([jaxrnn.rnn(H)])),
+    "rnn-relu-two-layers": (
+        lambda: RNN(I, H, 2, "relu", False, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.rnn(H, activation="relu", use_bias=False)] * 2),
+    ),
+    "lstm-bidirectional-projected": (
+        lambda: LSTM(I, H, 2, True, False, 0.0, True, 2, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.lstm(H, projection_size=2)] * 2, bidirectional=True),
+    ),
+    "lstm-variants": (
+        lambda: LSTM(I, H, peephole=True, coupled=True, layer_norm=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.lstm(H, peephole=True, coupled=True, layer_norm=True)]),
+    ),
+    "gru-bidirectional": (
+        lambda: GRU(I, H, bidirectional=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.gru(H)], bidirectional=True),
+    ),
+    "gru-variants": (
+        lambda: GRU(I, H, bias=False, reset_after=False, layer_norm=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.gru(H, use_bias=False, reset_after=False, layer_norm=True)]),
+    ),
+}
+KINDS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
+
+
+def randomised(module):
+    """The module with random numbers for every parameter, scales and peepholes included."""
+    module.load(jax.tree.map(lambda p: 0.5 * p, random_like(7, module.params, jnp.float32)))
+    return module
+
+
+def initial(module, *batch, seed=2):
+    """Random initial states in PyTorch's shapes."""
+    rows = module.num_layers * (1 + module.bidirectional)
+    h = numbers(seed, rows, *batch, getattr(module, "proj_size", 0) or module.hidden_size)
+    return (h, numbers(seed + 1, rows, *batch, module.hidden_size)) if isinstance(module, LSTM) else h
+
+
+def by_layer(module, hx):
+    """Initial states in PyTorch's shapes, split as the functional API expects them."""
+    one = lambda n: LSTMState(hx[0][n], hx[1][n]) if isinstance(hx, tuple) else hx[n]  # noqa: E731
+    if module.bidirectional:
+        return tuple(Bidirectional(one(2 * k), one(2 * k + 1)) for k in range(module.num_layers))
+    return tuple(one(k) for k in range(module.num_layers))
+
+
+def flat(states):
+    """Final states of the functional API, joined in PyTorch's shapes."""
+    rows = [s for layer in states for s in (layer if isinstance(layer, Bidirectional) else [layer])]
+    if isinstance(rows[0], LSTMState):
+        return jnp.stack([s.h for s in rows]), jnp.stack([s.c for s in rows])
+    return jnp.stack(rows)

@@ -1,4 +1,4 @@
-"""What the tests of ONNX share: cells, networks against ONNX Runtime, models put together by hand."""
+"""Helpers of the ONNX tests: cells, comparisons with ONNX Runtime, and models built node by node."""
 
 import functools
 from typing import Any
@@ -39,12 +39,12 @@ CELLS = {
 
 @functools.cache
 def cell_of(name: str) -> jaxrnn.Cell:
-    """The same cell for the same name, so that a test compiles nothing that another has."""
+    """One cell for each name, so that tests share compiled programs."""
     return CELLS[name]()
 
 
 def random_params(network: Any, seed: int = 0, input_size: int = I, dtype: Any = jnp.float32) -> Any:
-    """Random numbers, and among them zeros with a sign."""
+    """Random parameters whose first entries are negative zeros."""
 
     def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
         numbers = 0.6 * rng.standard_normal(shape.shape).astype(np.float32)
@@ -63,14 +63,14 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 
 
 def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
-    """All outputs by their names."""
+    """The outputs of ONNX Runtime by name."""
     running = session(model)
     assert [x.name for x in running.get_inputs()] == list(feeds)
     return dict(zip([y.name for y in running.get_outputs()], running.run(None, feeds), strict=True))
 
 
 def named(network: Any, states: Any, when: str) -> dict[str, np.ndarray]:
-    """The states of a network, or of a cell, under the names and in the shapes of a model."""
+    """The states of a network or a cell, with the names and shapes that they have in an ONNX model."""
     single = isinstance(network, jaxrnn.Cell)
     arrays = {}
     for k, (layer, state) in enumerate([(network, states)] if single else zip(network.layers, states, strict=True)):
@@ -89,7 +89,7 @@ def assert_model_equals_network(
     network: Any, params: Any, *, lengths: Any = None, initial: bool = False, reverse: bool = False,
     batch_first: bool = False, opset: int = 17, time: int = T, batch: int = B, seed: int = 0,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Outputs and final states of ONNX Runtime and of `unroll`, on random numbers."""
+    """Asserts that ONNX Runtime and `unroll` return equal outputs and final states for random inputs."""
     model = to_onnx(
         network, params, lengths=lengths is not None, initial_state="inputs" if initial else "zeros",
         reverse=reverse, batch_first=batch_first, opset=opset,
@@ -113,7 +113,10 @@ def assert_model_equals_network(
 
 
 def assert_same_network(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:
-    """Cells and params are equal to the bit, but for the `w_h` that a projection was multiplied into."""
+    """Asserts that cells are equal and that params are equal to the bit.
+
+    A `w_h` that was multiplied by a projection is equal within `tolerance`.
+    """
     (cells, params), (again, read) = ours, theirs
     assert repr(again) == repr(cells)
     assert jax.tree.structure(read) == jax.tree.structure(params)
@@ -134,7 +137,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 def model_of(
     nodes: list[Any], constants: dict[str, np.ndarray], outputs: list[str], opset: int = 17
 ) -> onnx.ModelProto:
-    """Whatever is not computed or held is an input."""
+    """An ONNX model whose inputs are all names that no node computes and no constant holds."""
     made = {*constants, *(name for node in nodes for name in node.output), ""}
     read = dict.fromkeys(name for node in nodes for name in node.input if name not in made)
     value = helper.make_empty_tensor_value_info
@@ -143,11 +146,11 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-# Models put together by hand
+# Models built node by node
 
 
 def operator(name: str, x: str, features: int, hidden: int = 4, op: str = "LSTM", directions: int = 2, **settings: Any):
-    """A node, and its weights: those of `name` are called as it is."""
+    """A recurrent node, and its weights by name. Their names begin with that of the node."""
     rng, rows = np.random.default_rng(len(name) + features), {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * hidden
     shapes = {"W": (directions, rows, features), "R": (directions, rows, hidden), "B": (directions, 2 * rows)}
     weights = {f"{name}.{role}": (0.5 * rng.standard_normal(s)).astype(np.float32) for role, s in shapes.items()}
@@ -163,7 +166,7 @@ AXES = {"one": np.array([1]), "last": np.array([0, 0, -1]), "zero": np.array(0),
 
 
 def with_state(*made: Any, **constants: np.ndarray) -> onnx.ModelProto:
-    """An LSTM whose initial_h is `h`, whatever that is."""
+    """A model with an LSTM whose initial_h is `h`, which the nodes of `made` may compute."""
     one, weights = operator("a", "x", 3, directions=1)
     one.input.extend(["", "h"])
     return model_of([*made, one], weights | constants, ["a.Y"])

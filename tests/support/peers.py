@@ -1,4 +1,4 @@
-"""The packages that answers are compared with live."""
+"""Other libraries that the tests compare with live."""
 
 import importlib
 import os

@@ -1,7 +1,7 @@
-"""The two programs that most tests call: a cell over time, differentiated by hand and by JAX.
+"""The two programs that most tests call: `unroll` of a cell, differentiated by hand and by JAX.
 
-Each is compiled once in a process. Masks, resets, operands and cotangents are its arguments, so that a
-test that can call one of these compiles nothing of its own.
+Each is compiled once in a process. Masks, resets, operands and cotangents are arguments, so that a test that calls
+one of these compiles nothing of its own.
 """
 
 import functools
@@ -25,9 +25,9 @@ def step_of(name: str) -> Callable[..., Any]:
 
 
 def differentiated(cell: Cell, implementation: str | None, jit: Any = quick_jit, **options: Any) -> Callable[..., Any]:
-    """Values of `unroll`, and the gradients that cotangents of them pull back, compiled by `jit`.
+    """A compiled function that returns the values of `unroll` and their gradients.
 
-    A function of (params, xs, state, reset_state), mask, resets, cotangents, and a key for noise.
+    Its arguments are (params, xs, state, reset_state), mask, resets, cotangents, and a key for noise.
     """
 
     def run_back(operands: Any, mask: Any, resets: Any, cotangents: Any, key: Any = None) -> tuple[Any, Any]:
@@ -48,21 +48,21 @@ def _program(name: str, implementation: str | None, options: tuple[tuple[str, An
 
 
 def program(name: str, implementation: str | None, **options: Any) -> Callable[..., Any]:
-    """That of a cell of the registry, the same for all tests of a process."""
+    """`differentiated` for a cell of the registry, one for all tests of a process."""
     return _program(name, implementation, tuple(sorted(options.items())))
 
 
 def operands_of(name: str) -> tuple[Any, ...]:
-    """Parameters, inputs, initial and reset state."""
+    """Parameters, inputs, initial state and reset state."""
     case = make(name)
     return case.params, case.xs, case.state, make(name, seed=7).state
 
 
 def cotangents_of(name: str, emphasis: Any = (1.0, 1.0, 1.0)) -> Any:
-    """A random number for every entry of final state, outputs and states; `emphasis` multiplies the three."""
+    """Random cotangents of final state, outputs and states. `emphasis` multiplies the three."""
     state = make(name).state
     over_time = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((T, *leaf.shape), leaf.dtype), state)
-    parts = (state, jax.tree.leaves(over_time)[0], over_time)  # an output is the first part of its state
+    parts = (state, jax.tree.leaves(over_time)[0], over_time)  # the output is the first part of the state
     return tuple(random_like(9 + k, part, parts[1].dtype, emphasis[k]) for k, part in enumerate(parts))
 
 
@@ -72,29 +72,32 @@ PAIRS = [of_cell(name, "bptt") for name in CELLS] + [of_cell(name, "pallas_inter
 
 
 def by_hand(name, operands, cotangents, mask=ALL, resets=NONE, reverse=False, implementation="bptt"):
-    """Values and gradients through a hand-written backward pass, with "bptt" compiled as users have it."""
+    """Values and gradients through a hand-written backward pass. "bptt" is compiled by plain `jax.jit`."""
     jit = jax.jit if implementation == "bptt" else quick_jit
     return program(name, implementation, jit=jit, reverse=reverse)(operands, mask, resets, cotangents)
 
 
 def by_jax(name, operands, cotangents, mask=ALL, resets=NONE, reverse=False, key=None):
-    """The same by JAX's derivative of the plain scan, forward: in reverse, of the sequence turned round."""
+    """Values and gradients by JAX's derivative of the plain scan.
+
+    For `reverse`, it reads the reversed sequence forward.
+    """
     f = program(name, "scan", reverse=False)
     if not reverse:
         return f(operands, mask, resets, cotangents, key)
-    assert key is None  # noise is drawn for steps as they stand
-    turn = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[::-1], tree)  # noqa: E731
+    assert key is None  # noise belongs to the steps in their own order
+    flip = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[::-1], tree)  # noqa: E731
     params, xs, *states = operands
-    parted = np.concatenate([NONE[:1], turn(resets)[:-1]])  # between the same two steps, from the other side
+    resets = np.concatenate([NONE[:1], flip(resets)[:-1]])  # the same pairs of steps, numbered from the other end
     dfinal, *over_time = cotangents
-    values, (dparams, dxs, *dstates) = f((params, turn(xs), *states), turn(mask), parted, (dfinal, *turn(over_time)))
-    return (values[0], *turn(values[1:])), (dparams, turn(dxs), *dstates)
+    values, (dparams, dxs, *dstates) = f((params, flip(xs), *states), flip(mask), resets, (dfinal, *flip(over_time)))
+    return (values[0], *flip(values[1:])), (dparams, flip(dxs), *dstates)
 
 
 def windowed(name, size, operands, cotangents, mask=ALL, resets=NONE, reverse=False, key=None):
-    """The same if nothing flows back between windows of `size` steps: each by itself, from the state the last left.
+    """Values and gradients of windows of `size` steps, each differentiated by itself from the state of the last.
 
-    Only its own steps take part in it, and it has only the cotangents and the resets of those.
+    A call for a window masks all other steps, and has no cotangents and no resets of theirs.
     """
     (params, xs, state, reset_state), (dfinal, dys, dstates) = operands, numpy_of(cotangents)
     values, gradients = [], []
@@ -121,5 +124,5 @@ TOLERANCE_OF_SLOPE = 1e-10
 
 
 def slope(f: Callable[[float], np.ndarray], h: float = 2e-4) -> np.ndarray:
-    """The derivative of f at 0, by differences of fourth order."""
+    """The derivative of f at 0 by finite differences of fourth order."""
     return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)

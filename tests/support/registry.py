@@ -1,9 +1,10 @@
-"""All cells, in every form they take. A new cell inherits the contract test by a row here."""
+"""All cells and their variants. A row here brings a new cell under the contract test."""
 
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,19 +37,19 @@ CELLS: dict[str, Callable[[], Cell]] = {
 
 
 def of_cell(name: str, *more: Any) -> Any:
-    """A parameter of a test, in the process of the others of that cell, so that what is compiled serves them all."""
+    """A parameter of a test. All tests of one cell run in one process and share its compiled programs."""
     return pytest.param(name, *more, marks=pytest.mark.xdist_group(name))
 
 
-# One cell of each kind of driver path, for what need not be seen on every variant.
+# One cell for each path through the driver, for tests that need no variants.
 FAMILIES = ("rnn-tanh", "lstm", "gru", "gru-reset-before")
 
-# Relative to the largest entry of what is compared. bfloat16 was measured at 0.002 to 0.033 over the registry.
+# Relative to the largest entry of each array. bfloat16 was measured at 0.002 to 0.033 over the registry.
 TOLERANCE: dict[str, float] = {"float64": 1e-11, "float32": 5e-6, "bfloat16": 4e-2}
 
 
 class Case(NamedTuple):
-    """One problem: a cell, and everything `unroll` takes."""
+    """A cell, and the arguments of `unroll`."""
 
     cell: Cell
     params: Any
@@ -58,27 +59,27 @@ class Case(NamedTuple):
 
 
 def random_like(seed: int, tree: Any, dtype: Any, scale: float = 1.0) -> Any:
-    """Normal numbers from NumPy: drawing them with JAX would compile a generator in every test."""
+    """Normal random numbers by NumPy. JAX would compile a generator in every test."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), tree)
 
 
 def numpy_of(tree: Any) -> Any:
-    """Slicing and adding these compiles nothing."""
+    """The tree as NumPy arrays, which are sliced and added without compilation."""
     return jax.tree.map(np.asarray, tree)
 
 
 def quick_jit(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`jax.jit` that compiles small programs about five times faster: the same program, as slower machine code.
+    """`jax.jit` that compiles small programs about five times faster, to slower machine code.
 
-    For oracles, and for variants of what is compiled as users have it in another test.
+    It is for oracles, and for variants of programs that another test compiles by plain `jax.jit`.
     """
     return jax.jit(f, compiler_options=_quick_options(), **options)
 
 
 @functools.cache
 def _quick_options() -> dict[str, Any]:
-    """Those of them that this version of XLA knows."""
+    """The options of `quick_jit` that this version of XLA knows."""
     wanted = {
         "xla_backend_optimization_level": 0,
         "xla_llvm_disable_expensive_passes": True,
@@ -98,18 +99,18 @@ def _quick_options() -> dict[str, Any]:
 
 @functools.cache
 def cell_of(name: str) -> Cell:
-    """One cell for all tests of a process, so that what one of them compiles serves the others."""
+    """One cell for all tests of a process, so that they share its compiled programs."""
     return CELLS[name]()
 
 
 @functools.cache
 def params_of(name: str) -> Any:
-    """The shapes of its parameters."""
+    """The shapes of the parameters of a cell."""
     return jax.eval_shape(lambda key: cell_of(name).init(key, I, jnp.float32), jax.random.key(0))
 
 
 def make(name: str, batch_shape: tuple[int, ...] = (B,), time: int = T, dtype: Any = None, seed: int = 0) -> Case:
-    """Random parameters (biases too), inputs and initial state."""
+    """A cell with random parameters, biases included, random inputs and a random initial state."""
     cell = cell_of(name)
     dtype = jnp.result_type(float) if dtype is None else dtype
     params = random_like(seed, params_of(name), dtype, scale=0.6)
@@ -124,7 +125,7 @@ def bits(seed: int, shape: tuple[int, ...], p: float) -> np.ndarray:
 
 LENGTHS = np.asarray([T, 0, 1, 4, T], dtype=np.int32)
 
-# Lengths 0, 1, T and between; a mask with holes; episodes that begin anywhere, in padding too.
+# Lengths are 0, 1, T and between. The mask has holes. Resets are at any step, masked steps included.
 SCENARIOS: dict[str, dict[str, Any]] = {
     "plain": {},
     "lengths": {"lengths": LENGTHS},
@@ -137,9 +138,9 @@ def run(case: Case, **options: Any) -> tuple[Any, ...]:
 
 
 def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
-    """A scalar that weighs every entry of the final state, the outputs and the states by its own random number.
+    """A sum over the entries of final state, outputs and states, each with a random weight of its own.
 
-    `emphasis` multiplies the three parts, so that one can be looked at alone.
+    `emphasis` multiplies the three parts, so that a test can select one.
     """
     total = jnp.zeros((), jax.tree.leaves(outcome)[0].dtype)
     for k, part in enumerate(outcome):
@@ -149,7 +150,7 @@ def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
 
 
 def loss_of(case: Case, implementation: str | None, emphasis: Any = (1.0, 1.0, 1.0), **options: Any):
-    """A scalar function of params, xs, initial state and reset state that every cotangent takes part in."""
+    """A scalar function of params, xs, initial state and reset state, whose every cotangent is nonzero."""
     options = {**case.options, **options, "return_states": True, "implementation": implementation}
 
     def loss(params: Any, xs: jax.Array, state: Any, reset_state: Any = None) -> jax.Array:
@@ -159,18 +160,27 @@ def loss_of(case: Case, implementation: str | None, emphasis: Any = (1.0, 1.0, 1
 
 
 def gap(a: Any, b: Any) -> float:
-    """The largest difference between two pytrees, leaf by leaf relative to the leaf's largest entry."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
+    """The largest difference between two pytrees, for each leaf relative to its largest entry in `b`.
+
+    Asserts that structures, shapes and dtypes are equal and that all entries are finite.
+    """
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
+    chex.assert_tree_all_finite((a, b))
     worst = 0.0
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.shape == y.shape
-        assert x.dtype == y.dtype
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         if x.size:
             worst = max(worst, float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-30)))
-        assert np.isfinite(x).all()
     return worst
 
 
 def assert_close(a: Any, b: Any, dtype: str = "float64") -> None:
+    """Asserts that `gap` is within the tolerance of a dtype."""
     assert gap(a, b) <= TOLERANCE[dtype]
+
+
+def assert_equal(*trees: Any) -> None:
+    """Asserts that pytrees have equal structures, shapes, dtypes and values, and that all values are finite."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(*trees)
+    chex.assert_trees_all_equal(*trees)
+    chex.assert_tree_all_finite(trees)

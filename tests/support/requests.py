@@ -1,4 +1,4 @@
-"""Requests without a run: calls of `unroll` that are traced as if on some device."""
+"""Calls of `unroll` that are traced as if on some device, and run nowhere."""
 
 import sys
 
@@ -27,7 +27,7 @@ def traced(monkeypatch, implementation, cell=None, dtype=jnp.float32, device=CUD
 
 
 def request_of(monkeypatch, **given):
-    """The request that such a call makes, without an implementation."""
+    """The request that a call of `unroll` without an implementation makes."""
     seen, choose = [], UNROLL.choose
     with monkeypatch.context() as patch:
         patch.setattr(UNROLL, "choose", lambda request, _: seen.append(request) or choose(request, None))

@@ -1,4 +1,4 @@
-"""Networks and parameters to save, and what is the same after loading."""
+"""Networks and parameters to save, and their comparison after loading."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ def params_of(network, dtype=jnp.float32, input_size=I):
 
 
 def same(a, b):
-    """Equal structures, dtypes and bits."""
+    """Asserts that two pytrees have equal structures, dtypes, shapes and bits, and that the second holds JAX arrays."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert isinstance(y, jax.Array)
