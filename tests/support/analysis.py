@@ -1,9 +1,9 @@
-"""How tests of the analysis compare."""
+"""Comparisons of the tests of the analysis."""
 
 import jax
 import numpy as np
 
-# Relative. Measured at most 2e-12; 5e-11 for singular values far below the first, which brute force loses.
+# Relative. Measured at most 2e-12, and 5e-11 for singular values that brute force rounds away.
 TOLERANCE = 1e-9
 
 
@@ -15,12 +15,12 @@ def close(got, wanted):
 
 
 def assert_logs(got, wanted):
-    """Every length to a relative error of TOLERANCE; -inf is a length of 0."""
+    """Checks every norm to a relative error of TOLERANCE; -inf is a norm of 0."""
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE), got, wanted)
 
 
 def log_of_norm(tree, leading):
-    """By brute force: leaves `(*leading, ·)`."""
+    """Logs of the norms of leaves `(*leading, ·)`, by brute force."""
     norms = jax.tree.map(lambda a: np.linalg.norm(np.asarray(a).reshape(*a.shape[:leading], -1), axis=-1), tree)
     with np.errstate(divide="ignore"):
         return jax.tree.map(np.log, norms)

@@ -1,4 +1,4 @@
-"""Made-up sets of data for tests: files, archives, and the rows of the table that describe them."""
+"""Small data sets for tests: files, archives, and their rows in the table of sets."""
 
 import gzip
 import hashlib
@@ -16,7 +16,7 @@ def file_of(name, content):
 
 
 def set_of(contents, *ways, name="small"):
-    """A row of the table for made-up files."""
+    """The row of the table for small files."""
     return DataSet(name, "made up", "none", "0 MB", tuple(file_of(*item) for item in contents.items()), ways)
 
 

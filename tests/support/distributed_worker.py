@@ -1,4 +1,4 @@
-"""A training that one process or several can do, as a program: `python -m tests.support.distributed_worker FOLDER OPTIONS [PATIENCE]`."""
+"""Trains in one process or in several: `python -m tests.support.distributed_worker FOLDER OPTIONS [PATIENCE]`."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ B, T, INPUTS, HIDDEN, STEPS = 8, 6, 3, 5, 20
 
 
 def task_of(dtype):
-    """An LSTM that reads in both directions, with lengths; noise, and a carry that every example adds to."""
+    """Trains a bidirectional LSTM with lengths, noise, and a carry that every example adds to."""
     network = jaxrnn.stack([jaxrnn.lstm(HIDDEN)], bidirectional=True)
 
     def init(key):
@@ -37,7 +37,7 @@ def task_of(dtype):
 
 
 def trained(own, dtype):
-    """All that changes in training, after 20 steps."""
+    """The state of the training after 20 steps, without its keys."""
     settings = Settings(STEPS, STEPS, steps_per_call=5)
     course = fit(task_of(dtype), make_optimiser(0.01), (3,), settings, lambda params: {}, own)
     return course.state._replace(keys=())

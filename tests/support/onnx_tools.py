@@ -1,4 +1,4 @@
-"""What the tests of ONNX share: cells, networks against ONNX Runtime, models put together by hand."""
+"""Shared by the tests of ONNX: cells, comparisons with ONNX Runtime, and models made by hand."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ from jaxrnn import Bidirectional, LSTMState
 from jaxrnn.interop.onnx_export import to_onnx
 from tests.support.registry import B, I, T, gap, random_like
 
-# Relative to the largest entry of each array. Measured: 6e-7 at most, over all networks and cases of these tests.
+# Relative to the largest entry of each array. Measured at most 6e-7 over all networks of these tests.
 TOLERANCE = 2e-6
 
 CELLS = {
@@ -39,12 +39,12 @@ CELLS = {
 
 @functools.cache
 def cell_of(name: str) -> jaxrnn.Cell:
-    """The same cell for the same name, so that a test compiles nothing that another has."""
+    """One cell for each name, so that tests share what they compile."""
     return CELLS[name]()
 
 
 def random_params(network: Any, seed: int = 0, input_size: int = I, dtype: Any = jnp.float32) -> Any:
-    """Random numbers, and among them zeros with a sign."""
+    """Draws random params, each array with one negative zero."""
 
     def draw(shape: jax.ShapeDtypeStruct) -> jax.Array:
         numbers = 0.6 * rng.standard_normal(shape.shape).astype(np.float32)
@@ -70,7 +70,7 @@ def run(model: onnx.ModelProto, feeds: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def named(network: Any, states: Any, when: str) -> dict[str, np.ndarray]:
-    """The states of a network, or of a cell, under the names and in the shapes of a model."""
+    """States of a network or a cell, with the names and shapes of an ONNX model."""
     single = isinstance(network, jaxrnn.Cell)
     arrays = {}
     for k, (layer, state) in enumerate([(network, states)] if single else zip(network.layers, states, strict=True)):
@@ -89,7 +89,7 @@ def assert_model_equals_network(
     network: Any, params: Any, *, lengths: Any = None, initial: bool = False, reverse: bool = False,
     batch_first: bool = False, opset: int = 17, time: int = T, batch: int = B, seed: int = 0,
 ) -> onnx.ModelProto:  # fmt: skip
-    """Outputs and final states of ONNX Runtime and of `unroll`, on random numbers."""
+    """Checks outputs and final states of ONNX Runtime against `unroll`, on random inputs."""
     model = to_onnx(
         network, params, lengths=lengths is not None, initial_state="inputs" if initial else "zeros",
         reverse=reverse, batch_first=batch_first, opset=opset,
@@ -113,7 +113,7 @@ def assert_model_equals_network(
 
 
 def assert_same_network(ours: Any, theirs: Any, tolerance: float = TOLERANCE) -> None:
-    """Cells and params are equal to the bit, but for the `w_h` that a projection was multiplied into."""
+    """Checks that cells and params are equal bit for bit, except `w_h` below a projection."""
     (cells, params), (again, read) = ours, theirs
     assert repr(again) == repr(cells)
     assert jax.tree.structure(read) == jax.tree.structure(params)
@@ -134,7 +134,7 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
 def model_of(
     nodes: list[Any], constants: dict[str, np.ndarray], outputs: list[str], opset: int = 17
 ) -> onnx.ModelProto:
-    """Whatever is not computed or held is an input."""
+    """Makes a model; names that are neither computed nor constant become inputs."""
     made = {*constants, *(name for node in nodes for name in node.output), ""}
     read = dict.fromkeys(name for node in nodes for name in node.input if name not in made)
     value = helper.make_empty_tensor_value_info
@@ -143,11 +143,11 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-# Models put together by hand
+# Models made by hand
 
 
 def operator(name: str, x: str, features: int, hidden: int = 4, op: str = "LSTM", directions: int = 2, **settings: Any):
-    """A node, and its weights: those of `name` are called as it is."""
+    """A node and its weights, whose names begin with that of the node."""
     rng, rows = np.random.default_rng(len(name) + features), {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * hidden
     shapes = {"W": (directions, rows, features), "R": (directions, rows, hidden), "B": (directions, 2 * rows)}
     weights = {f"{name}.{role}": (0.5 * rng.standard_normal(s)).astype(np.float32) for role, s in shapes.items()}
@@ -163,7 +163,7 @@ AXES = {"one": np.array([1]), "last": np.array([0, 0, -1]), "zero": np.array(0),
 
 
 def with_state(*made: Any, **constants: np.ndarray) -> onnx.ModelProto:
-    """An LSTM whose initial_h is `h`, whatever that is."""
+    """An LSTM whose initial_h is the tensor `h`."""
     one, weights = operator("a", "x", 3, directions=1)
     one.input.extend(["", "h"])
     return model_of([*made, one], weights | constants, ["a.Y"])

@@ -1,4 +1,4 @@
-"""What tests of trainings share: parameters that cost nothing to make, and Optax as it must be run."""
+"""Shared by tests of trainings: params without compilation, and promotion as Optax needs it."""
 
 import contextlib
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @contextlib.contextmanager
 def optax_promotes():
-    """Adam raises a float to an integer power, which the strictness of these tests forbids; in every thread."""
+    """Allows promotion in every thread: Adam raises a float to an integer power."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     try:
         yield
@@ -18,7 +18,7 @@ def optax_promotes():
 
 
 def filled(model, seed=0):
-    """Parameters of a model's shapes, drawn by NumPy; what `init` takes to compile is paid where models are trained."""
+    """Params in the shapes of a model, drawn by NumPy, which saves the compilation of `init`."""
     rng = np.random.default_rng(seed)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     return jax.tree.map(lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape, leaf.dtype)), shapes)
