@@ -1,4 +1,4 @@
-"""Spectra, the four terms of ∂c_t/∂c_{t-1}, gates and their ablation: against the equations written out by hand."""
+"""Gates, their ablation, the four terms of ∂c_t/∂c_{t-1} and spectra equal the equations written in NumPy."""
 
 import functools
 
@@ -15,7 +15,7 @@ from tests.support.registry import CELLS, LENGTHS, B, H, T, assert_close, loss_o
 LSTMS = [name for name in CELLS if name.startswith("lstm") and name != "lstm-regularized"]
 GATED = [name for name in CELLS if name.startswith(("lstm", "gru", "mgu"))]
 
-# ---- the equations in NumPy, in every variant; `fixed` holds gates that are not computed
+# ---- equations of every variant in NumPy; `fixed` holds the gates that are not computed
 
 
 def sigmoid(a):
@@ -31,7 +31,7 @@ def product(a, w, scale):
 
 
 def read_out(p, o, c, xp=np):
-    """h from c, with o given."""
+    """Computes h from c and o."""
     u = c
     if p.norm is not None:
         centred = c - c.mean(-1, keepdims=True)
@@ -76,7 +76,7 @@ def mgu_step(p, h, x, fixed):
 
 
 def by_hand(name, case, fixed=None):
-    """The states after each step and the gates, leaves `(T, B, ·)`."""
+    """States after each step, and gates, with leaves `(T, B, ·)`."""
     step = {"lstm": lstm_step, "gru": functools.partial(gru_step, "before" not in name), "mgu": mgu_step}[
         name[:4].strip("-")
     ]
@@ -99,7 +99,7 @@ case_of = functools.cache(make)
 
 
 @pytest.mark.parametrize("name", GATED)
-def test_gates_are_those_of_the_equations(name, x64):
+def test_gate_values_follow_the_equations(name, x64):
     case = case_of(name)
     _, gates = by_hand(name, case)
     found = analysis.gate_values(case.cell, case.params, case.xs, case.state)
@@ -119,7 +119,7 @@ def test_gates_are_those_of_the_equations(name, x64):
 
 
 @pytest.mark.parametrize(("name", "kept"), [("lstm", "f"), ("gru", "z"), ("mgu", "f")])
-def test_gate_statistics_by_numpy(name, kept, x64):
+def test_gate_statistics_of_padded_sequences_equal_numpy(name, kept, x64):
     case = case_of(name)
     case = case._replace(params=jax.tree.map(lambda p: 3 * p, case.params))
     _, gates = by_hand(name, case)
@@ -146,7 +146,7 @@ def test_gate_statistics_by_numpy(name, kept, x64):
     assert not nothing[kept].histogram.any()
 
 
-def test_gates_that_are_shut_or_open_for_good(x64):
+def test_constant_gates_have_exact_statistics(x64):
     case = case_of("lstm")
     for value, time in ((1.0, np.inf), (0.0, 0.0), (np.exp(-0.1), 10.0)):
         cell = analysis.ablate_gates(case.cell, "f", value)
@@ -170,9 +170,9 @@ ABLATED = [
 
 
 @pytest.mark.parametrize(("name", "gate", "value"), ABLATED)
-def test_an_ablated_cell_is_the_equations_with_the_gate_fixed(name, gate, value, x64):
+def test_ablated_cell_follows_the_equations_with_the_gate_fixed(name, gate, value, x64):
     case = case_of(name)
-    units = np.clip(value + np.linspace(0, 0.2, H), 0, 1) if 0 < value < 1 else value  # a value for each unit
+    units = np.clip(value + np.linspace(0, 0.2, H), 0, 1) if 0 < value < 1 else value  # one value per unit
     states, _ = by_hand(name, case, {gate: np.broadcast_to(units, (B, H))})
     cell = analysis.ablate_gates(case.cell, gate, units)
     _, ys, found = jaxrnn.unroll(cell, case.params, case.xs, case.state, return_states=True)
@@ -181,15 +181,15 @@ def test_an_ablated_cell_is_the_equations_with_the_gate_fixed(name, gate, value,
 
 
 def gradients(case, **options):
-    """By hand, after they were seen to equal those by autodiff."""
+    """Gradients of the hand-written rule, after a check that automatic differentiation gives the same."""
     operands = (case.params, case.xs, case.state)
     ways = [jax.jit(jax.grad(loss_of(case, way, **options), (0, 1, 2)))(*operands) for way in ("bptt", "scan")]
     assert_close(*ways)
     return ways[0][0]
 
 
-def test_gradients_of_an_ablated_cell(x64):
-    """None reaches what the gate alone reads."""
+def test_ablated_gates_receive_no_gradient(x64):
+    """No gradient reaches params that only the ablated gate reads."""
     case = case_of("lstm-peephole")
     found = gradients(case._replace(cell=analysis.ablate_gates(case.cell, "i", 0.7)), lengths=LENGTHS)
     for leaf in (found.w_x, found.w_h, found.b, found.peephole.reshape(-1)):
@@ -204,7 +204,7 @@ def test_gradients_of_an_ablated_cell(x64):
 
 
 def test_ablated_cells_compose(x64):
-    """Two gates of one cell, a stack, noise around it, mixed precision."""
+    """Two gates of one cell are ablated, in a stack, in mixed precision, and with noise."""
     case = case_of("lstm-coupled")
     both = analysis.ablate_gates(analysis.ablate_gates(case.cell, "f", 0.3), "o", 1.0)
     states, _ = by_hand("lstm-coupled", case, {"f": np.full((B, H), 0.3), "o": np.ones((B, H))})
@@ -223,7 +223,7 @@ def test_ablated_cells_compose(x64):
 
 
 @pytest.mark.parametrize("name", LSTMS)
-def test_the_four_terms_sum_to_the_derivative(name, x64):
+def test_four_terms_sum_to_the_derivative(name, x64):
     case = case_of(name)
     states, gates = by_hand(name, case)
     p, c, o = case.params, states.c[:-1], gates["o"][:-1]
@@ -237,7 +237,7 @@ def test_the_four_terms_sum_to_the_derivative(name, x64):
     f, i, g = (gates[k][1:] for k in "fig")
     units = np.eye(H)
     close(terms.highway, f[..., None] * units)
-    if name in ("lstm", "lstm-peephole", "lstm-projection"):  # the terms one by one, as the formulas have them
+    if name in ("lstm", "lstm-peephole", "lstm-projection"):  # each term by its formula
         slope = o * (1 - np.tanh(c) ** 2)
         weights = {
             k: w if p.w_proj is None else p.w_proj @ w for k, w in zip("ifgo", np.split(p.w_h, 4, 1), strict=True)
@@ -251,7 +251,7 @@ def test_the_four_terms_sum_to_the_derivative(name, x64):
         close(terms.forget / c[..., None], -terms.input / g[..., None])
 
 
-def test_terms_of_padded_sequences_and_other_cells(x64):
+def test_terms_support_padding_noise_ablation_and_reduce(x64):
     case = case_of("lstm")
     operands = (case.params, case.xs, case.state)
     whole = analysis.cell_state_jacobian_terms(case.cell, *operands)
@@ -277,7 +277,7 @@ def test_terms_of_padded_sequences_and_other_cells(x64):
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_spectrum_by_numpy(name, x64):
+def test_recurrent_spectrum_equals_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
@@ -304,19 +304,19 @@ def test_spectrum_by_numpy(name, x64):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_powers_of_the_smallest_matrices(size, x64):
+def test_powers_of_the_smallest_matrices_equal_numpy(size, x64):
     w = np.random.default_rng(0).standard_normal((size, size))
     found = analysis.recurrent_spectrum(jaxrnn.RNNParams(jnp.ones((1, size)), jnp.asarray(w)), powers=3)["h"]
     powers = [np.linalg.svd(np.linalg.matrix_power(w, k), compute_uv=False) for k in (1, 2, 3)]
     assert_logs(found.log_power_singular_values, np.log(powers))
 
 
-# ---- under jit, and in half precision
+# ---- tracing and bfloat16
 
 
 @pytest.mark.parametrize("name", ["lstm-all", "gru"])
-def test_all_can_be_traced(name):
-    """Parameters, inputs and lengths alike; nothing is compiled."""
+def test_every_function_can_be_traced(name):
+    """Params, inputs and lengths are all traced; nothing is compiled."""
     case = make(name, dtype=jnp.float32)
     ablated = analysis.ablate_gates(case.cell, "o" if name == "lstm-all" else "z", 0.5)
     net = jaxrnn.stack([jaxrnn.Bidirectional(case.cell, ablated)], merge="sum")
@@ -338,7 +338,7 @@ def test_all_can_be_traced(name):
     assert jax.tree.leaves(made[4].log_state_norms[0].backward)[0].shape == (T, B)
 
 
-def test_half_precision_is_factorised_in_single():
+def test_bfloat16_is_factorised_in_float32():
     case = make("gru", (), dtype=jnp.bfloat16)
     single = jax.tree.map(lambda p: p.astype(jnp.float32), case.params)
     for got, wanted in zip(*(analysis.recurrent_spectrum(p).values() for p in (case.params, single)), strict=True):

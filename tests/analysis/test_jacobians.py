@@ -1,7 +1,7 @@
-"""Jacobians, their products, directions and gradient flow of every cell, over a thousand steps.
+"""Jacobians, their products, norms and gradient flow of every cell over a thousand steps equal brute force.
 
-Against `jax.jacobian` and `jax.grad` of `unroll` where those have numbers, and against products
-in decimal numbers of forty digits where they have only zeros.
+Brute force is `jax.jacobian` and `jax.grad` of `unroll` where these do not underflow, and
+products in decimal numbers of forty digits elsewhere.
 """
 
 import decimal
@@ -24,17 +24,17 @@ BY_NAME = pytest.mark.parametrize("name", CELLS)
 
 @functools.cache
 def sequence(name):
-    """One sequence, without batch axes; the same cell for every test, so that a function compiles once."""
+    """One sequence without batch axes; all tests use one cell, so that each function compiles once."""
     return make(name, (), LONG)
 
 
 def flat(tree, leading=0):
-    """Leaves `(*leading, ·)` side by side, in NumPy."""
+    """Joins leaves `(*leading, ·)` along the last axis, in NumPy."""
     return np.concatenate([np.reshape(a, (*a.shape[:leading], -1)) for a in jax.tree.leaves(numpy_of(tree))], axis=-1)
 
 
 def unflat(like, vectors):
-    """Vectors `(T, ·)` as a tree whose leaves have those of `like` at each step."""
+    """Splits vectors `(T, ·)` into a tree like `like` at each step."""
     leaves, structure = jax.tree.flatten(like)
     parts = np.split(np.asarray(vectors), np.cumsum([leaf.size for leaf in leaves])[:-1], axis=-1)
     shaped = [part.reshape(-1, *leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
@@ -42,7 +42,7 @@ def unflat(like, vectors):
 
 
 def perturbed(cell):
-    """The cell with numbers added to the parameters in each step, and to the state after it, from more columns of xs."""
+    """The cell adds further columns of xs to its params in each step, and to the state after it."""
 
     def step(params, state, x):
         weights, unravel_weights = jax.flatten_util.ravel_pytree(params)
@@ -56,7 +56,7 @@ def perturbed(cell):
 
 @functools.cache
 def states_after(name):
-    """`(T, S)`, by brute force."""
+    """States after each step, `(T, S)`."""
     case = sequence(name)
     return flat(jaxrnn.unroll(case.cell, case.params, case.xs, case.state, return_states=True)[2], 1)
 
@@ -90,22 +90,22 @@ def jacobians(name):
     return np.asarray(analysis.state_jacobians(case.cell, case.params, case.xs, case.state))
 
 
-# ---- numbers of forty digits, whose exponents have no end
+# ---- decimal numbers of forty digits, which do not underflow
 
 
 def exactly(a):
-    """The same numbers as decimals."""
+    """Converts numbers to decimals."""
     return np.vectorize(decimal.Decimal, otypes=[object])(np.asarray(a))
 
 
 def log_length(a):
-    """The log of the length of a vector, or of the spectral norm of a matrix, of decimals."""
+    """Log of the norm of a vector, or of the spectral norm of a matrix, of decimals."""
     largest = np.abs(a).max()
     return float(largest.ln()) + np.log(np.linalg.norm((a / largest).astype(float), 2)) if largest else -np.inf
 
 
 def log_lengths(name, start, transposed):
-    """Of ∂s_T/∂s_t after `start` from the left for each t, last first; or of ∂s_t/∂s_0 before `start`, first first."""
+    """Logs of the norms of `start` ∂s_T/∂s_t from the last t to the first, or of ∂s_t/∂s_0 `start` from the first."""
     found, factors = [], exactly(jacobians(name))
     with decimal.localcontext(prec=40):
         product = exactly(start)
@@ -130,7 +130,7 @@ def test_jacobian_products_equal_brute_force(name, x64):
     found = numpy_of(analysis.jacobian_products(case.cell, case.params, case.xs, case.state))
     wanted = np.stack([np.linalg.svd(every[-1, :, t], compute_uv=False) for t in range(T)])
     got = np.exp(found.log_singular_values[-T:])
-    seen = wanted > 1e-6 * wanted[:, :1]  # what a singular value decomposition of the product can tell
+    seen = wanted > 1e-6 * wanted[:, :1]  # a decomposition of the product resolves only these
     np.testing.assert_allclose(got[seen], wanted[seen], rtol=TOLERANCE)
     assert (got[~seen] <= 1e-6 * np.broadcast_to(wanted[:, :1], wanted.shape)[~seen]).all()
     np.testing.assert_array_equal(found.log_norms, found.log_singular_values[:, 0])
@@ -142,7 +142,7 @@ def test_jacobian_products_equal_brute_force(name, x64):
 
 
 @BY_NAME
-def test_directions_and_exponents_equal_brute_force(name, x64):
+def test_tangents_cotangents_and_exponents_equal_brute_force(name, x64):
     case, (first, last) = sequence(name), brute_force(name)
     vector = random_like(3, case.state, jnp.float64)
     unit = flat(vector) / np.linalg.norm(flat(vector))
@@ -168,7 +168,7 @@ def test_directions_and_exponents_equal_brute_force(name, x64):
 
 @BY_NAME
 def test_gradient_flow_equals_brute_force(name, x64):
-    """Each step has parameters of its own, and adds a number to the state."""
+    """Every step has separate params, and adds a number to the state."""
     case = sequence(name)
 
     def loss(params, changes, weights):
@@ -187,8 +187,8 @@ def test_gradient_flow_equals_brute_force(name, x64):
 
 
 @BY_NAME
-def test_the_flow_of_a_loss_at_the_end_alone(name, x64):
-    """Whose gradient fades below the smallest number: with the contributions, as those are compiled already."""
+def test_gradient_flow_of_a_final_loss_equals_decimal_products(name, x64):
+    """This gradient underflows. Contributions are asked for, as their program is compiled already."""
     case = sequence(name)
     vector = random_like(3, case.state, jnp.float64)
     dot = lambda final, ys: sum(map(jnp.vdot, jax.tree.leaves(vector), jax.tree.leaves(final)))  # noqa: E731

@@ -1,4 +1,4 @@
-"""What the analysis refuses, and what it says."""
+"""Refusals of the analysis, and their messages."""
 
 import functools
 
@@ -221,7 +221,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_is_refused_by_name(what, unhooked):
+def test_bad_arguments_are_refused(what, unhooked):
     call, error, message = REFUSED[what]
     with pytest.raises(error, match=message):
         call()

@@ -1,4 +1,4 @@
-"""Jacobians and gradient flow of batches, lengths, masks and networks, and over a thousand steps."""
+"""Jacobians and gradient flow of padded and masked batches, of networks, and over a thousand steps."""
 
 import functools
 from itertools import combinations
@@ -30,7 +30,7 @@ def everything(cell, params, xs, state, vector, **options):
     }
 
 
-def test_a_padded_batch_is_each_sequence_alone(x64):
+def test_padded_and_masked_sequences_equal_sequences_alone(x64):
     case, k = make("lstm"), 3  # a sequence of 4 steps
     length = LENGTHS[k]
     poisoned = jnp.where((np.arange(T)[:, None] < LENGTHS)[..., None], case.xs, jnp.nan)
@@ -52,12 +52,12 @@ def test_a_padded_batch_is_each_sequence_alone(x64):
     assert not np.asarray(found["growth"])[padding].any()
     assert np.abs(np.asarray(found["products"])[padding]).max() < 1e-14
     assert (np.asarray(found["forward"])[length - 1 :, k] == found["forward"][length - 1, k]).all()
-    assert np.isnan(found["exponents"][1:3]).all()  # lengths 0 and 1: none is left after the first step
+    assert np.isnan(found["exponents"][1:3]).all()  # sequences of length 0 and 1 have no step after the first
 
 
 @pytest.mark.parametrize("name", ["lstm-projection", "gru-reset-before"])
-def test_gradient_flow_of_a_masked_batch_and_its_split(name, x64):
-    """A Python loop in which every step has parameters of its own, and adds a number to the state."""
+def test_gradient_flow_of_a_masked_batch_equals_a_python_loop(name, x64):
+    """In the loop every step has separate params, and adds a number to the state."""
     case, mask = make(name), bits(4, (T, B), 0.6)
     initial = case.state
 
@@ -84,7 +84,7 @@ def test_gradient_flow_of_a_masked_batch_and_its_split(name, x64):
     np.testing.assert_allclose(flow.loss, value)
 
 
-def test_gradient_flow_through_a_network(x64):
+def test_gradient_flow_of_a_network_equals_jax_grad(x64):
     pair = jaxrnn.Bidirectional(jaxrnn.gru(4), jaxrnn.lstm(4))
     net = jaxrnn.stack([pair, jaxrnn.rnn(4)], merge="mul", residual=True, dropout=0.3)
     shapes = jax.eval_shape(lambda key: net.init(key, I), jax.random.key(0))
@@ -120,10 +120,10 @@ def linear(w_h):
 
 
 def log_volumes(jacobians, most=None):
-    """log(σ_1 … σ_k) of the product of all but the first, for k up to `most`, or all: the norm of the product of k-th compounds.
+    """Sums log σ_1 + … + log σ_k of the product of all Jacobians, for k up to `most` or to the size.
 
-    By Cauchy and Binet the compound matrix, of all k by k minors, of a product is the product
-    of compounds. NumPy, each product scaled as it goes.
+    The k-th compound of a matrix holds its k by k minors, and its norm is σ_1 … σ_k. By Cauchy and
+    Binet the compound of a product is the product of compounds. Each partial product is rescaled.
     """
     size, found = jacobians.shape[-1], []
     for k in range(1, (most or size) + 1):
@@ -139,8 +139,8 @@ def log_volumes(jacobians, most=None):
 
 
 @pytest.mark.parametrize("gain", [0.2, 2.5])
-def test_products_of_a_thousand_steps_by_compounds(gain, x64):
-    """Where brute force has only zeros, or infinities: the logs run to ±1000 and spread over hundreds."""
+def test_products_of_a_thousand_linear_steps_equal_compounds(gain, x64):
+    """Brute force underflows or overflows here: the logs reach ±1000."""
     w_h = gain * np.random.default_rng(0).standard_normal((4, 4)) / 1.5
     cell, params = linear(w_h)
     found = analysis.jacobian_products(cell, params, jnp.zeros((1000, 1)))
@@ -158,7 +158,7 @@ def test_products_of_a_thousand_steps_by_compounds(gain, x64):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_products_of_a_thousand_gated_steps_by_compounds(name, x64):
+def test_products_of_a_thousand_gated_steps_equal_compounds(name, x64):
     cell = jaxrnn.lstm(2) if name == "lstm" else jaxrnn.gru(4)
     shapes = jax.eval_shape(lambda key: cell.init(key, I), jax.random.key(0))
     params = jax.tree.map(lambda p: 1.5 * p, random_like(0, shapes, jnp.float64))
@@ -171,13 +171,15 @@ def test_products_of_a_thousand_gated_steps_by_compounds(name, x64):
 
 
 @pytest.mark.parametrize("gain", [0.25, 2.5])
-def test_flow_of_a_thousand_steps_in_closed_form(gain, x64):
-    """W_h is an orthogonal matrix times a gain, so that every length changes by the gain in every step."""
+def test_gradient_flow_of_a_thousand_steps_equals_the_closed_form(gain, x64):
+    """W_h is an orthogonal matrix times a gain, so that each step multiplies every norm by the gain."""
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
     cell, params = linear(gain * rotation)
     xs = jnp.zeros((1000, 3, 1))
     left = 999 - np.arange(1000)
-    weights = np.array([1.0, -2.0, 1e-200])[:, None] * np.ones(4)  # sequences of very different gradients
+    weights = np.array([1.0, -2.0, 1e-200])[:, None] * np.ones(
+        4
+    )  # the gradients of the sequences differ by 200 orders of magnitude
     flow = analysis.gradient_flow(cell, params, xs, lambda final, ys: jnp.sum(final * weights))
     wanted = left[:, None] * np.log(gain) + np.log(2 * np.abs(weights[:, 0]))
     assert_logs(flow.log_state_norms, wanted)
@@ -188,15 +190,15 @@ def test_flow_of_a_thousand_steps_in_closed_form(gain, x64):
     assert_logs(analysis.cotangent_norms(cell, params, xs, key=key)[:, 0], (left + 1) * np.log(gain))
 
 
-def test_sums_and_products_of_very_different_scales(x64):
-    """A part that is zero hides no other; what is finite in the end is finite."""
+def test_scaled_sums_and_products_neither_overflow_nor_vanish(x64):
+    """A zero hides no other summand, and a finite result is computed as finite."""
     nothing, little = Scaled(jnp.zeros(4), jnp.zeros(())), Scaled(jnp.ones(4), jnp.asarray(-2000.0))
     close(normalised(plus(nothing, little)).log_scale, -2000 + np.log(2))
     close(unscaled(jnp.asarray([1e-300, 0.0]), jnp.asarray(1000.0)), [np.exp(1000 - 300 * np.log(10)), 0.0])
     close(unscaled(jnp.asarray([1e300, 0.0]), jnp.asarray(-1000.0)), [np.exp(300 * np.log(10) - 1000), 0.0])
 
 
-def test_a_diagonal_recurrence_is_exact(x64):
+def test_diagonal_recurrence_gives_exact_singular_values(x64):
     w_h = np.array([1e-3, 0.999, 0.0, 1.5])
     cell, params = jaxrnn.indrnn(4, activation=lambda a: a), jaxrnn.IndRNNParams(jnp.eye(1, 4), w_h, jnp.zeros(4))
     logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
@@ -204,7 +206,7 @@ def test_a_diagonal_recurrence_is_exact(x64):
     assert (logs[:, 3] == -np.inf).all()
 
 
-def test_what_a_singular_step_loses_is_lost(x64):
+def test_singular_recurrence_gives_logs_of_minus_infinity(x64):
     rng = np.random.default_rng(0)
     w_h = rng.standard_normal((4, 2)) @ rng.standard_normal((2, 4))
     cell, params = linear(w_h)
@@ -216,7 +218,7 @@ def test_what_a_singular_step_loses_is_lost(x64):
 # ---- options
 
 
-def test_single_precision_batches_jit_and_reduction():
+def test_float32_batches_run_under_jit_and_with_reduce():
     case = make("gru", (2, 1), dtype=jnp.float32)
     exact = analysis.state_jacobians(case.cell, case.params, case.xs, case.state)
     assert exact.shape == (T, 2, 1, 4, 4)
@@ -247,7 +249,7 @@ def test_single_precision_batches_jit_and_reduction():
     np.testing.assert_allclose(np.exp(flow[-2]), np.linalg.norm(grad(last_but_one), axis=-1), rtol=1e-5)
 
 
-def test_no_steps_and_no_sequences(x64):
+def test_empty_sequences_and_empty_batches_give_empty_results(x64):
     for time, batch in ((0, (2,)), (3, (0,))):
         case = make("gru", batch, time)
         operands = (case.cell, case.params, case.xs, case.state)

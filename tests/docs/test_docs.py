@@ -1,4 +1,4 @@
-"""Every example that the documentation shows runs, and says what it says."""
+"""Every example of the documentation runs and gives the outputs that it shows."""
 
 import doctest
 import importlib
@@ -23,14 +23,14 @@ MIGRATION = (ROOT / "MIGRATION.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
-def as_users_have_it():
-    """JAX's own defaults, not the strict ones of these tests."""
+def default_promotion():
+    """The defaults of JAX instead of the strict settings of these tests."""
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name, as_users_have_it):
+def test_docstring_examples_run(name, default_promotion):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
@@ -43,9 +43,9 @@ def test_public_functions_have_examples():
         assert "Raises:" in f.__doc__, f.__name__
 
 
-@pytest.mark.usefixtures("as_users_have_it", "unhooked")
-def test_readme_blocks():
-    """The blocks of the README, in order, in one namespace."""
+@pytest.mark.usefixtures("default_promotion", "unhooked")
+def test_readme_blocks_run():
+    """Blocks run in order, in one namespace."""
     assert len(README) == 13
     namespace: dict = {}
     for block in README:
@@ -54,15 +54,15 @@ def test_readme_blocks():
             namespace["one_for_each"] = namespace["label"].shape, namespace["both_ends"].shape
     assert namespace["one_for_each"] == ((16, 128), (16, 128))
     assert namespace["sampled"].shape == (20, 16, 12)
-    assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros knows nothing
+    assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros predicts uniformly
     assert namespace["ys"].shape == (20, 4, 32)
     assert not namespace["ys"][:, 2].any()
-    assert np.isfinite(namespace["flow"].log_state_norms.c[:-1]).all()  # the loss reads h of the last step, not c
+    assert np.isfinite(namespace["flow"].log_state_norms.c[:-1]).all()  # the loss reads h of the last step, and not c
     assert namespace["kept"].shape == (16,)
 
 
 def torch_answers(theirs, xs, lengths):
-    """What the packed sequences give; PyTorch packs none of length 0, and wants the longest first."""
+    """Answers to packed sequences; PyTorch refuses sequences of length 0 and expects the longest first."""
     import torch
 
     order = [k for k in np.argsort(-lengths) if lengths[k]]
@@ -91,17 +91,18 @@ def from_flax(theirs, xs, lengths, carry, ys_of_flax, output, h_n, c_n, final, y
 
 
 def from_keras(theirs, xs, lengths, label, **_):
-    padded = np.where(np.arange(20)[:, None, None] < np.asarray(lengths)[:, None], xs, 0)  # what Masking leaves out
+    padded = np.where(np.arange(20)[:, None, None] < np.asarray(lengths)[:, None], xs, 0)  # Masking skips these steps
     yield label, theirs(padded.swapaxes(0, 1))
 
 
-@pytest.mark.usefixtures("as_users_have_it", "unhooked")
+@pytest.mark.peers
+@pytest.mark.usefixtures("default_promotion", "unhooked")
 @pytest.mark.parametrize(
     ("library", "package", "compare"),
     [("PyTorch", "torch", from_pytorch), ("Flax", "flax", from_flax), ("Keras", "keras", from_keras)],
 )
-def test_migration(library, package, compare):
-    """The block of each section; both sides give the same, before and after the weights went back."""
+def test_migration_blocks_compute_the_same(library, package, compare):
+    """Both libraries compute the same before and after the weights are converted back."""
     peer(package)
     section = re.search(rf"^## From {library}\n(.*?)(?=^## |\Z)", MIGRATION, re.S | re.M)
     (block,) = re.findall(r"```python\n(.*?)```", section[1], re.S)
@@ -126,7 +127,7 @@ def test_names_on_the_pages_exist(page):
             thing = getattr(thing, part)
 
 
-def test_tour_is_short():
+def test_readme_tour_is_short():
     assert len([line for line in README[0].splitlines() if line.strip()]) <= 22
 
 

@@ -1,4 +1,4 @@
-"""The GPU's benchmark as far as a CPU shows it: who takes part, who is caught, floors, records, refusals."""
+"""The GPU benchmark on a CPU: contestants, checks, floors, records and refusals."""
 
 import json
 import os
@@ -23,18 +23,18 @@ SPEEDS = Speeds(flops=1e12, bytes=1e11)
 
 @pytest.fixture(scope="module", autouse=True)
 def devices():
-    """JAX has started, before a script asks for other devices."""
+    """Starts JAX before a script asks for other devices."""
     return jax.devices()
 
 
 @pytest.fixture(autouse=True)
 def quick_speeds(monkeypatch):
-    """Large products are as slow here as anywhere; and what the script sets for its process, it sets for this test."""
+    """Replaces the large products, which are slow on a CPU, and restores the environment after each test."""
     monkeypatch.setattr(gpu, "measure_speeds", lambda dtype, size, megabytes: SPEEDS)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
-def test_it_checks_and_times_on_a_cpu(tmp_path, capsys):
+def test_gpu_benchmark_checks_and_times_on_a_cpu(tmp_path, capsys):
     path, figure = tmp_path / "gpu.json", tmp_path / "gpu.png"
     files = ["--json", str(path), "--plot", str(figure)]
     asked = ["--cells", "rnn", "--dtypes", "float32", "bf16", "--peers", "--unrolls", "2", *files]
@@ -49,7 +49,7 @@ def test_it_checks_and_times_on_a_cpu(tmp_path, capsys):
     for row in record["checks"]:
         assert row["identical"]
         assert 0 < row["difference"] < TOLERANCE[row["dtype"]]
-        assert (row["difference"] > 1e-4) == (row["dtype"] == "bf16")  # its products are in bf16
+        assert (row["difference"] > 1e-4) == (row["dtype"] == "bf16")  # products are computed in bf16
     timed = [(t["dtype"], t["task"], t["contestant"]) for t in record["timings"]]
     assert timed == [
         *[("float32", task, name) for task in _turns.TASKS for name in ("bptt", "scan x2")],
@@ -70,7 +70,7 @@ def test_it_checks_and_times_on_a_cpu(tmp_path, capsys):
     assert printed.count("right: rnn 7,3,5,8") == 7
 
 
-def test_who_is_wrong_is_named_and_not_timed(monkeypatch, capsys, tmp_path):
+def test_wrong_contestant_is_named_and_not_timed(monkeypatch, capsys, tmp_path):
     honest = _gpu_contestants.unrolled
 
     def damaged(problem, **options):
@@ -87,7 +87,7 @@ def test_who_is_wrong_is_named_and_not_timed(monkeypatch, capsys, tmp_path):
     assert json.loads(path.read_text(encoding="utf-8"))["timings"] == []
 
 
-def test_calls_that_differ_from_each_other_are_seen(monkeypatch):
+def test_calls_that_differ_from_each_other_are_detected(monkeypatch):
     problem = _problem.make_problem("rnn", TINY)
     expected = jnp.zeros((5, 4, 6)), 1.0, problem.params
     ticks = iter(range(100))
@@ -111,7 +111,7 @@ def test_calls_that_differ_from_each_other_are_seen(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["flax", "torch"])
-def test_peers_compute_in_bf16_too(name):
+def test_peers_compute_in_bf16(name):
     peer(name)
     problem = _problem.make_problem("lstm", TINY)
     with as_peers_are_used(), _gpu_contestants.precision("bf16", (name,)):
@@ -120,7 +120,7 @@ def test_peers_compute_in_bf16_too(name):
     assert 1e-4 < difference < 0.02  # measured 4e-3 to 7e-3
 
 
-def test_precision_is_everybodys():
+def test_precision_is_set_for_jax_and_torch():
     peer("torch")
     cudnn = _peers.load("torch").backends.cudnn
     before = cudnn.allow_tf32
@@ -131,7 +131,7 @@ def test_precision_is_everybodys():
     cudnn.allow_tf32 = before
 
 
-def test_who_cannot_serve_says_why(monkeypatch):
+def test_absent_contestants_give_a_reason(monkeypatch):
     monkeypatch.setattr(_gpu_contestants, "OWN", ("bptt", "cudnn", "nonesuch"))
     field = _gpu_contestants.field_of(_problem.make_problem("lstm", TINY), "float32", "cpu", (), ())
     assert list(field.contestants) == ["bptt"]
@@ -142,7 +142,7 @@ def test_who_cannot_serve_says_why(monkeypatch):
         _gpu_contestants._torch(_problem.make_problem("lstm", TINY), "float32", "gpu")
 
 
-def test_who_runs_out_of_memory_is_left_out(monkeypatch, capsys):
+def test_contestant_out_of_memory_is_left_out(monkeypatch, capsys):
     def out_of_memory(task):
         raise RuntimeError("RESOURCE_EXHAUSTED: 99 GiB\nmore")
 
@@ -159,7 +159,7 @@ def test_who_runs_out_of_memory_is_left_out(monkeypatch, capsys):
     assert "x is left out, a reason" in said
 
 
-def test_floors_are_operations_bytes_and_steps():
+def test_floors_count_operations_bytes_and_steps():
     shape = Shape(2, 3, 4, 5)  # T, B, I, H
     weights = (4 + 5) * 4 * 5
     forward = 2 * 3 * (4 + 5) + weights
@@ -172,7 +172,7 @@ def test_floors_are_operations_bytes_and_steps():
     assert _floors.floor_of("lstm", shape, "forward", "tf32", SPEEDS).steps_ms == pytest.approx(2 * 2e-3)
 
 
-def test_speeds_are_those_of_a_product_and_a_copy(monkeypatch):
+def test_speeds_are_measured_by_a_product_and_a_copy(monkeypatch):
     asked = []
 
     def turns(calls, count):
@@ -185,12 +185,12 @@ def test_speeds_are_those_of_a_product_and_a_copy(monkeypatch):
     assert asked == [{"product": "bfloat16", "copy": "float32"}]
 
 
-def test_lengths_reach_from_none_to_all():
+def test_lengths_range_from_zero_to_all_steps():
     lengths = _gpu_checks.variants(Shape(7, 3, 5, 8))["lengths, reverse"]["lengths"]
     np.testing.assert_array_equal(lengths, [0, 3, 7])
 
 
-def test_flags_and_time(monkeypatch, capsys):
+def test_xla_flags_are_appended_and_the_time_limit_is_kept(monkeypatch, capsys):
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
     monkeypatch.setattr(gpu, "check_all", lambda *_, **__: [])
     monkeypatch.setattr(gpu, "timed", lambda *_: pytest.fail("begun"))
@@ -218,7 +218,7 @@ def test_flags_and_time(monkeypatch, capsys):
         ("--plot file/gpu.png", "cannot write into file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     monkeypatch.setattr(gpu, "run", lambda *_: pytest.fail("begun"))

@@ -1,4 +1,4 @@
-"""The benchmarks: that all compute the same, that one who does not is caught, and what is printed and written."""
+"""Benchmarks: contestants compute the same, wrong contestants are detected, results are written and printed."""
 
 import contextlib
 import json
@@ -36,19 +36,19 @@ PAIRS = [(form, name) for name, peer in _peers.PEERS.items() for form in peer.fo
 
 @pytest.fixture(scope="module", autouse=True)
 def devices():
-    """JAX has started, with the devices of these tests before a script asks for others."""
+    """Starts JAX before a script asks for other devices."""
     return jax.devices()
 
 
 @contextlib.contextmanager
 def as_peers_are_used():
-    """No peer is written for the strict promotion of these tests."""
+    """Peers do not run under the strict promotion of these tests."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
 
 def peer(name):
-    """Skips the test where a peer is missing; or, if peers are required, fails it."""
+    """Skips the test if a peer is missing; with JAXRNN_REQUIRE_PEERS=1 it fails instead."""
     if _peers.installed_version(name) is None:
         assert os.environ.get("JAXRNN_REQUIRE_PEERS") != "1", f"{name} is required"
         pytest.skip(f"{name} is not installed")
@@ -56,13 +56,13 @@ def peer(name):
 
 @pytest.fixture
 def quick_peak(monkeypatch):
-    """A large product is as slow here as anywhere."""
+    """Replaces the large product, which is slow on a CPU."""
     monkeypatch.setattr(speed, "matrix_product_peak", lambda: 1e11)
 
 
 @pytest.fixture(scope="module")
 def reference():
-    """The outcome of jaxrnn's default, computed once for each form."""
+    """Problem, contestant and compiled programs of jaxrnn's default, once for each form."""
     outcomes = {}
 
     def of(form):
@@ -80,7 +80,7 @@ def reference():
 
 
 @pytest.mark.parametrize(("form", "name"), PAIRS)
-def test_a_peer_computes_the_same(form, name, reference):
+def test_peers_compute_the_same(form, name, reference):
     peer(name)
     problem, own, programs = reference(form)
     with as_peers_are_used():
@@ -93,7 +93,7 @@ def test_a_peer_computes_the_same(form, name, reference):
     assert contestants[name].without == (("b_hn",) if (form, name) == ("gru", "flax") else ())
 
 
-def test_the_batch_is_split_over_the_devices():
+def test_batch_is_sharded_over_the_devices():
     problem = _problem.make_problem("gru", TINY._replace(batch=8))
     contestants = {"default": _contestants.unrolled(problem), "sharded": _contestants.sharded(problem)}
     programs = _contestants.prepare(contestants)
@@ -106,7 +106,7 @@ def test_the_batch_is_split_over_the_devices():
 
 
 @pytest.mark.parametrize("field", ["outputs", "loss", "w_x", "b_hn", "nan"])
-def test_every_part_is_compared(field, reference):
+def test_every_output_and_gradient_is_compared(field, reference):
     problem, own, programs = reference("gru")
 
     def damaged(task):
@@ -131,7 +131,7 @@ def test_every_part_is_compared(field, reference):
     assert problem.params.b_hn is not None
 
 
-def test_difference_sees_every_leaf_and_nan():
+def test_difference_covers_every_leaf_and_nan():
     a = {"x": jnp.array([1.0, -4.0]), "y": jnp.array([2.0])}
     assert _problem.difference(a, a) == 0
     assert _problem.difference({**a, "x": jnp.array([1.5, -4.0])}, a) == 0.125
@@ -140,20 +140,20 @@ def test_difference_sees_every_leaf_and_nan():
     assert np.isnan(_problem.difference({**a, "x": jnp.array([[1.0, -4.0]])}, a))
 
 
-def test_a_bias_that_is_there_twice_counts_once():
+def test_duplicated_bias_counts_once():
     np.testing.assert_array_equal(_peers.once("lstm", np.ones(4)), [0, 0, 0, 0])
     np.testing.assert_array_equal(_peers.once("gru", np.arange(1, 7)), [0, 0, 0, 0, 5, 6])
     found = _peers.linear(lambda tree: {"b": 2 * tree["a"] + 1e6}, {"a": np.float32([1e-3, 0])})
     np.testing.assert_allclose(found["b"], [2e-3, 0], rtol=1e-6)
 
 
-def test_problems_have_biases_but_where_a_peer_has_none():
+def test_problem_biases_are_nonzero_where_every_peer_has_them():
     params = _problem.make_problem("gru", TINY).params
     assert np.all(np.asarray(params.b) != 0)
     assert np.all(np.asarray(params.b_hn) == 0)
 
 
-def test_operations_are_those_of_the_products():
+def test_operations_count_the_matrix_products():
     assert _problem.operations("lstm", Shape(2, 3, 4, 5), "train") == 6 * 2 * 3 * (4 + 5) * 4 * 5
     assert _problem.operations("rnn", Shape(2, 3, 4, 5), "forward") == 2 * 2 * 3 * (4 + 5) * 5
 
@@ -171,15 +171,15 @@ def test_contestants_take_turns():
     assert {name: len(ms) for name, ms in taken.items()} == {"a": 5, "b": 5, "c": 5}
 
 
-def test_a_quick_call_is_repeated_within_its_turn(monkeypatch):
-    clock = iter(np.arange(1000) * 1e-3)  # every look at it takes a millisecond
+def test_quick_call_is_repeated_within_its_turn(monkeypatch):
+    clock = iter(np.arange(1000) * 1e-3)  # each reading advances a millisecond
     monkeypatch.setattr(_turns.time, "perf_counter", lambda: float(next(clock)))
     taken = _turns.take_turns({"quick": lambda: None}, 2, turn_ms=6)
     np.testing.assert_allclose(taken["quick"], 1.0)
     assert len(taken["quick"]) == 6
 
 
-def test_a_program_says_what_it_needs():
+def test_compiled_program_reports_time_and_memory():
     a = jnp.ones((64, 64))
     program = _turns.compiled(lambda a: jnp.sum(jnp.cumsum(a @ a, 0) @ a), a)
     assert program.call() == pytest.approx(64 * 64 * sum(range(1, 65)) * 64)
@@ -187,19 +187,19 @@ def test_a_program_says_what_it_needs():
     assert 64 * 64 * 4 <= program.temporary_bytes < 64 * 64 * 40
 
 
-def test_the_peak_is_that_of_a_product(monkeypatch):
+def test_peak_is_measured_by_a_matrix_product(monkeypatch):
     monkeypatch.setattr(_turns, "take_turns", lambda calls, rounds: {"product": [4.0, 2.0, 3.0]})
     assert _turns.matrix_product_peak(8) == 2 * 8**3 / 2e-3
 
 
-# What the figures say
+# Summaries
 
 
 def timing(task, contestant, min_ms, shape="10,16,8,256"):
     return _turns.Timing("lstm", shape, task, contestant, None, min_ms, 2 * min_ms)
 
 
-def test_the_summary_takes_the_best_peer_of_each_shape():
+def test_summary_takes_the_best_peer_of_each_shape():
     small = "10,8,8,64"
     timings = [
         *(timing("train", *row) for row in [("default", 2), ("sharded", 1), ("flax", 6), ("haiku", 4), ("torch", 3)]),
@@ -223,7 +223,7 @@ def test_the_summary_takes_the_best_peer_of_each_shape():
 
 
 @pytest.mark.usefixtures("quick_peak")
-def test_speed_compares_and_writes_what_it_prints(tmp_path, capsys):
+def test_speed_compares_contestants_and_writes_a_record(tmp_path, capsys):
     path, figure = tmp_path / "speed.json", tmp_path / "speed.png"
     files = ["--json", str(path), "--plot", str(figure)]
     arguments = ["--shapes", "3,8,4,5", "1,1,1,2", "--cells", "rnn", "--repeats", "3", "--peers", *files]
@@ -251,7 +251,7 @@ def test_speed_compares_and_writes_what_it_prints(tmp_path, capsys):
 
 @pytest.mark.usefixtures("quick_peak")
 @pytest.mark.parametrize(("factor", "said"), [(1.01, "1.0e-02"), (float("nan"), "nan")])
-def test_speed_does_not_time_what_computes_something_else(factor, said, monkeypatch, capsys, tmp_path):
+def test_speed_does_not_time_a_wrong_contestant(factor, said, monkeypatch, capsys, tmp_path):
     def damaged(problem):
         honest = _contestants.unrolled(problem)
         return honest._replace(as_jaxrnn=lambda gradients: jax.tree.map(lambda g: factor * g, gradients))
@@ -270,7 +270,7 @@ def test_speed_does_not_time_what_computes_something_else(factor, said, monkeypa
     assert "damaged" not in out
 
 
-def test_a_peer_that_is_not_installed_is_named_as_skipped(monkeypatch, capsys):
+def test_missing_peer_is_named_as_skipped(monkeypatch, capsys):
     absent = _peers.Peer("no-such-package", tuple(_problem.FORMS), lambda _: pytest.fail("built"))
     monkeypatch.setitem(_peers.PEERS, "absent", absent)
     assert _options.here(("absent", "flax", "flax")) == ("flax",)
@@ -278,7 +278,7 @@ def test_a_peer_that_is_not_installed_is_named_as_skipped(monkeypatch, capsys):
     assert _options.about(("flax",))["versions"]["flax"] == metadata.version("flax")
 
 
-def test_memory_sets_the_settings_of_checkpoint_side_by_side(monkeypatch, capsys, tmp_path):
+def test_memory_compares_the_settings_of_checkpoint(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(memory, "resident", lambda form, shape: None)
     for name in ("gates", "16"):
         monkeypatch.delitem(memory.OWN, name)
@@ -305,7 +305,7 @@ def _if_installed(name):
     return [name] if _peers.installed_version(name) else []
 
 
-def test_pytorch_is_measured_in_a_process_of_its_own(monkeypatch):
+def test_torch_memory_is_measured_in_a_separate_process(monkeypatch):
     peer("torch")
     state = 4 * 200 * 64 * 128  # bytes of one (T, B, H) array; the layer keeps several, and the gates
     assert 2 * state < memory.resident("lstm", Shape(200, 64, 8, 128)) < 40 * state
@@ -314,14 +314,14 @@ def test_pytorch_is_measured_in_a_process_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize("form", latency.CELLS)
-def test_streams_carry_their_state(form):
+def test_streams_keep_their_state_between_calls(form):
     problem = _problem.make_problem(form, TINY._replace(steps=3))
     peers = tuple(name for name in _streams.OTHERS if _if_installed(name))
     with as_peers_are_used():
         streams = _streams.streams_of(problem, peers)
         first, second = ({n: np.stack([call() for _ in range(3)]) for n, call in streams.items()} for _ in range(2))
     final, ys = jaxrnn.unroll(problem.cell, problem.params, problem.xs)
-    _, again = jaxrnn.unroll(problem.cell, problem.params, problem.xs, final)  # the inputs begin again
+    _, again = jaxrnn.unroll(problem.cell, problem.params, problem.xs, final)  # the stream repeats its inputs
     for name in streams:
         np.testing.assert_allclose(first[name], ys, atol=2e-6, err_msg=name)
         np.testing.assert_allclose(second[name], again, atol=2e-6, err_msg=name)
@@ -352,12 +352,12 @@ def test_latency_times_steps_and_sequences(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().err.count("forgetful differs by") == 2
 
 
-def test_the_time_of_a_sequence_is_given_by_the_step(monkeypatch):
+def test_sequence_time_is_reported_per_step(monkeypatch):
     monkeypatch.setattr(latency, "take_turns", lambda calls, repeats: {"a": [2.0, 3.0]})
     assert latency.timed({"a": lambda: None}, {"a": jnp.ones(3)}, 2, steps=4).microseconds == {"a": [500.0, 750.0]}
 
 
-def test_every_contestant_has_a_look_of_its_own():
+def test_every_contestant_has_a_unique_colour_and_marker():
     looks = _plots.LOOKS
     assert set(looks) == {*_contestants.OWN, *_peers.PEERS}
     assert len({colour for colour, _ in looks.values()}) == len({marker for _, marker in looks.values()}) == len(looks)
@@ -397,7 +397,7 @@ SCRIPTS = {"speed": speed, "memory": memory, "latency": latency}
         ("latency", "--plot file/plot.png", "cannot write into file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_line(script, arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(script, arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     monkeypatch.setattr(SCRIPTS[script], "make_problem", lambda *_: pytest.fail("begun"))

@@ -1,4 +1,4 @@
-"""The sets of data: found where they lie, read as published, and refused where they are damaged."""
+"""Data sets are found in their folders, read as published, and refused if damaged."""
 
 import doctest
 import gzip
@@ -10,6 +10,7 @@ import re
 import shlex
 import struct
 
+import chex
 import numpy as np
 import pytest
 import scipy.io
@@ -34,14 +35,14 @@ MODULES = [m.name for m in pkgutil.iter_modules(experiments.datasets.__path__) i
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_docstring_examples(name):
+def test_docstring_examples_run(name):
     assert doctest.testmod(importlib.import_module(f"experiments.datasets.{name}")).failed == 0
 
 
-# Where data lies
+# Folders
 
 
-def test_data_folder_is_the_one_given_then_the_variable_then_the_cache(monkeypatch, tmp_path):
+def test_data_folder_is_the_argument_then_the_variable_then_the_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXRNN_DATA", str(tmp_path / "variable"))
     monkeypatch.setattr(_files.pooch, "os_cache", lambda name: tmp_path / "cache" / name)
     assert data_folder(tmp_path / "given") == tmp_path / "given"
@@ -54,18 +55,18 @@ def test_data_folder_is_the_one_given_then_the_variable_then_the_cache(monkeypat
 
 @pytest.mark.parametrize("place", [".", "small"])
 @pytest.mark.parametrize("gz", [False, True])
-def test_files_are_found_beside_and_below_and_gzipped(tmp_path, place, gz):
+def test_files_are_found_in_the_folder_its_subfolder_and_gzipped(tmp_path, place, gz):
     write(tmp_path / place, {f"{k}.gz": gzip.compress(v) for k, v in CONTENTS.items()} if gz else CONTENTS)
     assert _files.read_files(set_of(CONTENTS), tmp_path) == CONTENTS
 
 
-def test_the_sets_own_folder_comes_first(tmp_path):
+def test_subfolder_of_the_set_comes_first(tmp_path):
     write(tmp_path, {"a.txt": b"of another set, whose files have the same names", "b.txt": b""})
     write(tmp_path / "small", CONTENTS)
     assert _files.read_files(set_of(CONTENTS), tmp_path) == CONTENTS
 
 
-def test_a_folder_given_is_not_replaced_by_another(monkeypatch, tmp_path):
+def test_given_folder_is_not_replaced_by_another(monkeypatch, tmp_path):
     write(tmp_path / "variable", CONTENTS)
     monkeypatch.setenv("JAXRNN_DATA", str(tmp_path / "variable"))
     assert _files.read_files(set_of(CONTENTS), None) == CONTENTS
@@ -73,7 +74,7 @@ def test_a_folder_given_is_not_replaced_by_another(monkeypatch, tmp_path):
         _files.read_files(set_of(CONTENTS), tmp_path / "given")
 
 
-def test_missing_set_names_the_command(monkeypatch, tmp_path):
+def test_missing_set_is_reported_with_the_command(monkeypatch, tmp_path):
     folder = tmp_path / "my data"
     for name, source in _table.SETS.items():
         if source.files:
@@ -88,7 +89,7 @@ def test_missing_set_names_the_command(monkeypatch, tmp_path):
         music.load_music(music.JSB)
 
 
-def test_half_a_set_names_the_missing_half(tmp_path):
+def test_incomplete_set_names_the_missing_file(tmp_path):
     write(tmp_path, {"a.txt": CONTENTS["a.txt"]})
     with pytest.raises(MissingData, match="no b.txt in"):
         _files.read_files(set_of(CONTENTS), tmp_path)
@@ -106,7 +107,7 @@ def test_half_a_set_names_the_missing_half(tmp_path):
     ],
     ids=["empty", "short", "another letter", "short gzip", "damaged gzip", "no gzip"],
 )
-def test_damaged_file_is_named_with_the_command(tmp_path, name, content, complaint):
+def test_damaged_file_is_reported_with_the_command(tmp_path, name, content, complaint):
     write(tmp_path, {"a.txt": CONTENTS["a.txt"], name: content})
     with pytest.raises(ValueError, match=complaint) as error:
         _files.read_files(set_of(CONTENTS), tmp_path)
@@ -163,8 +164,8 @@ def test_damaged_idx_content_is_refused(content, complaint):
         images.parse_idx(content)
 
 
-def test_the_image_sets_read_their_files(tmp_path):
-    """Each by its own name: the two have files of the same names."""
+def test_image_sets_read_their_own_subfolder(tmp_path):
+    """The two sets have files of the same names."""
     for name in ("mnist", "fashion-mnist"):
         write(tmp_path / name, {"train-images-idx3-ubyte": GOOD, "train-labels-idx1-ubyte": GOOD})
         write(tmp_path / name, {"t10k-images-idx3-ubyte": GOOD, "t10k-labels-idx1-ubyte": GOOD})
@@ -172,10 +173,9 @@ def test_the_image_sets_read_their_files(tmp_path):
             images.DATASETS[name].load(tmp_path)
 
 
-def test_digits_are_split_into_disjoint_parts_alike_in_classes():
+def test_digits_are_split_evenly_within_each_class():
     first, again = (images.DATASETS["digits"].load(None) for _ in range(2))
-    for a, b in zip(first, again, strict=True):
-        np.testing.assert_array_equal(a, b)
+    chex.assert_trees_all_equal(first, again)
 
     digits = load_digits()
     for label in range(10):
@@ -188,7 +188,7 @@ def test_digits_are_split_into_disjoint_parts_alike_in_classes():
     assert (first.train_images.min(), first.train_images.max()) == (0, 1)
 
 
-def test_mnist_1d_is_drawn_as_published_and_touches_no_generator(monkeypatch, tmp_path):
+def test_mnist_1d_is_drawn_as_published_without_global_random_state(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
@@ -211,7 +211,7 @@ def test_mnist_1d_is_drawn_as_published_and_touches_no_generator(monkeypatch, tm
 
 
 @pytest.mark.parametrize("found", [None, "0.0.3"])
-def test_another_or_no_mnist1d_is_refused_with_the_command(monkeypatch, capsys, found):
+def test_missing_or_other_mnist1d_version_is_refused(monkeypatch, capsys, found):
     def version(name):
         if found is None:
             raise images.metadata.PackageNotFoundError
@@ -264,7 +264,7 @@ def test_vowels_are_padded_to_the_longest_of_both_parts(tmp_path):
         ("@data", "@date", "no sequences"),
     ],
 )
-def test_a_ts_file_that_is_not_one_is_refused(old, new, complaint):
+def test_malformed_ts_files_are_refused(old, new, complaint):
     whole = as_ts(SEQUENCES, ["3", "1"])
     assert whole.count(old) == 1
     with pytest.raises(ValueError, match=f"^small.ts.*{complaint}"):
@@ -294,7 +294,7 @@ ROLLS = {"traindata": rolls(5, 3, 1), "validdata": rolls(2, 2), "testdata": roll
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_music_is_read_in_its_parts(tmp_path, compressed):
+def test_music_is_read_into_three_parts(tmp_path, compressed):
     contents = {"tunes.mat": as_mat(ROLLS, do_compression=compressed)}
     write(tmp_path, contents)
     found = music.load_music(set_of(contents), tmp_path)
@@ -316,7 +316,7 @@ def test_music_is_read_in_its_parts(tmp_path, compressed):
     ],
     ids=["empty", "text", "a part missing", "87 keys", "a two"],
 )
-def test_a_mat_file_that_is_no_music_is_refused(content, complaint):
+def test_mat_files_without_music_are_refused(content, complaint):
     with pytest.raises(ValueError, match=f"^tunes.mat: {complaint}"):
         music.parse_mat(content, "tunes.mat")
 
@@ -324,7 +324,7 @@ def test_a_mat_file_that_is_no_music_is_refused(content, complaint):
 # Text
 
 
-def test_a_text_is_split_nine_to_one_and_its_alphabet_is_of_the_training_part(tmp_path):
+def test_text_is_split_nine_to_one_with_the_alphabet_of_its_training_part(tmp_path):
     path = tmp_path / "song.txt"
     path.write_bytes("\ufeff".encode() + ("žab 𝄞ba" * 10).encode())
     song = text.load_text(path, None, 5)
@@ -348,7 +348,7 @@ def test_a_text_is_split_nine_to_one_and_its_alphabet_is_of_the_training_part(tm
     ],
     ids=["empty", "mark only", "short", "one", "not utf-8", "unseen"],
 )
-def test_a_text_that_cannot_be_learned_is_refused_in_one_line(tmp_path, content, window, complaint):
+def test_unusable_texts_are_refused_in_one_line(tmp_path, content, window, complaint):
     path = tmp_path / "t.txt"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     if complaint is None:
@@ -368,7 +368,7 @@ def test_unseen_characters_of_a_prompt_are_counted_and_named():
         text.encode("abc", "efghij")
 
 
-def test_no_file_or_no_shakespeare(monkeypatch, tmp_path):
+def test_missing_texts_are_refused_and_shakespeare_is_the_default(monkeypatch, tmp_path):
     with pytest.raises(OSError, match=r"cannot read the text .*none.txt: No such file"):
         text.load_text(tmp_path / "none.txt", None, 5)
     with pytest.raises(MissingData, match="get tiny-shakespeare"):
@@ -382,7 +382,7 @@ def test_no_file_or_no_shakespeare(monkeypatch, tmp_path):
     assert (small.name, small.alphabet, len(small.training)) == ("tiny-shakespeare", "ab", 36)
 
 
-def test_windows_are_what_is_read_and_what_comes_next():
+def test_windows_pair_inputs_with_the_next_symbols():
     read, said = text.windows(np.arange(10), np.array([0, 6]), 3)
     np.testing.assert_array_equal(read, [[0, 1, 2], [6, 7, 8]])
     np.testing.assert_array_equal(said, read + 1)
@@ -395,7 +395,7 @@ def test_windows_are_what_is_read_and_what_comes_next():
 MONTHS = "Date,Passengers\n1949-11,112\n1949-12,118.5\n1950-01,132\n"
 
 
-def test_months_are_read_and_split_in_their_order(tmp_path):
+def test_months_are_read_and_split_chronologically(tmp_path):
     write(tmp_path, {"m.csv": MONTHS.encode()})
     series = airline.load_airline(tmp_path, set_of({"m.csv": MONTHS.encode()}))
     np.testing.assert_array_equal(series.values, np.float32([112, 118.5, 132]))
@@ -418,6 +418,6 @@ def test_months_are_read_and_split_in_their_order(tmp_path):
         (MONTHS, "Date,Passengers\n", "no months in it"),
     ],
 )
-def test_a_series_that_is_not_one_is_refused(old, new, complaint):
+def test_malformed_series_are_refused(old, new, complaint):
     with pytest.raises(ValueError, match=f"^m.csv.*{complaint}"):
         airline.parse_months(MONTHS.replace(old, new), "m.csv")

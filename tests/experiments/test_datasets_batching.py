@@ -8,7 +8,7 @@ from experiments.datasets import (
 )
 
 
-def test_an_epoch_has_every_example_at_most_once():
+def test_epoch_contains_each_example_at_most_once():
     for epoch in range(3):
         seen = np.concatenate([batching.shuffled(11, 3, 7, 3 * epoch + k) for k in range(3)])
         assert len(seen) == len(set(seen.tolist())) == 9
@@ -16,10 +16,10 @@ def test_an_epoch_has_every_example_at_most_once():
     skipped = [
         set(range(11)) - {int(i) for k in range(3) for i in batching.shuffled(11, 3, 7, 3 * e + k)} for e in range(9)
     ]
-    assert len(set(map(frozenset, skipped))) > 3  # others each time
+    assert len(set(map(frozenset, skipped))) > 3  # other examples are skipped each time
 
 
-def test_a_batch_depends_on_seed_and_step_alone():
+def test_batch_depends_only_on_seed_and_step():
     expected = np.random.default_rng((7, 2)).permutation(11)[3:6]  # the second batch of the third epoch
     np.testing.assert_array_equal(batching.shuffled(11, 3, 7, 7), expected)
     for seed, step in ((8, 7), (7, 8), (7, 4), (7, 10), (0, 0)):
@@ -33,7 +33,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 LENGTHS = np.array([5, 1, 9, 3, 3, 7, 2, 8, 6, 4, 1])  # in order 1 1 2 3 | 3 4 5 6 | 7 8 9
 
 
-def test_batches_are_of_like_lengths_and_few_shapes():
+def test_buckets_hold_similar_lengths_in_few_shapes():
     steps = batching.steps_per_epoch(11, 2, 3)
     assert steps == 5
     orders = []
@@ -52,20 +52,20 @@ def test_batches_are_of_like_lengths_and_few_shapes():
     assert [batch.length for batch in whole] == [9, 9, 9]
 
 
-def test_seeds_side_by_side_have_batches_of_one_shape():
+def test_all_seeds_get_batches_of_the_same_shape():
     one, other = ([batching.bucketed(LENGTHS, 2, seed, k, 3) for k in range(20)] for seed in (1, 2))
     assert [batch.length for batch in one] == [batch.length for batch in other]
     assert [batch.indices.tolist() for batch in one] != [batch.indices.tolist() for batch in other]
 
 
-def test_sorted_batches_of_a_published_protocol_are_buckets_of_one_batch():
+def test_buckets_of_one_batch_equal_sorted_batches():
     lengths = np.random.default_rng(0).integers(7, 30, 270)
     batches = [batching.bucketed(lengths, 27, 0, k, 10) for k in range(batching.steps_per_epoch(270, 27, 10))]
     by_length = np.argsort(lengths, kind="stable").reshape(10, 27)
     assert sorted(sorted(batch.indices.tolist()) for batch in batches) == sorted(map(sorted, by_length.tolist()))
 
 
-def test_padding_is_counted():
+def test_padded_share_counts_padding():
     expected = [1 - 49 / (11 * 9), 1 - 49 / (4 * 3 + 4 * 6 + 3 * 9)]
     np.testing.assert_allclose([batching.padded_share(LENGTHS, k) for k in (1, 3)], expected, rtol=1e-12)
 
@@ -100,6 +100,6 @@ def test_sequences_are_padded_with_zeros():
         (lambda: batching.pad([np.ones(3), np.ones(3, np.int32)]), "alike but for their first axis"),
     ],
 )
-def test_what_cannot_be_a_batch_is_refused(call, complaint):
+def test_bad_arguments_are_refused(call, complaint):
     with pytest.raises(ValueError, match=complaint):
         call()

@@ -1,4 +1,4 @@
-"""Sets of data are got whole or not at all: archives, downloads from this machine, the command."""
+"""Data sets are read from archives, downloaded from a local server, and fetched by the command."""
 
 import functools
 import gzip
@@ -28,7 +28,7 @@ from tests.support.dataset_files import CONTENTS, GZIPPED, deb_of, files_below, 
 ROOT = Path(experiments.datasets.__file__).parents[2]
 
 
-# Archives, with members beside those that are asked for
+# Archives, with further members that are not asked for
 
 MEMBERS = {"a.txt": "deep/a.txt", "b.txt": "./deep/b.txt"}
 PACKED = {"../evil": b"evil", "/abs": b"evil", **{MEMBERS[name]: content for name, content in CONTENTS.items()}}
@@ -44,7 +44,7 @@ PACKED = {"../evil": b"evil", "/abs": b"evil", **{MEMBERS[name]: content for nam
     ],
     ids=["zip", "tgz", "tar", "deb"],
 )
-def test_members_are_read_by_exact_name(tmp_path, read, make):
+def test_archive_members_are_read_by_exact_name(tmp_path, read, make):
     path = tmp_path / "below" / "archive"
     write(path.parent, {"archive": make(PACKED)})
     assert read(path, MEMBERS) == CONTENTS
@@ -63,8 +63,8 @@ def test_members_are_read_by_exact_name(tmp_path, read, make):
     [(_archives.zip_members, zip_of), (_archives.tar_members, tar_of), (_archives.deb_members, deb_of)],
     ids=["zip", "tgz", "deb"],
 )
-def test_an_archive_damaged_anywhere_is_one_error(tmp_path, read, make):
-    """Cut short at each byte, and with each byte changed: what is not refused can be read."""
+def test_damaged_archives_raise_one_kind_of_error(tmp_path, read, make):
+    """An archive that is truncated or has a changed byte is refused or can be read."""
     whole, path, complaints = make(PACKED), tmp_path / "archive", []
     cut = [whole[:k] for k in range(len(whole))]
     places = [*((k, 0xFF) for k in range(0, len(whole), 2)), *((k, 0x04) for k in range(len(whole) - 130, len(whole)))]
@@ -79,7 +79,7 @@ def test_an_archive_damaged_anywhere_is_one_error(tmp_path, read, make):
     assert all(complaint.startswith("damaged archive: ") for complaint in complaints)
 
 
-def test_a_member_that_is_a_link_is_not_followed(tmp_path):
+def test_links_in_archives_are_not_followed(tmp_path):
     with tarfile.open(tmp_path / "links.tar", "w") as archive:
         entry = tarfile.TarInfo("deep/a.txt")
         entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/hostname"
@@ -88,7 +88,7 @@ def test_a_member_that_is_a_link_is_not_followed(tmp_path):
         _archives.tar_members(tmp_path / "links.tar", {"a.txt": "deep/a.txt"})
 
 
-def test_a_debian_package_in_another_compression_is_refused(tmp_path):
+def test_debian_packages_in_other_compressions_are_refused(tmp_path):
     write(tmp_path, {"p.deb": deb_of(PACKED, "data.tar.zst")})
     with pytest.raises(ValueError, match="no data.tar, data.tar.xz or data.tar.gz"):
         _archives.deb_members(tmp_path / "p.deb", MEMBERS)
@@ -98,7 +98,7 @@ def small_package(client="npm", archive="small-1.*.tgz", read=_archives.tar_memb
     return Package(client, "small@1.2", archive, _archives.members_of(read, MEMBERS))
 
 
-def test_a_set_is_read_from_its_archive_in_the_folder(tmp_path):
+def test_set_is_read_from_its_archive_in_the_folder(tmp_path):
     source = set_of(CONTENTS, small_package())
     write(tmp_path, {"small-1.2.tgz": tar_of(PACKED)})
     assert _files.read_files(source, tmp_path) == CONTENTS
@@ -110,11 +110,11 @@ def test_a_set_is_read_from_its_archive_in_the_folder(tmp_path):
         _files.read_files(source, tmp_path)
 
 
-# Downloads: real ones, from this machine
+# Downloads from a local server
 
 
 class Served(http.server.BaseHTTPRequestHandler):
-    """Gives what is in `pages`; a page of None breaks off in the middle."""
+    """Serves `pages`; a page of None is truncated."""
 
     def do_GET(self):
         body = self.server.pages.get(self.path, b"")
@@ -142,7 +142,7 @@ def server(monkeypatch):
 
 
 def served(server, pages):
-    """A set whose files are at these addresses, `{name: page}`."""
+    """A set whose files have these addresses, `{name: page}`."""
     urls = {name: f"http://127.0.0.1:{server.server_address[1]}{page}" for name, page in pages.items()}
     return set_of(CONTENTS, Addresses(urls))
 
@@ -151,7 +151,7 @@ PAGES = {"a.txt": "/a", "b.txt": "/b"}
 
 
 @pytest.mark.parametrize("gz", [False, True])
-def test_a_set_is_downloaded(server, tmp_path, gz):
+def test_set_is_downloaded(server, tmp_path, gz):
     server.pages = {"/a": gzip.compress(b"alpha\n") if gz else b"alpha\n", "/b": b"beta\n"}
     source, said = served(server, PAGES), []
     assert _download.get(source, tmp_path / "new", said.append) == tmp_path / "new" / "small"
@@ -171,7 +171,7 @@ def test_a_set_is_downloaded(server, tmp_path, gz):
     ids=["wrong sha256", "404", "truncated", "truncated gzip"],
 )
 @pytest.mark.parametrize("before", [False, True], ids=["nothing there", "an old file there"])
-def test_a_failed_download_leaves_nothing(server, tmp_path, pages, complaint, before):
+def test_failed_download_leaves_no_file(server, tmp_path, pages, complaint, before):
     server.pages = pages
     if before:
         write(tmp_path / "small", {"b.txt": b"old"})
@@ -184,7 +184,7 @@ def test_a_failed_download_leaves_nothing(server, tmp_path, pages, complaint, be
         assert (tmp_path / "small" / "b.txt").read_bytes() == b"old"
 
 
-def test_nobody_at_the_address(server, tmp_path):
+def test_refused_connection_is_reported(server, tmp_path):
     source = served(server, PAGES)
     server.shutdown()
     server.server_close()
@@ -193,8 +193,8 @@ def test_nobody_at_the_address(server, tmp_path):
     assert files_below(tmp_path) == []
 
 
-def test_a_damaged_file_is_replaced(server, tmp_path):
-    """Also where it lies beside the sub-folder, or gzipped."""
+def test_damaged_file_is_replaced_by_a_download(server, tmp_path):
+    """It is replaced in the folder, in the subfolder, and gzipped."""
     server.pages = {"/a": b"alpha\n", "/b": b"beta\n"}
     source = served(server, PAGES)
     for place, name in ((".", "a.txt"), ("small", "a.txt"), ("small", "a.txt.gz")):
@@ -205,7 +205,7 @@ def test_a_damaged_file_is_replaced(server, tmp_path):
         (tmp_path / place / name).unlink(missing_ok=True)
 
 
-def test_an_unwritable_folder_is_named(tmp_path):
+def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="small: cannot write into .*file/small: Not a directory"):
         _download.get(set_of(CONTENTS), tmp_path / "file")
@@ -213,7 +213,7 @@ def test_an_unwritable_folder_is_named(tmp_path):
 
 @pytest.fixture
 def clients(monkeypatch, tmp_path):
-    """A folder for commands that stand in for package managers: `clients(name, script)`."""
+    """Creates fake package managers: `clients(name, script)`."""
     folder = tmp_path / "commands"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
@@ -227,7 +227,7 @@ def clients(monkeypatch, tmp_path):
 
 
 def writes(archive, content, arguments):
-    """A client that leaves an archive where it stands, if it is called with these arguments."""
+    """A fake client that checks its arguments and writes an archive into its working folder."""
     return f"assert sys.argv[1:] == {arguments!r}, sys.argv\nopen({archive!r}, 'wb').write({content!r})"
 
 
@@ -244,7 +244,7 @@ def writes(archive, content, arguments):
     ],
     ids=["npm", "apt-get"],
 )
-def test_a_package_manager_gets_the_archive(clients, tmp_path, package, command, archive, content):
+def test_package_manager_downloads_the_archive(clients, tmp_path, package, command, archive, content):
     clients(command[0], writes(archive, content, command[1:]))
     source, said = set_of(CONTENTS, package), []
     _download.get(source, tmp_path / "data", said.append)
@@ -264,7 +264,7 @@ def test_a_package_manager_gets_the_archive(clients, tmp_path, package, command,
         ("open('small-1.2.tgz', 'wb').write(b'odd')", "damaged archive"),
     ],
 )
-def test_a_package_manager_that_fails_is_heard(clients, tmp_path, script, complaint):
+def test_failure_of_a_package_manager_is_reported(clients, tmp_path, script, complaint):
     if script is not None:
         clients("npm", script)
     with pytest.raises(_download.CannotGet, match=complaint) as error:
@@ -273,7 +273,7 @@ def test_a_package_manager_that_fails_is_heard(clients, tmp_path, script, compla
     assert files_below(tmp_path / "data") == []
 
 
-def test_the_next_way_is_tried(server, clients, tmp_path):
+def test_next_source_is_tried_after_a_failure(server, clients, tmp_path):
     server.pages = {"/a": b"alpha\n", "/b": b"beta\n"}
     source = served(server, PAGES)
     both = source._replace(ways=(small_package(), *source.ways))
@@ -284,7 +284,7 @@ def test_the_next_way_is_tried(server, clients, tmp_path):
         _download.get(both, tmp_path / "data")
 
 
-def test_pip_gets_a_wheel_and_runs_nothing_of_it(server, monkeypatch, tmp_path):
+def test_pip_downloads_a_wheel_without_running_it(server, monkeypatch, tmp_path):
     wheel = "small_set-1.2-py3-none-any.whl"
     about = {"METADATA": b"Metadata-Version: 2.1\nName: small-set\nVersion: 1.2\nRequires-Dist: nothing-like-it\n"}
     about["WHEEL"] = b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
@@ -309,7 +309,7 @@ def test_pip_gets_a_wheel_and_runs_nothing_of_it(server, monkeypatch, tmp_path):
 # The command
 
 
-def test_the_sets_are_listed(monkeypatch, tmp_path, capsys):
+def test_sets_are_listed(monkeypatch, tmp_path, capsys):
     sets = {"small": set_of(CONTENTS), "other": set_of({"c": b"c"}, name="other"), "third": set_of({"d": b"d"})}
     monkeypatch.setattr(__main__, "SETS", sets)
     write(tmp_path, {**CONTENTS, "c": b"x"})
@@ -319,7 +319,7 @@ def test_the_sets_are_listed(monkeypatch, tmp_path, capsys):
     assert f"folder: {tmp_path}" in out
 
 
-def test_sets_are_got_by_name(server, monkeypatch, tmp_path, capsys):
+def test_sets_are_downloaded_by_name(server, monkeypatch, tmp_path, capsys):
     server.pages = {"/a": b"alpha\n", "/b": b"beta\n"}
     small = served(server, PAGES)
     away = set_of({"c": b"c"}, name="away")._replace(ways=(Addresses({"c": small.ways[0].urls["a.txt"] + "x"}),))
@@ -350,7 +350,7 @@ def test_sets_are_got_by_name(server, monkeypatch, tmp_path, capsys):
         ("get jsb --folder x", "unrecognized arguments: --folder x"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(arguments, complaint, capsys, monkeypatch):
+def test_bad_commands_are_refused_in_one_line(arguments, complaint, capsys, monkeypatch):
     monkeypatch.setattr(__main__, "get", lambda *_: pytest.fail("downloads"))
     try:
         code = __main__.main(arguments.split())
@@ -364,14 +364,14 @@ def test_what_cannot_be_meant_is_refused_in_one_line(arguments, complaint, capsy
     assert err.count("\n") == 1
 
 
-def test_the_exit_code_reaches_the_shell():
+def test_exit_code_reaches_the_shell():
     command = [sys.executable, "-m", "experiments.datasets", "get", "airlines"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "datasets: there is no set 'airlines'; did you mean airline?\n"
 
 
-def test_every_set_can_be_got():
+def test_every_set_has_a_source():
     assert list(_table.SETS) == [source.name for source in _table.SETS.values()]
     assert len(_table.SETS) == 10
     for source in _table.SETS.values():

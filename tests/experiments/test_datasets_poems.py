@@ -1,4 +1,4 @@
-"""Poems: their form, their parts, and what is made from a package."""
+"""Poems: their form, their split, their encoding, and extraction from a package."""
 
 import itertools
 import json
@@ -15,27 +15,27 @@ HEAVEN = "天地玄黃宇宙洪荒日月盈昃辰宿列張寒來暑往秋收冬�
 
 
 def quatrain(size, start, marks="，。，。"):
-    """A poem of nonsense, its lines drawn from a text."""
+    """A meaningless poem whose lines are taken from a text."""
     lines = [(HEAVEN * 4)[start + 3 * k : start + 3 * k + size] for k in range(4)]
     return "".join(line + mark for line, mark in zip(lines, marks, strict=True))
 
 
-def test_poems_are_four_lines_and_their_marks():
+def test_parse_splits_poems_into_lines_and_marks():
     one, two = poems.parse(f"{quatrain(5, 0, '，？；。')}\n{quatrain(7, 9)}。\n", "few")
     assert one.lines == ("天地玄黃宇", "黃宇宙洪荒", "洪荒日月盈", "月盈昃辰宿")
     assert one.marks == "，？；。"
-    assert two.marks == "，。，。"  # of two marks, the first
+    assert two.marks == "，。，。"  # the first of two marks counts
     assert poems.written(two) == quatrain(7, 9)
     with pytest.raises(ValueError, match="^few, line 2: not four lines of 5 or of 7 .*: 天地"):
         poems.parse(f"{quatrain(5, 0)}\n{quatrain(6, 0)}\n", "few")
 
 
 @pytest.mark.parametrize("size", [5, 7])
-def test_correct_form(size):
+def test_only_quatrains_have_correct_form(size):
     good = quatrain(size, 4)
     assert poems.form(good) == size
     assert poems.form(quatrain(size, 4, "；？，？")) == size
-    assert poems.form("㐀" + good[1:]) == size  # of the first extension
+    assert poems.form("㐀" + good[1:]) == size  # a character of the first extension of Unicode
     wrong = {
         "empty": "",
         "three lines": good[: 3 * (size + 1)],
@@ -55,18 +55,18 @@ def test_correct_form(size):
     assert {name for name, text in wrong.items() if poems.form(text) is not None} == set()
 
 
-def test_poems_that_share_a_line_are_in_one_part():
-    """Each shares one with the next, so that all are one family."""
+def test_poems_that_share_a_line_stay_in_one_part():
+    """Each poem shares a line with the next, so that all belong together."""
     rows = (f"{a * 5}，{b * 5}。{a * 4 + b}，{b * 4 + a}。\n" for a, b in itertools.pairwise(HEAVEN))
     chain = poems.parse("".join(rows), "chain")
     sizes = [len(part) for part in poems.split(chain)]
     assert sorted(sizes) == [0, 0, 39]
-    for start in range(1, 39):  # whichever comes first
+    for start in range(1, 39):  # the order of the poems does not matter
         assert [len(part) for part in poems.split(chain[start:] + chain[:start])] == sizes
 
 
 def many_poems(count):
-    """Poems of characters of their own."""
+    """Poems that share no line."""
     return poems.parse(
         "".join(
             "".join(chr(0x4E00 + 16 * n + k) + "天地人"[k % 3] * 4 + "，。，。"[k] for k in range(4)) + "\n"
@@ -76,7 +76,7 @@ def many_poems(count):
     )
 
 
-def test_the_split_is_a_twentieth_each_and_never_changes():
+def test_split_is_stable_and_holds_out_a_twentieth_twice():
     own = many_poems(1000)
     parts = poems.split(own)
     assert [len(part) for part in parts] == [901, 47, 52]
@@ -87,7 +87,7 @@ def test_the_split_is_a_twentieth_each_and_never_changes():
         assert list(part) == [poem for poem in own if poem in set(part)]
 
 
-def test_a_poem_is_written_in_its_vocabulary():
+def test_poems_are_encoded_and_decoded():
     first, second = poems.parse(f"{quatrain(5, 0)}\n{quatrain(7, 2)}\n", "few")
     own = poems.vocabulary([first])
     assert own.symbols[:5] == ("<pad>", "<unknown>", "<end>", "<5>", "<7>")
@@ -117,7 +117,7 @@ def as_package(texts):
     return members
 
 
-def test_quatrains_are_made_from_the_package(tmp_path):
+def test_quatrains_are_extracted_from_the_package(tmp_path):
     five, seven, again = quatrain(5, 0), quatrain(7, 1), quatrain(7, 5) + "。"
     others = [five + five, "□" + five[1:], seven[:-1], "𠀀" + five[1:], seven.replace("，", ",")]
     members = as_package([again, seven, five, *others, seven, five])
@@ -130,7 +130,7 @@ def test_quatrains_are_made_from_the_package(tmp_path):
             poems.quatrains_of_archive(tmp_path / "p.tgz")
 
 
-def test_poems_of_one_or_both_sizes_are_read(tmp_path):
+def test_load_poems_selects_sizes(tmp_path):
     contents = {"tang_jueju_7.txt": f"{quatrain(7, 1)}\n".encode(), "tang_jueju_5.txt": f"{quatrain(5, 0)}\n".encode()}
     write(tmp_path, contents)
     for sizes in ((5,), (7,), (5, 7)):

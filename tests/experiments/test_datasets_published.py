@@ -1,4 +1,4 @@
-"""What is known of the published sets, each checked where the data folder has it."""
+"""Published facts about the data sets, checked for each set that the data folder has."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from experiments.datasets._sources import Package
 
 
 def known(source, check):
-    """Runs a check of a set where the data folder has it; where it has not, the same check says that it is missing."""
+    """Runs the check of a set; if the data folder does not have the set, the check raises MissingData."""
     archives = [way.archive for way in source.ways if isinstance(way, Package)]
     places, names = (data_folder(None), data_folder(None) / source.name), (f"{source.files[0].name}*", *archives)
     if any(any(place.glob(name)) for place in places for name in names):
@@ -30,7 +30,7 @@ def known(source, check):
 
 
 def transitions(pieces):
-    """How often each key is (off, on) at a step and (off, on) at the next: `(2, 2, 88)`."""
+    """Counts for each key how often it is off or on at a step and off or on at the next: `(2, 2, 88)`."""
     before = np.concatenate([piece[:-1] for piece in pieces]).astype(bool)
     after = np.concatenate([piece[1:] for piece in pieces]).astype(bool)
     both, began, stayed = (np.count_nonzero(a, 0) for a in (before & after, before, after))
@@ -38,7 +38,7 @@ def transitions(pieces):
 
 
 def baselines(found):
-    """Nats per step of the test pieces without their first: of each key's share of time, and given the step before."""
+    """Nats per step of the test pieces after the first step, by frequencies of keys and by first-order frequencies."""
     on = sum(np.sum(piece, 0, dtype=int) for piece in found.train) + 1
     steps = sum(map(len, found.train)) + 2
     marginal = np.array([steps - on, on]) / steps
@@ -48,7 +48,7 @@ def baselines(found):
     return [-np.sum(tested * np.log(p)) / count for p in (marginal[None], first_order)]
 
 
-def test_chorales_are_those_of_the_papers():
+def test_chorales_match_the_papers():
     def check():
         found = music.load_music(music.JSB)
         assert [len(part) for part in found] == [229, 76, 77]
@@ -60,7 +60,7 @@ def test_chorales_are_those_of_the_papers():
     known(music.JSB, check)
 
 
-def test_nottingham_is_that_of_the_papers():
+def test_nottingham_matches_the_papers():
     def check():
         found = music.load_music(music.NOTTINGHAM)
         assert [len(part) for part in found] == [694, 173, 170]
@@ -81,7 +81,7 @@ def test_shakespeare_has_65_symbols():
     known(text.SHAKESPEARE, check)
 
 
-def test_the_tang_poems_have_correct_form():
+def test_tang_poems_have_correct_form():
     def check():
         both, five, seven = (poems.load_poems(None, sizes) for sizes in ((5, 7), (5,), (7,)))
         assert [len(part) for part in both] == [12760, 686, 690]
@@ -100,7 +100,7 @@ def test_the_tang_poems_have_correct_form():
     known(poems.QUATRAINS, check)
 
 
-def test_vowels_are_those_of_the_papers():
+def test_vowels_match_the_papers():
     def check():
         train, test = vowels.load_vowels()
         assert (train.xs.shape, test.xs.shape) == ((270, 29, 12), (370, 29, 12))
@@ -112,7 +112,7 @@ def test_vowels_are_those_of_the_papers():
     known(vowels.VOWELS, check)
 
 
-def test_airline_persistence_is_that_of_the_tutorials():
+def test_airline_persistence_matches_the_tutorials():
     def check():
         values = airline.load_airline().values
         assert (len(values), values[0], values[-1]) == (144, 112, 432)
@@ -123,7 +123,7 @@ def test_airline_persistence_is_that_of_the_tutorials():
 
 
 @pytest.mark.parametrize(("name", "means"), [("mnist", [0.1307, 4.4539]), ("fashion-mnist", [0.2860, 4.5])])
-def test_large_images_are_those_of_the_papers(name, means):
+def test_large_images_match_the_papers(name, means):
     def check():
         found = images.DATASETS[name].load(None)
         assert [part.shape for part in found] == [(60000, 28, 28), (60000,), (10000, 28, 28), (10000,)]

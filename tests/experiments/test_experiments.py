@@ -1,4 +1,4 @@
-"""Reading images as sequences; files that are whole or absent; figures; the list of experiments."""
+"""Images as sequences, the frame of all scripts, the list of experiments, figures and files."""
 
 import contextlib
 import dataclasses
@@ -29,7 +29,7 @@ from tests.support.training import optax_promotes
 
 
 def tiny_images(train=24, test=10):
-    """Two classes that differ in their last row, 3 x 2 pixels."""
+    """Images of 3 x 2 pixels, in two classes that differ in the last row."""
     rng = np.random.default_rng(0)
     images = rng.uniform(0, 0.2, (train + test, 3, 2)).astype(np.float32)
     labels = np.arange(train + test, dtype=np.int32) % 2
@@ -37,7 +37,7 @@ def tiny_images(train=24, test=10):
     return Images(images[:train], labels[:train], images[train:], labels[train:])
 
 
-def test_pixels_are_read_in_rows_from_the_top_or_in_one_random_order():
+def test_pixels_are_read_row_by_row_or_in_one_permutation():
     images = tiny_images(2, 1)
     xs = sequential_images.as_sequences(images.train_images, "pixels")
     np.testing.assert_array_equal(xs[1, :, 0], [images.train_images[1, t // 2, t % 2] for t in range(6)])
@@ -49,7 +49,7 @@ def test_pixels_are_read_in_rows_from_the_top_or_in_one_random_order():
     np.testing.assert_array_equal(mixed[1], xs[1][order])
 
 
-def test_a_batch_is_of_sequences_and_their_own_labels():
+def test_batch_pairs_sequences_with_their_labels():
     images = tiny_images()
     config = sequential_images.Config(batch_size=5)
     task = sequential_images.task_of(jaxrnn.rnn(4), config, images, "rows")
@@ -60,8 +60,8 @@ def test_a_batch_is_of_sequences_and_their_own_labels():
     np.testing.assert_array_equal(labels, xs[:, 2, 0] > 0.5)
 
 
-def test_accuracy_is_that_of_single_images(monkeypatch):
-    monkeypatch.setattr(sequential_images, "TEST_BATCH", 4)  # does not divide ten
+def test_accuracy_equals_that_of_single_images(monkeypatch):
+    monkeypatch.setattr(sequential_images, "TEST_BATCH", 4)  # 4 does not divide ten
     cell, images = jaxrnn.rnn(3), tiny_images()
     models = jax.vmap(lambda key: init_readout(cell, 3, 2, 2, key))(jax.random.split(jax.random.key(0), 5))
     found = sequential_images.accuracy_of(cell, images.test_images, images.test_labels, "cpu")(models)["test accuracy"]
@@ -81,7 +81,7 @@ def test_accuracy_is_that_of_single_images(monkeypatch):
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """A small run of the script itself: its folder and what it wrote."""
+    """Runs the script, and returns its folder and its record."""
     out = tmp_path_factory.mktemp("run") / "results"
     options = {"readings": "rows", "cells": "gru", "hidden-size": 16, "epochs": 8, "seeds": 2, "limit": 640, "out": out}
     arguments = [f"--{name}={value}" for name, value in options.items()]
@@ -90,7 +90,7 @@ def learned(tmp_path_factory):
     return out, json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
-def test_a_small_run_learns(learned):
+def test_small_run_learns(learned):
     _, record = learned
     (run,) = record["runs"]
     loss, accuracy = np.array(run["train_loss_by_epoch"]), np.array(run["test_accuracy_by_epoch"])
@@ -100,8 +100,8 @@ def test_a_small_run_learns(learned):
     assert np.all(accuracy[-1] > 0.7)  # chance is 0.1
 
 
-def test_the_first_numbers_of_a_run_are_those_of_before(learned):
-    """A change of these is a change of cells, initial values, batches, optimiser or noise; to be meant, or mended."""
+def test_first_losses_of_a_run_match_recorded_values(learned):
+    """The losses change only if cells, initial values, batches, optimiser or noise change."""
     _, record = learned
     (run,) = record["runs"]
     np.testing.assert_allclose(run["train_loss_by_epoch"][:2], FIRST_LOSSES, rtol=2e-3)
@@ -110,13 +110,13 @@ def test_the_first_numbers_of_a_run_are_those_of_before(learned):
 FIRST_LOSSES = [[2.16330, 2.18893], [1.69745, 1.64178]]  # jax 0.10.2, x86-64 with AVX-512
 
 
-def test_a_small_run_writes_what_it_found(learned):
+def test_small_run_writes_its_results(learned):
     out, record = learned
     (run,) = record["runs"]
     np.testing.assert_allclose(run["test_accuracy"], run["test_accuracy_by_epoch"][-1], atol=1e-5)
     np.testing.assert_allclose(run["test_accuracy_mean"], np.mean(run["test_accuracy"]), rtol=1e-6)
     np.testing.assert_allclose(run["test_accuracy_std"], np.std(run["test_accuracy"], ddof=1), rtol=1e-5)
-    assert run["parameters"] == 3 * 16 * (8 + 16 + 1) + 16 + 16 * 10 + 10  # one more bias inside the reset gate
+    assert run["parameters"] == 3 * 16 * (8 + 16 + 1) + 16 + 16 * 10 + 10  # 16 of them are b_hn
     assert (run["cell"], run["reading"], run["seeds"], run["learning_rate"]) == ("gru", "rows", [0, 1], 0.01)
     assert record["images"] == {"train": 640, "test": 355}
     assert 0.8 < record["logistic_regression"]["accuracy"] < 1
@@ -153,7 +153,7 @@ def test_a_small_run_writes_what_it_found(learned):
         ("--out file/results", "cannot write into file/results"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     monkeypatch.setattr(sequential_images, "run", lambda *_: pytest.fail("trained"))
@@ -166,14 +166,14 @@ def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeyp
     assert not (tmp_path / "results").exists()
 
 
-def test_an_unknown_option_is_refused_with_the_nearest(capsys):
+def test_unknown_option_is_refused_with_a_suggestion(capsys):
     with pytest.raises(SystemExit) as stop:
         sequential_images.main(["--epoch", "3"])
     assert stop.value.code == 2
     assert "--epochs" in capsys.readouterr().err
 
 
-def test_the_exit_code_reaches_the_shell(tmp_path):
+def test_exit_code_reaches_the_shell(tmp_path):
     command = [sys.executable, "-m", "experiments.sequential_images", "--seeds", "0", "--out", str(tmp_path / "out")]
     root = Path(sequential_images.__file__).parents[1]
     done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
@@ -184,7 +184,7 @@ def test_the_exit_code_reaches_the_shell(tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Options(DeviceOptions):
-    """Of a script that is not there."""
+    """Options of an imaginary script."""
 
     out: Path = Path("results")
     steps: int = 100
@@ -194,7 +194,7 @@ class Options(DeviceOptions):
     quick: bool = False
 
 
-def test_options_given_beside_quick_count(tmp_path):
+def test_given_options_override_quick(tmp_path):
     seen = []
     own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
 
@@ -220,7 +220,7 @@ def test_options_given_beside_quick_count(tmp_path):
     }
 
 
-def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, capsys):
+def test_stopped_and_failing_scripts_report_in_one_line(tmp_path, capsys):
     def ends_with(error, *arguments):
         def run(config):
             raise error
@@ -239,7 +239,7 @@ def test_a_script_that_is_stopped_or_cannot_go_on_says_so_in_one_line(tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_record_is_written_before_anything_is_drawn(tmp_path):
+def test_record_is_written_before_figures_are_drawn(tmp_path):
     def draw():
         assert json.loads((tmp_path / "results.json").read_text())["loss"] == 1
         raise ZeroDivisionError
@@ -248,7 +248,7 @@ def test_a_record_is_written_before_anything_is_drawn(tmp_path):
         script.run_script("own", Options, lambda config: ({"loss": 1}, draw), arguments=[f"--out={tmp_path}"])
 
 
-def test_shares_and_positive_numbers():
+def test_option_checks_refuse_values_out_of_range():
     config = types.SimpleNamespace(a=0.0, b=1.0, c=float("nan"), d=None, e=(1, float("inf")), word="z")
     script.share(config, "a")
     script.positive(config, "b", "d")
@@ -263,7 +263,7 @@ def test_shares_and_positive_numbers():
         script.among(config, "word", ["x", "y"])
 
 
-# The list
+# The list of experiments
 
 
 def test_every_script_is_listed_once(capsys):
@@ -281,20 +281,20 @@ def test_every_script_is_listed_once(capsys):
     assert "got gates; run one as python -m experiments.NAME" in capsys.readouterr().err
 
 
-def test_the_table_in_the_readme_is_that_of_the_records():
-    """Mended by: python -m experiments summary."""
+def test_readme_table_matches_the_records():
+    """If this fails, run: python -m experiments summary."""
     text = (summary.FOLDER / "README.md").read_text(encoding="utf-8")
     assert summary.with_table(text, summary.table()) == text
 
 
-def test_the_sample_in_the_readme_is_that_of_the_record():
+def test_readme_sample_matches_the_record():
     record = json.loads((summary.FOLDER / "results" / "char_lm.json").read_text(encoding="utf-8"))
     text = (summary.FOLDER.parent / "README.md").read_text(encoding="utf-8")
     assert text.partition("```text\n")[2].partition("```")[0] in record["sample"]
     assert f"{record['validation_nats'][0]:.2f} nats a character" in text
 
 
-def test_the_summary_replaces_the_table_alone(tmp_path, monkeypatch):
+def test_summary_replaces_only_the_table(tmp_path, monkeypatch):
     text = (summary.FOLDER / "README.md").read_text(encoding="utf-8")
     (tmp_path / "README.md").write_text(summary.with_table(text, "| no |"), encoding="utf-8")
     monkeypatch.setattr(summary, "FOLDER", tmp_path)
@@ -302,7 +302,7 @@ def test_the_summary_replaces_the_table_alone(tmp_path, monkeypatch):
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
 
 
-def test_the_rows_of_a_record_are_made_by_the_script_that_wrote_it():
+def test_rows_of_a_record_are_made_by_its_script():
     for name, rows in summary.ROWS.items():
         record = json.loads((summary.FOLDER / "results" / f"{name}.json").read_text(encoding="utf-8"))
         assert rows.__module__ == f"experiments.{record['experiment']}"
@@ -318,7 +318,7 @@ def test_every_record_has_a_row(tmp_path):
 # Figures and files
 
 
-def test_labels_are_spread_out_in_their_order():
+def test_labels_are_spread_out_in_order():
     placed = figures.spread_out([0.5, 0.9, 0.51, 0.52], 0.06)
     assert placed[0] < placed[2] < placed[3] < placed[1]
     np.testing.assert_allclose(np.diff([placed[0], placed[2], placed[3]]), 0.06, atol=1e-3)
@@ -326,7 +326,7 @@ def test_labels_are_spread_out_in_their_order():
     assert placed[1] == 0.9
 
 
-def test_a_file_is_whole_or_absent(tmp_path):
+def test_failed_writes_leave_the_old_file(tmp_path):
     path = tmp_path / "record.json"
     report.write_json(path, {"loss": [1.0, float("nan")], "of": {"x": float("inf")}})
     assert json.loads(path.read_text(encoding="utf-8")) == {"loss": [1.0, None], "of": {"x": None}}

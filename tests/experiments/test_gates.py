@@ -1,4 +1,4 @@
-"""The experiment on gates: its tasks, its measures against plain NumPy, its verdicts, and a small run."""
+"""The experiment on gates: tasks, measures against NumPy, verdicts, and a small run."""
 
 import functools
 import json
@@ -26,15 +26,15 @@ RHYME = "Round and round the ragged rock the ragged rascal ran.\n" * 12
 
 
 def columns(examples):
-    """Each sequence and its target as bytes, to be compared as sets."""
+    """Converts each sequence and its target into a hashable pair."""
     return [(x.tobytes(), int(y)) for x, y in zip(examples.xs, examples.targets, strict=True)]
 
 
-def test_digits_are_parted_without_a_rest():
+def test_digits_are_split_into_disjoint_parts():
     images, problem = split_of_digits(), problems.digits(32)
     epoch = [problem.batch(3, step) for step in range(36)]
     seen = [column for batch in epoch for column in columns(batch)]
-    assert len(set(seen)) == len(seen) == 36 * 32  # 1,154 training images, each at most once in an epoch
+    assert len(set(seen)) == len(seen) == 36 * 32  # an epoch has each of the 1,154 training images at most once
     given = {
         (image.tobytes(), int(label)) for image, label in zip(images.train_images, images.train_labels, strict=True)
     }
@@ -48,7 +48,7 @@ def test_digits_are_parted_without_a_rest():
     assert (problem.steps, problem.input_size, problem.output_size) == (64, 1, 10)
 
 
-def test_batches_are_a_function_of_seed_and_step():
+def test_batches_depend_on_seed_and_step():
     text = as_numbers("rhyme", RHYME, 10)
     for problem in (problems.digits(8), problems.next_character(text, 10, 8)):
         first, again, later, other = (problem.batch(*place) for place in ((1, 200), (1, 200), (1, 201), (2, 200)))
@@ -58,7 +58,7 @@ def test_batches_are_a_function_of_seed_and_step():
         assert (first.xs != other.xs).any()
 
 
-def test_characters_are_said_from_those_before():
+def test_targets_are_the_next_characters():
     text = as_numbers("rhyme", RHYME, 10)
     problem = problems.next_character(text, 10, 16)
     xs, targets = problem.batch(0, 0)
@@ -74,7 +74,7 @@ def test_characters_are_said_from_those_before():
     assert problem.test.xs.shape == ((len(text.validation) - 1) // 10, 10)
 
 
-def test_scores_of_a_classifier():
+def test_classifier_scores_equal_hand_computation():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]))
     found = problems.classified(logits, jnp.array([0, 1]))
     np.testing.assert_allclose(found["loss"], -(np.log(0.5) + np.log(0.2)) / 2, rtol=1e-6)
@@ -84,7 +84,7 @@ def test_scores_of_a_classifier():
 # Measures
 
 
-def test_a_summary_is_over_all_units():
+def test_summary_averages_over_all_units():
     def statistics(shift) -> Any:
         of_a_gate: Any = GateStatistics
         histogram = np.array([[2, 0, 0, 8], [0, 5, 5, 0]])
@@ -106,7 +106,7 @@ def test_a_summary_is_over_all_units():
 
 @functools.cache
 def small_population():
-    """A problem of five steps, a GRU of three units, and two models of it."""
+    """A problem of five steps, a GRU of three units, and two sets of params."""
     rng = np.random.default_rng(0)
 
     def examples(count, key):
@@ -125,7 +125,7 @@ def small_population():
 
 
 def gru_in_numpy(model, xs, fixed):
-    """Gates of every step and logits of the last, with gates of `fixed` at their values."""
+    """Gates of every step and logits of the last; gates in `fixed` have constant values."""
     p, h = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), model.cell), np.zeros((len(xs), 3))
     sigmoid, seen = lambda a: 1 / (1 + np.exp(-a)), {"r": [], "z": []}
     for x in xs.astype(np.float64).swapaxes(0, 1):
@@ -139,13 +139,13 @@ def gru_in_numpy(model, xs, fixed):
     return {name: np.stack(values) for name, values in seen.items()}, h @ np.asarray(model.v) + np.asarray(model.c)
 
 
-def test_ablations_are_those_of_numpy():
+def test_ablations_equal_numpy():
     problem, cell, models = small_population()
     found = measures.ablations(problem, cell, models, [10, 11], "cpu")
     assert list(found) == ["r", "z"]
     for k, seed in enumerate([10, 11]):
         model = measures.of_seed(models, k)
-        xs = np.concatenate([problem.batch(seed, 0).xs, problem.batch(seed, 1).xs])[:6]  # as many as the test has
+        xs = np.concatenate([problem.batch(seed, 0).xs, problem.batch(seed, 1).xs])[:6]  # as many as the test part has
         means = {name: values.mean((0, 1)) for name, values in gru_in_numpy(model, xs, {})[0].items()}
         for gate in ("r", "z"):
             for way, value in {"open": 1.0, "closed": 0.0, "mean": means[gate]}.items():
@@ -157,7 +157,7 @@ def test_ablations_are_those_of_numpy():
                 np.testing.assert_allclose(found[gate][way]["error"][k], wrong, atol=1e-6)
 
 
-def test_gates_are_looked_at_on_sequences_held_out():
+def test_gate_summaries_use_held_out_sequences():
     problem, cell, models = small_population()
     trained = jax.tree.map(lambda leaf: 2 * leaf, models)
     found = measures.before_and_after(problem, cell, models, trained)
@@ -181,7 +181,7 @@ def test_gates_are_looked_at_on_sequences_held_out():
 # Verdicts
 
 
-def test_orders_and_verdicts():
+def test_orders_and_verdicts_count_seeds():
     losses = {"i": [2.0, 3.0], "f": [5.0, 2.0], "o": [1.0, 1.0]}
     assert measures.orders(losses) == ["f > i > o", "i > f > o"]
     assert measures.orders({"i": [2.0, 2.0], "f": [5.0, 1.0], "o": [2.0, 2.0]}) == ["f > i = o", "i = o > f"]
@@ -201,7 +201,7 @@ def test_orders_and_verdicts():
     }
 
 
-def test_retrained_losses_are_judged_beside_the_ablated():
+def test_retrained_losses_are_judged_beside_ablated_losses():
     ablated = {
         gate: {way: {"loss": [loss]} for way in gates.WAYS} for gate, loss in (("i", 2.0), ("f", 3.0), ("o", 1.0))
     }
@@ -221,7 +221,7 @@ def test_retrained_losses_are_judged_beside_the_ablated():
 # The script
 
 
-def test_every_gate_is_retrained_without():
+def test_plan_retrains_without_each_gate():
     plans = gates.runs_of(gates.Config())
     assert len(plans) == 2 * (1 + 3 + 1 + 2)
     assert plans[0] == ("text", "lstm", None)
@@ -230,7 +230,7 @@ def test_every_gate_is_retrained_without():
     assert gates.runs_of(gates.Config(tasks=("digits",), cells=("gru",), retrain=())) == [("digits", "gru", None)]
 
 
-def test_a_small_run_writes_what_it_found(tmp_path, capsys, monkeypatch):
+def test_small_run_writes_its_results(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gates, "WITHOUT", {"gru": {"z": 0.0}})
     path, out = tmp_path / "rhyme.txt", tmp_path / "out"
     path.write_text(RHYME, encoding="utf-8")
@@ -248,10 +248,10 @@ def test_a_small_run_writes_what_it_found(tmp_path, capsys, monkeypatch):
         assert run["parameters"] == 3 * 8 * (letters + 8 + 1) + 8 + 8 * letters + letters
         assert run["updates"] == [8, 16, 24, 32, 40, 48, 50]
         assert run["learning_rate"] == 0.03
-        assert run["test"]["loss"] == run["validation_loss"][-1]  # one and the same part of the text
+        assert run["test"]["loss"] == run["validation_loss"][-1]  # validation and test use the same part of the text
         assert run["test"]["loss"][0] < 0.9 * np.log(letters)
     assert intact["ablated"]["z"]["closed"]["loss"] != again["test"]["loss"]
-    assert intact["ablated"]["z"]["open"]["loss"] > intact["test"]["loss"]  # it keeps zero for ever
+    assert intact["ablated"]["z"]["open"]["loss"] > intact["test"]["loss"]  # the state stays zero
     before, after = (intact["gates"][when]["z"]["mean"][0] for when in ("before", "after"))
     assert abs(after - before) > 1e-3
     assert set(record["verdicts"]["text"]["gru"]) == {"saturated"}
@@ -276,7 +276,7 @@ def test_a_small_run_writes_what_it_found(tmp_path, capsys, monkeypatch):
         ("--tasks digits --out empty.txt/results", "cannot write into empty.txt/results"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
     monkeypatch.setattr(gates, "side_by_side", lambda *_: pytest.fail("trained"))

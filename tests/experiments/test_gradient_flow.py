@@ -1,4 +1,4 @@
-"""The experiment `gradient_flow`: its task, its measures against hand computations, what it writes and refuses."""
+"""The experiment `gradient_flow`: its task, measures against hand computations, claims, results and refusals."""
 
 import functools
 import json
@@ -20,7 +20,7 @@ EXACT = 1e-9  # float64, products of some tens of steps
 
 @pytest.fixture(autouse=True)
 def standard_promotion():
-    """Optax does not run under strict promotion; nor in the threads of a run, which know of no context."""
+    """Optax does not run under strict promotion, and the threads of a run ignore context managers."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
@@ -35,7 +35,7 @@ def linear(hidden_size):
 # ---- the task
 
 
-def test_the_symbol_stands_at_the_first_step_alone():
+def test_symbol_appears_only_at_the_first_step():
     labels = jnp.array([2, 0, 3])
     xs = np.asarray(task.sequences(jax.random.key(0), labels, 400))
     np.testing.assert_array_equal(xs[:, 0, :4], np.eye(4)[[2, 0, 3]])
@@ -44,10 +44,10 @@ def test_the_symbol_stands_at_the_first_step_alone():
     assert abs(xs[..., 4].std() - 1) < 0.1
 
 
-def test_lengths_are_even_in_their_logarithms():
+def test_lengths_are_log_uniform():
     labels, lengths = task.sequence_batch(500, 4000, False, seed=3, step=1)
     assert (lengths.min(), lengths.max()) == (2, 500)
-    for quarter in (0.25, 0.5, 0.75):  # of the logarithms from 2 to 501, rounded down
+    for quarter in (0.25, 0.5, 0.75):  # quartiles of log-uniform lengths from 2 to 500
         assert np.mean(lengths < 2 * (501 / 2) ** quarter) == pytest.approx(quarter, abs=0.05)
     assert set(labels) == {0, 1, 2, 3}
     again = task.sequence_batch(500, 4000, False, seed=3, step=1)
@@ -57,12 +57,12 @@ def test_lengths_are_even_in_their_logarithms():
 
 
 def remembers():
-    """A linear network that keeps the symbol as it is."""
+    """A linear network whose state keeps the symbol."""
     w_x = jnp.eye(5, 4)
     return linear(4), Readout(jaxrnn.RNNParams(w_x, jnp.eye(4), jnp.zeros(4)), 9 * jnp.eye(4), jnp.zeros(4))
 
 
-def test_error_and_loss_of_a_network_that_remembers():
+def test_remembering_network_has_the_expected_error_and_loss():
     cell, model = remembers()
     error = jax.jit(functools.partial(task.test_error, cell, 12))
     assert float(error(model)) == 0
@@ -76,22 +76,22 @@ def test_error_and_loss_of_a_network_that_remembers():
 # ---- measures of norms by step
 
 
-def test_slope_is_the_median_of_straight_lines():
+def test_slope_is_the_median_over_sequences():
     back = np.arange(9, -1, -1.0)[:, None]  # T - t
     logs = back * np.array([-0.5, -0.3, 0.2]) + np.array([1.0, -2, 5])
     assert measure.slope(logs) == pytest.approx(-0.3)
-    logs[:4, 0] = -np.inf  # dead on its way
+    logs[:4, 0] = -np.inf  # this gradient vanishes on its way back
     assert measure.slope(logs[:, :1]) == pytest.approx(-0.5)
     assert math.isnan(measure.slope(np.full((5, 2), -np.inf)))
 
 
-def test_largest_growth_is_that_of_one_step_backward():
+def test_largest_growth_is_over_one_backward_step():
     logs = np.array([[-np.inf, 3.0], [2.0, 2.5], [1.9, 4.0]])
     assert measure.largest_growth(logs) == pytest.approx(0.5)
     assert measure.largest_growth(logs[:, :1]) == pytest.approx(0.1)
 
 
-def test_shares_of_steps():
+def test_shares_measure_the_last_tenth_and_ninety_percent():
     weights = np.array([1.0] * 18 + [2.0, 10.0])
     share, count = measure.shares(np.log(weights) + 800)
     assert share == pytest.approx(12 / 30)
@@ -99,7 +99,7 @@ def test_shares_of_steps():
     assert measure.shares(np.log(weights[::-1]))[0] == pytest.approx(2 / 30)
 
 
-def test_the_gradient_without_its_last_tenth():
+def test_rest_of_gradient_excludes_the_last_tenth():
     contributions = np.zeros((20, 2, 2))
     contributions[0, 0, 0], contributions[17, 0, 0], contributions[18, 1, 1] = 1e200, 2e200, 4e200
     log_norm, rest = measure.rest_of_gradient(contributions)
@@ -109,7 +109,7 @@ def test_the_gradient_without_its_last_tenth():
 
 @pytest.fixture(scope="module")
 def measured():
-    """A linear network with 0.8 times an orthogonal matrix, at T = 40."""
+    """Measures of a linear network whose W_h is 0.8 times an orthogonal matrix, at T = 40."""
     rng = np.random.default_rng(0)
     q = np.linalg.qr(rng.standard_normal((4, 4)))[0]
     arrays: Any = rng.standard_normal((5, 4)), 0.8 * q, np.zeros(4), rng.standard_normal((4, 4)), np.zeros(4)
@@ -118,7 +118,7 @@ def measured():
         return model, measure.measure(linear(4), model, 40, 8, seed=5)
 
 
-def test_of_a_scaled_rotation_everything_is_its_scale(measured):
+def test_scaled_rotation_has_its_scale_as_every_rate(measured):
     _, flow = measured
     rate = math.log(0.8)
     for value in (flow.slope, flow.lyapunov, flow.largest_growth, *flow.spectrum["h"]):
@@ -127,7 +127,7 @@ def test_of_a_scaled_rotation_everything_is_its_scale(measured):
     assert measure.candidate(flow.spectrum) == flow.spectrum["h"]
 
 
-def test_the_weights_gradient_is_that_of_the_loss(measured, x64):
+def test_weight_gradient_equals_that_of_the_loss(measured, x64):
     model, flow = measured
     labels = task.balanced_labels(8)
     xs = task.sequences(jax.random.fold_in(jax.random.key(5), 1), labels, 40)
@@ -141,11 +141,11 @@ def test_the_weights_gradient_is_that_of_the_loss(measured, x64):
 
     gradient = jax.jit(jax.grad(loss))(jnp.asarray(model.cell.w_h))
     assert flow.log_weight_gradient == pytest.approx(float(jnp.log(jnp.linalg.norm(gradient))), abs=EXACT)
-    assert 0.4 < flow.last_tenth < 1  # 1 - 0.8^4 = 0.59 if the states were all as long
+    assert 0.4 < flow.last_tenth < 1  # it is 1 - 0.8^4 = 0.59 for states of equal norms
     assert 0.2 < flow.without_last_tenth < 0.8
 
 
-def test_highway_of_an_lstm_without_weights(x64):
+def test_highway_of_an_lstm_without_weights_is_its_forget_gate(x64):
     cell = jaxrnn.lstm(3, bias_init=jaxrnn.initializers.gate_bias(f=2.0))
     params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 5))
     params = params._replace(b=params.b.at[3:6].set(jnp.array([2.0, 1.0, 3.0])))
@@ -157,7 +157,7 @@ def test_highway_of_an_lstm_without_weights(x64):
     assert [terms[name] for name in ("forget", "input", "candidate")] == [(0, 0)] * 3
 
 
-def test_candidate_is_the_block_that_h_is_read_through():
+def test_candidate_selects_the_block_of_the_candidate():
     blocks = {"i": (1.0, 1.0), "f": (2.0, 2.0), "g": (3.0, 3.0), "o": (4.0, 4.0)}
     assert measure.candidate(blocks) == (3, 3)
     assert measure.candidate({"r": (1.0, 1.0), "z": (2.0, 2.0), "n": (5.0, 5.0)}) == (5, 5)
@@ -166,14 +166,16 @@ def test_candidate_is_the_block_that_h_is_read_through():
 # ---- the gain of W_h
 
 
-def test_scan_of_linear_networks(monkeypatch):
+def test_gain_scan_of_linear_networks_equals_the_closed_form(monkeypatch):
     monkeypatch.setattr(gain, "ACTIVATIONS", {"linear": lambda a: a})
     found = gain.scan(6, 200, 3, range(2, 4))
     np.testing.assert_allclose(found.gains, [0.5, 1, 2])
     logs = np.log(found.gains)[:, None]
     slopes = {scan.matrix: scan.slopes for scan in found.scans}
     np.testing.assert_allclose(slopes["orthogonal"], np.tile(logs, (1, 2)), atol=EXACT)
-    np.testing.assert_allclose(slopes["normal"], logs + found.log_radius["normal"], atol=0.03)  # until it has turned
+    np.testing.assert_allclose(
+        slopes["normal"], logs + found.log_radius["normal"], atol=0.03
+    )  # the slope approaches the spectral radius slowly
     np.testing.assert_allclose(found.log_radius["orthogonal"], 0, atol=EXACT)
     assert (found.log_radius["normal"] < -0.1).all()
 
@@ -187,7 +189,7 @@ def test_scan_of_linear_networks(monkeypatch):
 # ---- clipping
 
 
-def test_the_wall_is_that_of_one_unit():
+def test_wall_loss_equals_that_of_one_unit():
     cell = jaxrnn.rnn(1, activation="sigmoid")
     for w, b in ((5.5, -2.0), (3.0, -3.0)):
         h = 1 / (1 + math.exp(-0.5))
@@ -196,7 +198,7 @@ def test_the_wall_is_that_of_one_unit():
         assert float(clipping.wall_loss(cell, jnp.array([w, b]))) == pytest.approx((h - 0.7) ** 2, rel=1e-4)
 
 
-def test_descent_with_and_without_clipping():
+def test_descent_takes_clipped_and_unclipped_steps():
     def steep(point):
         return 50 * jnp.sum(point**2)
 
@@ -210,9 +212,9 @@ def test_descent_with_and_without_clipping():
     np.testing.assert_array_equal(clipping.outside(points), [False, True, True, True, True, False])
 
 
-def test_networks_are_trained_from_their_gain(monkeypatch):
+def test_networks_start_from_their_gain(monkeypatch):
     monkeypatch.setattr(clipping, "CASES", {"exploding": (1.5, False)})
-    monkeypatch.setattr(clipping, "CLIPS", {"clipped": 1e-9})  # so that nothing moves
+    monkeypatch.setattr(clipping, "CLIPS", {"clipped": 1e-9})  # params do not change
     monkeypatch.setattr(clipping, "EVERY", 2)
     told = []
     (found,) = clipping.train_clipped(5, 8, 4, 4, range(2), (), lambda done, note: told.append(done))
@@ -256,15 +258,15 @@ def verdicts(found):
     return {claim["claim"]: claim["holds"] for claim in found}
 
 
-def test_the_bound_is_kept_or_broken():
-    assert claims._bound([flow_of()]) == []  # of gated cells it says nothing
+def test_bound_claim_detects_a_broken_bound():
+    assert claims._bound([flow_of()]) == []  # the claim does not cover gated cells
     (kept,) = claims._bound([flow_of("rnn", growth=-0.1), flow_of("relu", growth=0.2, sigma=0.2)])
     assert kept["holds"] is True
     (broken,) = claims._bound([flow_of("rnn", growth=0.01)])
     assert broken["holds"] is False
 
 
-def test_scan_is_judged_on_both_sides_of_one():
+def test_scan_claims_are_judged_on_both_sides_of_one():
     scans = {"linear": np.log([0.5, 1, 2])[:, None], "tanh": np.array([[-0.8], [-0.2], [-0.1]])}
     record = {
         "gains": [0.5, 1.0, 2.0],
@@ -276,12 +278,12 @@ def test_scan_is_judged_on_both_sides_of_one():
         ],
     }
     assert [claim["holds"] for claim in claims._scan(record)] == [True, True, None, False]
-    record["slopes"][2]["by_gain_and_seed"] = [[0.1], [0.1], [0.1]]  # tanh grows below 1
-    record["slopes"][1]["by_gain_and_seed"] = [[-1.0], [-0.7], [0.3]]  # faster than ρ
+    record["slopes"][2]["by_gain_and_seed"] = [[0.1], [0.1], [0.1]]  # the tanh network grows at a gain below 1
+    record["slopes"][1]["by_gain_and_seed"] = [[-1.0], [-0.7], [0.3]]  # growth exceeds the spectral radius
     assert [claim["holds"] for claim in claims._scan(record)] == [False, None, True, None]
 
 
-def test_near_steps_highway_and_exponents_are_judged():
+def test_near_step_highway_and_exponent_claims_are_judged():
     terms = {"highway": (0.8, 0.7), "forget": (0.05, 0.0), "input": (0.05, 0.0), "candidate": (0.3, 0.1)}
     small = {**terms, "candidate": (0.06, 0.1)}
     assert claims._near_steps([flow_of(), flow_of(slope=-0.01, share=0.1)])["holds"] is True
@@ -297,7 +299,7 @@ def test_near_steps_highway_and_exponents_are_judged():
     assert claims._exponents([other])["holds"] is None
 
 
-def test_numbers_in_tables():
+def test_tables_format_means_and_spreads():
     assert tables.spread([1.0, 2.0, 3.0], 2) == "2.00 ± 1.00"
     assert tables.spread([1.0], 1) == "1.0"
     assert tables.spread([-math.inf, -1.0]) == "-∞"
@@ -309,7 +311,7 @@ def test_numbers_in_tables():
 
 def gains_of(seeds):
     gains = np.array([0.5, 1, 2])
-    slopes = np.tile([[-0.1], [0.1], [0.3]], (1, seeds))  # the mean of three times 0.1 is not 0.1
+    slopes = np.tile([[-0.1], [0.1], [0.3]], (1, seeds))  # in floats the mean of three times 0.1 is not 0.1
     scans = [gain.Scan(name, kind, slopes) for name in gain.ACTIVATIONS for kind in gain.MATRICES]
     powers = {kind: np.zeros((3, gain.POWERS)) for kind in gain.MATRICES}
     return gain.Gains(gains, {kind: np.zeros(seeds) for kind in gain.MATRICES}, scans, powers)
@@ -330,7 +332,7 @@ def descents_of():
     ]
 
 
-def test_a_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
+def test_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gradient_flow, "scan", lambda *_: gains_of(3))
     monkeypatch.setattr(gradient_flow, "climb_wall", lambda _: wall_of())
     monkeypatch.setattr(gradient_flow, "train_clipped", lambda *_: descents_of())
@@ -370,7 +372,7 @@ def test_a_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
     assert verdicts(record["claims"])["clipping does not cure vanishing"] is True
     assert verdicts(record["claims"])["clipping cures explosion"] is True
     assert "tanh RNN" in capsys.readouterr().out
-    for curve in (before["curve"], after["curve"]):  # drawn without what is not there
+    for curve in (before["curve"], after["curve"]):  # figures omit infinite values
         curve["median"][-3:] = [-math.inf] * 3
     record["flows"].append({**after, "curve": gradient_flow.curve_of([])})
     gradient_flow.draw_flow(tmp_path / "gradient_flow", 24, record)
@@ -379,7 +381,7 @@ def test_a_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
         assert "<svg" in (tmp_path / f"{name}.svg").read_text()[:500]
 
 
-def test_sequences_without_a_gradient_are_passed_over(measured):
+def test_sequences_without_a_gradient_are_skipped(measured):
     log_h = np.array([[-np.inf, -6.0, -np.inf], [-1.0, -4.0, -np.inf], [1.0, 0.0, -np.inf]]) * math.log(10)
     flow = measured[1]._replace(log_h=log_h[:, 1:])
     np.testing.assert_allclose(gradient_flow.relative(flow), [-6, -4, 0])
@@ -387,7 +389,7 @@ def test_sequences_without_a_gradient_are_passed_over(measured):
     assert np.isnan(gradient_flow.relative(dead)).all()
     assert gradient_flow.curve_of([flow, dead])["median"] == [0, -4, -6]
     assert gradient_flow.curve_of([dead])["median"] == []
-    dying = flow._replace(log_h=log_h[:, :1])  # on its way, not at T
+    dying = flow._replace(log_h=log_h[:, :1])  # this gradient vanishes before the first step
     assert gradient_flow.curve_of([dying])["median"] == [0, -2, -np.inf]
 
 
@@ -407,7 +409,7 @@ def test_rounded_keeps_significant_digits():
     (["--clipping-updates", "0"], "--clipping-updates expected a positive number"),
     (["--out", "/dev/null/x"], "cannot write into"),
 ])  # fmt: skip
-def test_bad_commands(arguments, message, capsys):
+def test_bad_options_are_refused_in_one_line(arguments, message, capsys):
     assert gradient_flow.main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said

@@ -1,4 +1,4 @@
-"""A training that is killed again and again ends where one ends that was left alone, bit for bit."""
+"""A training that is killed and resumed many times ends bit for bit like an uninterrupted one."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -27,7 +27,7 @@ OPTIONS = {
     "steps": STEPS, "evaluate-every": EVERY, "save-every": 1,
 }  # fmt: skip
 
-# Imports once, and forks a process for each line of arguments: prints its number, then how it ended.
+# Imports once, forks a process for each line of arguments, and prints its process ID and then its exit status.
 NURSERY = """
 import json, os, sys
 from experiments import translate_toy
@@ -62,14 +62,14 @@ def nursery(tmp_path):
 
 
 def started(nursery, folder, *more):
-    """The number of a process that trains."""
+    """Starts a training and returns its process ID."""
     nursery.stdin.write(json.dumps([*(f"--{k}={v}" for k, v in OPTIONS.items()), f"--out={folder}", *more]) + "\n")
     nursery.stdin.flush()
     return int(nursery.stdout.readline())
 
 
 def ended(nursery):
-    """The signal or, if there was none, the exit code."""
+    """Waits for the training and returns its signal or its exit code."""
     status = int(nursery.stdout.readline())
     return f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
@@ -93,13 +93,13 @@ def arrays_of(folder):
 
 
 def seconds_of_a_save(folder):
-    """From one to the next, training between them included."""
+    """Median seconds from one save to the next."""
     lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return float(np.median(np.diff([json.loads(line)["seconds"] for line in lines])))
 
 
 def kill_in_training(nursery, number, folder, moment):
-    """SIGKILL so long after the process has begun to save."""
+    """Kills the process `moment` seconds after its first new checkpoint."""
     before, deadline = steps_of(folder), time.monotonic() + 300
     while steps_of(folder) == before and running(number):
         assert time.monotonic() < deadline
@@ -107,10 +107,12 @@ def kill_in_training(nursery, number, folder, moment):
     time.sleep(moment)
     with contextlib.suppress(ProcessLookupError):
         os.kill(number, signal.SIGKILL)
-    assert ended(nursery) == f"signal {int(signal.SIGKILL)}", "it ended before it was killed; give it more steps"
+    assert ended(nursery) == f"signal {int(signal.SIGKILL)}", (
+        "the training ended before it was killed; give it more steps"
+    )
 
 
-def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(nursery, tmp_path):
+def test_resume_after_random_kills_reproduces_an_uninterrupted_run(nursery, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     started(nursery, alone)
     assert ended(nursery) == 0, (tmp_path / "errors").read_text()
@@ -120,13 +122,13 @@ def test_killed_at_random_moments_it_ends_bit_for_bit_the_same(nursery, tmp_path
         kill_in_training(nursery, number, killed, rng.uniform(0, 4 * rhythm))
         reached.append(steps_of(killed)[-1])
         unfinished += any(not path.name.isdecimal() for path in (killed / "checkpoints").iterdir())
-    assert reached == sorted(reached)  # what was saved is never lost
+    assert reached == sorted(reached)  # no checkpoint is lost
     assert 0 < reached[1] < reached[-1] < STEPS
-    assert unfinished  # some were in the middle of a save
+    assert unfinished  # some kills interrupted a save
     started(nursery, killed, "--resume")
     assert ended(nursery) == 0, (tmp_path / "errors").read_text()
     assert "damaged" not in (tmp_path / "errors").read_text()
-    jax.tree.map(np.testing.assert_array_equal, arrays_of(killed), arrays_of(alone))
+    chex.assert_trees_all_equal(arrays_of(killed), arrays_of(alone))
     lines = [(folder / "log.jsonl").read_text(encoding="utf-8").splitlines() for folder in (killed, alone)]
     steps, others = ([json.loads(line)["step"] for line in part] for part in lines)
     assert steps == others == list(range(EVERY, STEPS + 1, EVERY))

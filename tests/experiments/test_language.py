@@ -1,4 +1,4 @@
-"""The language model: its loss over windows against the whole text, its states, and what it writes."""
+"""The language model: its loss over windows and over the whole text, its states, and the text that it writes."""
 
 import functools
 
@@ -16,23 +16,23 @@ TEXT = np.random.default_rng(0).integers(0, V, 50)
 
 
 @functools.cache
-def made(cell="gru", layers=2, dropout=0.0):
-    """A model, its parameters, and its call, compiled."""
+def model_of(cell="gru", layers=2, dropout=0.0):
+    """A model, its params, and its compiled call."""
     model = language.language_model(V, cell=cell, embedding=3, hidden_size=6, layers=layers, dropout=dropout)
     call = jax.jit(lambda params, *given: model.bind(params)(*given))
     return model, filled(model), call
 
 
 def nats_of(logits, tokens):
-    """Of `(T, B)` tokens, by their logits."""
+    """Nats of `(T, B)` tokens under logits."""
     logits = np.asarray(logits, np.float64)
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
     return -np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
 
 
 @pytest.mark.parametrize("streams", [1, 3])
-def test_the_loss_of_a_text_is_that_of_its_streams(streams):
-    model, params, call = made()
+def test_text_loss_equals_the_loss_of_its_streams(streams):
+    model, params, call = model_of()
     found = language.text_loss(model, TEXT, streams, WINDOW, "cpu")(jax.tree.map(lambda leaf: leaf[None], params))
     length = len(TEXT) // streams
     parts = np.stack([TEXT[k * length : (k + 1) * length] for k in range(streams)], 1)
@@ -40,8 +40,8 @@ def test_the_loss_of_a_text_is_that_of_its_streams(streams):
     np.testing.assert_allclose(found, [nats_of(logits, parts[1:]).mean()], rtol=1e-5)
 
 
-def test_windows_follow_one_another_and_hand_on_their_states():
-    model, params, call = made("lstm")
+def test_consecutive_windows_pass_on_their_states():
+    model, params, call = model_of("lstm")
     task = language.text_task(model, TEXT, B, WINDOW)
     streams = TEXT[:48].reshape(B, 16).T
     inputs, targets, fresh = zip(*(task.batch(7, step) for step in range(3)), strict=True)
@@ -53,8 +53,8 @@ def test_windows_follow_one_another_and_hand_on_their_states():
     assert task.batch(7, 3)[2].all()
     assert all(leaf.shape[task.carry_axis] == task.examples == B for leaf in jax.tree.leaves(task.carry))
     starts = {tuple(task.batch(seed, 3 * epoch)[0][:, 0]) for seed in range(3) for epoch in range(6)}
-    assert len(starts) > 1  # epochs are cut elsewhere
-    states = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 9.0), task.carry)  # of another epoch
+    assert len(starts) > 1  # epochs start at different symbols
+    states = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 9.0), task.carry)  # states of the previous epoch
     losses, loss = [], jax.jit(lambda *given: task.loss(*given, None))
     for k in range(3):
         value, states = loss(params, states, tuple(map(jnp.asarray, (inputs[k], targets[k], fresh[k]))))
@@ -64,9 +64,9 @@ def test_windows_follow_one_another_and_hand_on_their_states():
     np.testing.assert_allclose(losses, each.reshape(3, -1).mean(-1), rtol=1e-5)
 
 
-def test_it_learns_a_text_that_repeats_itself():
+def test_model_learns_a_repeating_text():
     text = np.tile([0, 1, 2, 1, 3, 4], 40)
-    model = made(layers=1)[0]
+    model = model_of(layers=1)[0]
     task = language.text_task(model, text, B, 8)._replace(init=lambda key: filled(model))
     optimiser = make_optimiser(0.03)
     with optax_promotes():
@@ -77,15 +77,15 @@ def test_it_learns_a_text_that_repeats_itself():
     assert losses[0, 0] > 1.5
     assert losses[-1, 0] < 0.3
     params = jax.tree.map(lambda leaf: leaf[0], state.params)
-    free = jnp.full((7, 2), -1).at[2, 1].set(3)  # the second text has one given
+    free = jnp.full((7, 2), -1).at[2, 1].set(3)  # one symbol of the second text is given
     prompt = jnp.asarray([[0, 0], [1, 1], [2, 2]])
     written = language.write(model, params, prompt, free, jnp.float32(0.01), jax.random.key(0))
     assert written[:, 0].tolist() == [1, 3, 4, 0, 1, 2, 1]
     assert written[:4, 1].tolist() == [1, 3, 3, 4]
 
 
-def test_what_is_written_has_the_model_s_odds():
-    model, params, call = made(layers=1)
+def test_written_symbols_follow_the_probabilities_of_the_model():
+    model, params, call = model_of(layers=1)
     prompt, free = jnp.zeros((1, 4000), int), jnp.full((2, 4000), -1)
     first = np.asarray(call(params, prompt[:, :1])[0][0, 0], np.float64)
     second = np.asarray(call(params, jnp.asarray([[0], [2]]))[0][1, 0], np.float64)  # after a 2
@@ -99,8 +99,8 @@ def test_what_is_written_has_the_model_s_odds():
             assert shares[1] == shares[3] == 0
 
 
-def test_dropout_is_noise_of_the_right_mean_and_only_with_a_key():
-    model, params, call = made(layers=1, dropout=0.4)
+def test_dropout_keeps_the_mean_and_needs_a_key():
+    model, params, call = model_of(layers=1, dropout=0.4)
     bound = model.bind(params)
     ones = jnp.ones((200, 50, 6))
     dropped = np.asarray(bound._dropped(ones, jax.random.key(0)))

@@ -1,4 +1,4 @@
-"""The long sequence at its smallest: what it writes, what `checkpoint` does to it, what it refuses."""
+"""The long sequence at its smallest: its record, the choices of `checkpoint`, its data and its refusals."""
 
 import json
 
@@ -26,7 +26,7 @@ def losses(folder, *options):
     return record["losses"]
 
 
-def test_every_choice_takes_the_same_steps(tmp_path):
+def test_checkpoint_choices_give_the_same_losses(tmp_path):
     first = losses(tmp_path)
     assert first[0] > first[1] > first[2]
     assert len(first) == 3
@@ -34,11 +34,11 @@ def test_every_choice_takes_the_same_steps(tmp_path):
         np.testing.assert_allclose(losses(tmp_path, "--checkpoint", choice), first, rtol=1e-5)
 
 
-def test_the_data_are_the_next_inputs_of_each_other():
+def test_oscillations_repeat_after_their_period():
     config = long_sequence.Config(steps=50, batch_size=2, features=3)
     sequence = np.asarray(long_sequence.oscillations(config))
     assert sequence.shape == (51, 2, 3)
-    fast = sequence[:41, :, 0]  # a period of 10 steps: the same again but for the noise
+    fast = sequence[:41, :, 0]  # with a period of 10 steps it repeats except for noise
     assert np.corrcoef(fast[:-10].ravel(), fast[10:].ravel())[0, 1] > 0.9
 
 
@@ -49,7 +49,7 @@ def test_the_data_are_the_next_inputs_of_each_other():
     (["--batch-size", "-1"], "--batch-size expected a positive number, got -1"),
     (["--out", "/dev/null/x"], "cannot write into"),
 ])  # fmt: skip
-def test_bad_commands(arguments, message, capsys):
+def test_bad_options_are_refused_in_one_line(arguments, message, capsys):
     assert long_sequence.main(arguments) == 2
     said = capsys.readouterr().err
     assert message in said

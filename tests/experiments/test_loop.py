@@ -1,4 +1,4 @@
-"""The training loop against the same steps in plain Python, and checkpoints from which it goes on bit for bit."""
+"""The training loop equals the same steps in plain Python, and resumes from checkpoints bit for bit."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ import threading
 import time
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from experiments.training.seeds import population
 
 
 def pull(params, carry, batch, key):
-    """Half the squared distance from a place that moves, is noisy, and depends on what came before."""
+    """Half the squared distance from a target that moves, is noisy, and depends on the carry."""
     target = batch["to"] + 0.1 * jax.random.normal(key, batch["to"].shape) + 0.01 * carry
     return jnp.sum(jnp.square(params["w"] - target)) / 2, carry + 1
 
@@ -37,7 +38,7 @@ def batch(seed, step):
 TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, examples=3, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
-TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled for calls of two steps and of one, of two seeds
+TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled once for calls of one and two steps
 DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to), "cpu")
 
 
@@ -46,7 +47,7 @@ def distance(params):
 
 
 def by_hand(seed, steps):
-    """The weights after each step, and the loss of each."""
+    """Weights and loss of each step in NumPy."""
     key_w, key = jax.random.split(jax.random.key(seed))
     w, seen, losses = np.asarray(jax.random.normal(key_w, (3,))), [], []
     for step in range(steps):
@@ -58,7 +59,7 @@ def by_hand(seed, steps):
     return np.stack(seen), np.asarray(losses)
 
 
-def test_the_loop_is_that_of_plain_python():
+def test_fit_equals_a_plain_python_loop():
     course = fit(TASK, OPTIMISER, (3, 5), SETTINGS, distance, run=TRAIN)
     assert [found.step for found in course.history] == [5, 10, 15, 20, 23]
     assert int(course.state.step) == 23
@@ -76,13 +77,13 @@ def test_the_loop_is_that_of_plain_python():
     assert 0 < seconds[0] < seconds[-1] == course.seconds
 
 
-def test_a_seed_is_not_changed_by_those_beside_it():
+def test_seed_is_unaffected_by_other_seeds():
     settings = Settings(4, 2, steps_per_call=2)
     both, alone = (fit(TASK, OPTIMISER, seeds, settings, distance, run=TRAIN) for seeds in ((3, 5), (5,)))
     assert (np.asarray(both.params["w"][1]) == alone.params["w"][0]).all()
 
 
-def test_each_seed_keeps_its_best_and_patience_ends():
+def test_each_seed_keeps_its_best_params_and_patience_stops_training():
     values = iter(np.float32([[3, 3], [2, 4], [5, 5], [1, 6], [7, 7], [8, 8], [9, 0]]))
     seen = []
 
@@ -92,14 +93,14 @@ def test_each_seed_keeps_its_best_and_patience_ends():
 
     settings = Settings(100, 5, minimise="value", patience=2, steps_per_call=2)
     course = fit(TASK, OPTIMISER, (0, 1), settings, evaluate, run=TRAIN)
-    assert len(course.history) == 6  # the third evaluation waits, the fourth is better, then two wait
+    assert len(course.history) == 6  # the fourth is the best of seed 0, then patience ends
     assert (course.params["w"][0] == seen[3][0]).all()
     assert (course.params["w"][1] == seen[0][1]).all()
     assert course.best_of("value").tolist() == [1, 3]
     assert course.best.values.tolist() == [1, 3]
 
 
-def test_what_was_never_a_number_is_not_the_best(tmp_path):
+def test_metrics_that_are_never_finite_are_not_the_best(tmp_path):
     values = iter(np.float32([[np.nan, 5], [np.inf, np.nan], [np.nan, 7]]))
     settings = Settings(6, 2, minimise="value", steps_per_call=2)
     keeper = Checkpoints(tmp_path, {}, resume=False)
@@ -117,7 +118,7 @@ def test_what_was_never_a_number_is_not_the_best(tmp_path):
     assert np.isnan(nothing.best_of("value")).all()
 
 
-def test_the_aim_ends_a_run_and_the_bar_is_told():
+def test_stop_condition_ends_a_run_and_progress_is_reported():
     told = []
     settings = Settings(100, 5, stop=lambda metrics: metrics["value"][0] > 2, steps_per_call=2)
     counts = iter([1.0, 2.0, 3.0])
@@ -134,11 +135,11 @@ def test_the_aim_ends_a_run_and_the_bar_is_told():
     assert course.history[-1].step == 15
     assert told == [2, 4, 5, 7, 9, 10, 12, 14, 15, 100]
     assert notes[2].split()[0] == "loss"
-    assert notes[3].endswith("value 0.5")  # the mean of both seeds
+    assert notes[3].endswith("value 0.5")  # mean over both seeds
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
-def test_optimisers_clip_warm_up_fall_and_leave_out_what_is_not_finite(name):
+def test_optimisers_clip_warm_up_decay_and_skip_nonfinite_gradients(name):
     rule = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop, "sgd": optax.sgd}[name]
     rate = lambda step: min(step / 4, 0.5 * (1 + np.cos(np.pi * max(0, step - 4) / 16)))  # noqa: E731
     ours = make_optimiser(0.3, name=name, clip_norm=2.0, cosine_steps=20, warmup_steps=4)
@@ -181,7 +182,7 @@ def assert_same(a, b):
         (checkpoints._arrays(course), course.best.waited, [f._replace(seconds=0) for f in course.history])
         for course in (a, b)
     ]
-    jax.tree.map(np.testing.assert_array_equal, *parts)
+    chex.assert_trees_all_equal(*parts)
 
 
 @pytest.fixture(scope="module")
@@ -189,16 +190,16 @@ def whole():
     return run()
 
 
-def test_a_run_in_two_halves_is_the_run(whole, tmp_path):
+def test_resumed_run_equals_an_uninterrupted_run(whole, tmp_path):
     run(LONG._replace(steps=10), kept(tmp_path, resume=False))
     with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 15, "lo')  # of a run that was killed after its last save
+        log.write('{"step": 15, "lo')  # the run was killed while it wrote a line
     assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     np.testing.assert_array_equal([line["distance"] for line in lines], whole.metric("distance"))
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
-    again = run(keeper=kept(tmp_path, resume=True))  # there is nothing left to do
+    again = run(keeper=kept(tmp_path, resume=True))  # no step is left
     assert_same(again, whole)
 
 
@@ -240,7 +241,7 @@ def of_other_arrays(step):
     "damage",
     [damage_bytes, cut, of_other_arrays, lambda step: shutil.rmtree(step / "record")],
 )
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(damage, whole, tmp_path, capsys):
+def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(damage, whole, tmp_path, capsys):
     stopped_at(15, tmp_path)
     damage(tmp_path / "checkpoints" / "15")
     check_folder(tmp_path, ABOUT, resume=True)
@@ -248,19 +249,19 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(damage, who
     complaint = capsys.readouterr().err
     assert complaint.startswith("checkpoint 15 is damaged and left out: ")
     assert complaint.count("\n") == 1
-    assert not (tmp_path / "checkpoints" / "10").exists()  # the two newest are kept
+    assert not (tmp_path / "checkpoints" / "10").exists()  # only the two newest are kept
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
 
 
-def test_a_checkpoint_of_every_third_evaluation_is_gone_on_with(whole, tmp_path):
+def test_resume_continues_from_a_checkpoint_of_every_third_evaluation(whole, tmp_path):
     run(LONG._replace(steps=20), kept(tmp_path, resume=False, every=3))
     places = tmp_path / "checkpoints"
-    assert sorted(path.name for path in places.iterdir()) == ["15", "20"]  # the third, and the last
+    assert sorted(path.name for path in places.iterdir()) == ["15", "20"]  # the third and the last evaluation
     shutil.rmtree(places / "20")
     assert_same(run(keeper=kept(tmp_path, resume=True, every=3)), whole)
 
 
-def test_the_seconds_of_a_run_that_goes_on_are_added(whole):
+def test_seconds_accumulate_over_a_resumed_run(whole):
     half = run(LONG._replace(steps=10))
     half = half._replace(history=[found._replace(seconds=1000.0) for found in half.history])
     found = run(keeper=types.SimpleNamespace(restored=lambda start: half, evaluated=lambda course, last: None))
@@ -268,21 +269,21 @@ def test_the_seconds_of_a_run_that_goes_on_are_added(whole):
     assert_same(found, whole)
 
 
-def test_a_run_that_ended_early_goes_on_no_further(tmp_path):
+def test_resume_does_not_extend_a_run_that_stopped_early(tmp_path):
     settings = LONG._replace(stop=lambda metrics: True)
     early = run(settings, kept(tmp_path, resume=False))
     assert len(early.history) == 1
     assert_same(run(settings, kept(tmp_path, resume=True)), early)
 
 
-def test_an_unfinished_save_is_not_a_checkpoint(whole, tmp_path):
+def test_unfinished_save_is_ignored(whole, tmp_path):
     stopped_at(10, tmp_path)
     place = tmp_path / "checkpoints"
     shutil.copytree(place / "10", place / "15.orbax-checkpoint-tmp-123")
     assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
 
 
-def test_what_cannot_be_resumed_is_refused(tmp_path, monkeypatch):
+def test_impossible_resumes_are_refused(tmp_path, monkeypatch):
     check_folder(tmp_path, ABOUT, resume=False)
     with pytest.raises(ValueError, match="--resume expected a checkpoint in .*, found none"):
         check_folder(tmp_path, ABOUT, resume=True)
@@ -307,13 +308,16 @@ def test_what_cannot_be_resumed_is_refused(tmp_path, monkeypatch):
         check_folder(tmp_path, ABOUT, resume=True)
     with pytest.raises(CannotRun, match="every checkpoint in .* is damaged"):
         run(keeper=kept(tmp_path, resume=True))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "5"]  # left to look into
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "10",
+        "5",
+    ]  # damaged checkpoints are kept
 
 
-# ---- the options of runs, and what keeps them
+# ---- options of runs and their keepers
 
 
-def test_a_run_goes_on_only_as_itself_and_each_in_its_own_folder(tmp_path):
+def test_resume_requires_the_same_options_and_folder(tmp_path):
     options = RunOptions(out=tmp_path, save_every=2)
     with jax.numpy_dtype_promotion("standard"):
         for name in ("a", ""):
@@ -321,7 +325,7 @@ def test_a_run_goes_on_only_as_itself_and_each_in_its_own_folder(tmp_path):
             fit(TASK, ADAM, (3, 5), LONG._replace(steps=10), distance, keeper=keeper, run=TRAIN_ADAM)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "checkpoints", "log.jsonl"]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["10"]
-    names = {"a": {"alphabet": "abc"}, "b": {}}  # b had not begun
+    names = {"a": {"alphabet": "abc"}, "b": {}}  # b has not begun
     with pytest.raises(ValueError, match="holds checkpoints of an earlier run, up to step 10"):
         check_runs(options, names)
     again = RunOptions(out=tmp_path, resume=True, quick=True)
@@ -338,7 +342,7 @@ def test_a_run_goes_on_only_as_itself_and_each_in_its_own_folder(tmp_path):
     assert keeper_of(again, "b", {}).restored(start) is start
 
 
-def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
+def test_tensorboard_receives_every_number_of_every_seed(monkeypatch, tmp_path):
     class SummaryWriter:
         def __init__(self, folder, **options):
             begun.append(options)
@@ -367,10 +371,10 @@ def test_tensorboard_is_told_every_number_of_every_seed(monkeypatch, tmp_path):
         check_runs(RunOptions(out=tmp_path, tensorboard=True), {"": {}})
 
 
-# ---- side by side
+# ---- jobs side by side
 
 
-def test_jobs_run_on_devices_of_their_own():
+def test_jobs_run_on_separate_devices():
     def job(number):
         def work(devices, show):
             show(1, "half")
@@ -385,7 +389,7 @@ def test_jobs_run_on_devices_of_their_own():
     assert {device for _, device in found.values()} <= set(jax.devices())
 
 
-def test_a_job_that_fails_stops_the_others():
+def test_failing_job_stops_the_others():
     def fails(devices, show):
         raise ZeroDivisionError("so it goes")
 
@@ -402,7 +406,7 @@ def test_a_job_that_fails_stops_the_others():
     assert not outlived
 
 
-def test_the_speed_is_that_since_the_first_call(monkeypatch):
+def test_speed_is_measured_since_the_first_report(monkeypatch):
     class Bar:
         def update(self, task, **told):
             speeds.append((told["completed"], told["speed"]))
@@ -415,7 +419,7 @@ def test_the_speed_is_that_since_the_first_call(monkeypatch):
     assert speeds == [(1000, 0), (1010, 5), (1060, 15)]
 
 
-def test_the_calls_of_a_run_meet_its_evaluations():
+def test_calls_of_a_run_end_at_its_evaluations():
     assert list(loop._calls(4, Settings(13, 5, steps_per_call=3))) == [
         range(4, 5),
         range(5, 8),

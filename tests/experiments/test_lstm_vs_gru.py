@@ -1,4 +1,4 @@
-"""LSTM against GRU: sizes by budget, the adding problem, what is counted and timed, and a small run."""
+"""LSTM against GRU: sizes by budget, the adding problem, tuning, timing, and a small run."""
 
 import json
 
@@ -22,7 +22,7 @@ def count(cell, inputs, hidden, outputs):
 
 
 @pytest.mark.parametrize("cell", GATES)
-def test_a_model_is_as_near_to_its_budget_as_it_can_be(cell):
+def test_model_size_is_the_nearest_to_its_budget(cell):
     problem = adding(10, 4)
     assert parameters_of(problem, cell, 7) == count(cell, 2, 7, 1)
     for budget in (1, 100, 1234, 5000):
@@ -32,7 +32,7 @@ def test_a_model_is_as_near_to_its_budget_as_it_can_be(cell):
         assert found.parameters == counts[found.hidden_size]
 
 
-def test_a_budget_that_no_size_meets_is_refused():
+def test_unreachable_budget_is_refused():
     problems = {"adding": adding(10, 4)}
     models = planned(problems, ("rnn", "lstm"), (300, 2000), 0.05)
     assert [(model.budget, model.cell) for model in models] == [
@@ -50,7 +50,7 @@ def test_a_budget_that_no_size_meets_is_refused():
 # Adding
 
 
-def test_the_sum_is_that_of_the_marked_numbers():
+def test_adding_target_is_the_sum_of_the_marked_numbers():
     problem = adding(20, 50)
     for examples in (problem.batch(0, 0), problem.test):
         numbers, marks = examples.xs[..., 0], examples.xs[..., 1]
@@ -63,22 +63,22 @@ def test_the_sum_is_that_of_the_marked_numbers():
     assert problem.test.xs.shape == (1000, 20, 2)
 
 
-def test_scores_of_sums():
+def test_adding_scores_equal_hand_computation():
     found = adding(10, 4).scores(jnp.array([[1.0], [0.5], [0.7]]), jnp.array([1.03, 0.55, 0.7]))
     np.testing.assert_allclose(found["loss"], (0.03**2 + 0.05**2) / 3, rtol=1e-4)
     np.testing.assert_allclose(found["error"], 1 / 3, rtol=1e-6)
     assert plan.TOLERATED == 0.04
 
 
-# What is counted and timed
+# Tuning and timing
 
 
-def test_the_first_evaluation_that_is_good_enough():
+def test_first_below_finds_the_first_good_evaluation():
     values = np.array([[3.0, 3.0, 1.0], [1.0, 4.0, 5.0], [0.5, 2.5, 9.0]])
     assert lstm_vs_gru.first_below(values, [10, 20, 30], 1.0) == [20, None, 10]
 
 
-def test_the_best_rate_is_that_of_the_least_finite_loss():
+def test_best_rate_has_the_lowest_finite_loss():
     assert lstm_vs_gru.best_rate({0.1: float("nan"), 0.03: 2.0, 0.01: 1.0, 0.003: float("inf")}) == 0.01
     assert lstm_vs_gru.best_rate({0.1: 0.5, 0.03: float("nan")}) == 0.1
 
@@ -111,7 +111,7 @@ def test_rates_are_chosen_by_the_last_validation_loss_of_another_seed(monkeypatc
     assert lstm_vs_gru.tuned(lstm_vs_gru.Config(learning_rates=(0.1,)), {}, models) == {}
 
 
-def test_calls_take_turns(monkeypatch):
+def test_timed_calls_take_turns(monkeypatch):
     now, order = [0.0], []
     monkeypatch.setattr(lstm_vs_gru.time, "perf_counter", lambda: now[0])
 
@@ -149,7 +149,7 @@ def test_lstm_and_gru_are_compared_at_equal_budgets():
 # The script
 
 
-def test_a_small_run_writes_what_it_found(tmp_path, capsys):
+def test_small_run_writes_its_results(tmp_path, capsys):
     out = tmp_path / "out"
     options = {
         "budgets": 100, "updates": 100, "batch-size": 16, "adding-steps": 4, "seeds": 2, "seed": 5,
@@ -169,7 +169,9 @@ def test_a_small_run_writes_what_it_found(tmp_path, capsys):
         losses = np.array(run["validation"]["loss"])
         assert losses.shape == (10, 2)
         assert np.all(losses[-1] < 0.5 * losses[0])
-        np.testing.assert_allclose(run["test"]["loss"], losses[-1], rtol=0.25)  # other sequences of the same kind
+        np.testing.assert_allclose(
+            run["test"]["loss"], losses[-1], rtol=0.25
+        )  # test sequences differ from those of validation
         assert run["test"]["loss"] != losses[-1].tolist()
         assert 0 < run["seconds_per_update"]["min"] <= run["seconds_per_update"]["median"] < 1
     (found,) = record["lstm_against_gru"]
@@ -199,7 +201,7 @@ def test_a_small_run_writes_what_it_found(tmp_path, capsys):
         ("--tasks digits --batch-size 2000", "--batch-size 2000 is more than the 1154 training images"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(lstm_vs_gru, "side_by_side", lambda *_: pytest.fail("trained"))
     assert lstm_vs_gru.main(arguments.split()) == 2

@@ -1,4 +1,4 @@
-"""The memory problems: their sequences against brute force, when one counts as solved, and a small run."""
+"""The memory problems: sequences against brute force, losses and errors, and a small run."""
 
 import itertools
 import json
@@ -19,6 +19,7 @@ from experiments.memory_tasks.reber import SYMBOLS
 from experiments.memory_tasks.runs import Outcome, answers, first_solved, grouped, late_groups, until_all_solved
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import init_readout
+from tests.support.training import optax_promotes
 
 SHORTEST = {"adding": 2, "copy": 1, "order": 10, "reber": 9, "agreement": 1}
 
@@ -31,26 +32,26 @@ def draw(name, length, count=200):
 
 
 @pytest.mark.parametrize("length", [2, 3, 25, 100])
-def test_two_numbers_are_marked_and_added(length):
+def test_adding_sequences_mark_two_numbers_and_add_them(length):
     batch = draw("adding", length)
     assert batch.xs.shape == (200, length, 2)
     assert batch.xs[..., 0].min() >= 0
     assert batch.xs[..., 0].max() < 1
     places = []
     for sequence, target in zip(batch.xs, batch.targets, strict=True):
-        first, second = (t for t in range(length) if sequence[t, 1] == 1)  # exactly two
+        first, second = (t for t in range(length) if sequence[t, 1] == 1)  # unpacking checks that there are two
         assert first < max(1, length / 10)
         assert length // 2 <= second < length
         assert set(sequence[:, 1]) <= {0, 1}
         np.testing.assert_allclose(target, sequence[first, 0] + sequence[second, 0], rtol=1e-6)
         places.append((first, second))
     firsts, seconds = zip(*places, strict=True)
-    assert set(firsts) == set(range(max(1, length // 10)))  # every place is drawn
+    assert set(firsts) == set(range(max(1, length // 10)))  # every position occurs
     assert {length // 2, length - 1} <= set(seconds)
 
 
 @pytest.mark.parametrize("blanks", [1, 5])
-def test_what_is_copied_stands_at_both_ends(blanks):
+def test_copy_targets_repeat_the_first_symbols_at_the_end(blanks):
     batch = draw("copy", blanks)
     assert batch.xs.shape[1] == blanks + 20 == PROBLEMS["copy"].steps(blanks)
     for sequence, target in zip(batch.xs.tolist(), batch.targets.tolist(), strict=True):
@@ -62,7 +63,7 @@ def test_what_is_copied_stands_at_both_ends(blanks):
 
 
 @pytest.mark.parametrize("length", [10, 25, 100])
-def test_two_symbols_and_their_order_are_the_class(length):
+def test_order_class_is_given_by_two_symbols(length):
     batch, tenth = draw("order", length), length // 10
     assert batch.xs.shape[1] == PROBLEMS["order"].steps(length)
     for sequence, size, target in zip(batch.xs.tolist(), batch.lengths, batch.targets, strict=True):
@@ -78,7 +79,7 @@ def test_two_symbols_and_their_order_are_the_class(length):
     assert set(batch.lengths.tolist()) == set(range(length, length + tenth + 1))
 
 
-FROM_THREE = "T*V(?:PXT*V)*(?:V|PS)"  # what leads from the grammar's third node to its end
+FROM_THREE = "T*V(?:PXT*V)*(?:V|PS)"  # paths from the third node of the grammar to its end
 REBER = re.compile(f"B([TP])B(?:TS*X(?:S|X{FROM_THREE})|P{FROM_THREE})E\\1E")
 
 
@@ -87,7 +88,7 @@ def reber_strings(batch):
 
 
 @pytest.mark.parametrize("longest", [9, 12, 40])
-def test_every_string_is_of_the_embedded_reber_grammar(longest):
+def test_reber_strings_follow_the_embedded_grammar(longest):
     strings = reber_strings(draw("reber", longest, 2000))
     assert all(REBER.fullmatch(string) for string in strings)
     assert max(map(len, strings)) <= longest
@@ -95,13 +96,13 @@ def test_every_string_is_of_the_embedded_reber_grammar(longest):
     if longest == 9:
         inner = ["BTXSE", "BPVVE"]
         assert set(strings) == {f"B{second}{string}{second}E" for second in "TP" for string in inner}
-    if longest == 40:  # each of the two shortest inner strings takes three fair choices
+    if longest == 40:  # two inner strings of probability 1/8 each are shortest
         assert abs(np.mean([len(string) == 9 for string in strings]) - 0.25) < 0.04
 
 
-def test_what_may_follow_is_what_some_string_goes_on_with():
+def test_legal_symbols_are_those_that_continue_some_string():
     def from_three(room):
-        """Ways from the third node to the end, of at most so many symbols."""
+        """Paths from the third node to the end, of at most `room` symbols."""
         if room < 2:
             return
         yield from ("VV", "VPS")
@@ -148,7 +149,7 @@ def test_sentences_are_grammatical_and_their_subject_is_the_target():
         nouns = [word for word in after if word in NOUNS]
         assert attractors == sum(noun.endswith("s") != target for noun in nouns)
         for noun, verb in itertools.pairwise(after):
-            if noun in NOUNS and verb.removesuffix("s") in PRESENT:  # of the relative clause
+            if noun in NOUNS and verb.removesuffix("s") in PRESENT:  # the verb belongs to the relative clause
                 assert noun.endswith("s") != verb.endswith("s")
         expected = ([None, parsed["subject"], *nouns])[-1].endswith("s")
         assert nearest_noun(Batch(xs[None], None, np.array([size])))[0] == expected
@@ -159,7 +160,7 @@ def test_sentences_are_grammatical_and_their_subject_is_the_target():
     assert len(set(batch.xs.ravel().tolist())) == len(WORDS)
 
 
-def test_other_nouns_say_nothing_about_the_subject():
+def test_other_nouns_are_independent_of_the_subject():
     batch = draw("agreement", 6, 20_000)
     is_noun = np.isin(batch.xs, [WORDS.index(noun) for noun in NOUNS])
     is_noun &= np.arange(batch.xs.shape[1]) < batch.lengths[:, None]
@@ -174,7 +175,7 @@ def test_other_nouns_say_nothing_about_the_subject():
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_batches_are_functions_of_seed_and_step(name):
+def test_batches_depend_on_seed_and_step(name):
     problem = PROBLEMS[name]
     length = problem.lengths[0]
     batches = [training_batch(problem, length, 8, *given).xs for given in ((3, 7), (3, 7), (3, 8), (4, 7), (7, 3))]
@@ -183,10 +184,10 @@ def test_batches_are_functions_of_seed_and_step(name):
     assert not any(np.array_equal(batches[0], other) for other in others)
 
 
-# Answers, losses, and when a problem is solved
+# Answers, losses and errors
 
 
-def test_symbols_are_read_one_hot_and_padding_is_not_read():
+def test_symbols_are_one_hot_and_padding_is_ignored():
     problem = PROBLEMS["order"]
     batch = draw("order", 20, 4)
     xs = np.asarray(inputs(problem, batch))
@@ -203,7 +204,7 @@ def test_symbols_are_read_one_hot_and_padding_is_not_read():
     assert not np.allclose(found, answers(problem, cell, model, batch._replace(xs=ends)))
 
 
-def test_chance_is_the_loss_of_who_remembers_nothing():
+def test_chance_is_the_loss_without_memory():
     blanks = 7
     batch = draw("copy", blanks, 50)
     certain = np.where(np.arange(9) == 0, 0.0, -100.0)
@@ -223,13 +224,13 @@ def test_chance_is_the_loss_of_who_remembers_nothing():
         np.testing.assert_allclose(problem.loss(even, batch), problem.chance(10), rtol=1e-6)
 
 
-def test_errors_of_answers_made_by_hand():
+def test_errors_equal_hand_computation():
     adding = Batch(None, np.float32([1.0, 0.5]))
     np.testing.assert_allclose(PROBLEMS["adding"].errors(jnp.float32([[1.5], [0.4]]), adding), [0.25, 0.01], rtol=1e-5)
 
     targets = draw("copy", 3, 2).targets
     found = np.array(jax.nn.one_hot(targets, 9))
-    found[:, :13] = 0  # what is said in the blanks does not count
+    found[:, :13] = 0  # answers in the blanks do not count
     found[1, [13, 17, 22]] = np.eye(9)[0]
     np.testing.assert_allclose(PROBLEMS["copy"].errors(found, Batch(None, targets)), [0, 0.3], rtol=1e-6)
 
@@ -239,22 +240,22 @@ def test_errors_of_answers_made_by_hand():
     np.testing.assert_array_equal(PROBLEMS["agreement"].late(found[:, :2], Batch(None, np.int32([1, 1, 0]))), [1, 0, 0])
 
 
-def test_a_string_is_right_if_every_legal_symbol_is_above_every_illegal_one():
+def test_string_is_right_if_legal_symbols_score_above_illegal_ones():
     problem, batch = PROBLEMS["reber"], draw("reber", 14, 6)
     ends = batch.lengths
     found = np.where(batch.legal, 1.0, 0.0).astype(np.float32)
-    found[0] *= 0.1  # how far above does not matter
+    found[0] *= 0.1  # the size of the margin does not matter
     wrong_late, wrong_early, tied, after_the_end, only_one = range(1, 6)
     found[wrong_late, ends[wrong_late] - 3, [SYMBOLS.index("T"), SYMBOLS.index("P")]] = 0.9, 0.9
     found[wrong_early, 2, SYMBOLS.index("B")] = 2.0
     found[tied, 3] = 0.5
     found[after_the_end, ends[after_the_end] - 1 :] = np.nan
-    found[only_one, 0, SYMBOLS.index("T")] = -1.0  # legal, as P is
+    found[only_one, 0, SYMBOLS.index("T")] = -1.0  # T and P are both legal
     np.testing.assert_array_equal(problem.errors(found, batch), [0, 1, 1, 1, 0, 1])
     np.testing.assert_array_equal(problem.late(found, batch), [0, 1, 0, 0, 0, 0])
 
 
-def test_symbols_after_the_end_are_not_learned():
+def test_symbols_after_the_end_are_not_in_the_loss():
     problem, batch = PROBLEMS["reber"], draw("reber", 12, 5)
     found = np.random.default_rng(0).normal(size=(5, 12, 7)).astype(np.float32)
     losses = []
@@ -265,7 +266,7 @@ def test_symbols_after_the_end_are_not_learned():
     np.testing.assert_allclose(problem.loss(found, batch), np.mean(losses), rtol=1e-5)
 
 
-def test_a_seed_has_solved_it_once_it_did():
+def test_seed_counts_as_solved_after_its_first_success():
     errors = np.array([[0.5, 0.01, np.nan], [0.2, 0.6, 0.3], [0.0, 0.005, 0.02], [0.3, 0.3, np.nan]])
     np.testing.assert_array_equal(first_solved([50, 100, 150, 160], errors, 0.01), [150, 50, 0])
     stop = until_all_solved(0.01)
@@ -288,7 +289,9 @@ def test_groups_are_means_over_their_members():
     values[:5] = 11
     groups = grouped(right, values, 4)
     members = [[k for k in range(400) if low <= values[k] <= high] for low, high in ((0, 0), (1, 4), (5, 8))]
-    np.testing.assert_array_equal(groups.count, [len(m) for m in members])  # the five of 11 are too few
+    np.testing.assert_array_equal(
+        groups.count, [len(m) for m in members]
+    )  # the five values of 11 are too few for a group
     np.testing.assert_allclose(groups.value, [np.mean([values[k] for k in m]) for m in members])
     np.testing.assert_allclose(groups.right, [np.mean([right[:, k] for k in m]) for m in members])
     batch = draw("agreement", 3, 400)
@@ -299,7 +302,7 @@ def test_groups_are_means_over_their_members():
 # The comparison
 
 
-def test_variants_differ_in_one_thing_and_none_is_trained_twice():
+def test_variants_differ_in_one_option_and_none_is_trained_twice():
     scale = Scale((5, 6), 32, 100, None, 70)
     runs = grid("copy", ["rnn", "lstm"], [5, 20], scale)
     assert [(run.cell, run.length) for run in runs] == [("rnn", 5), ("rnn", 20), ("lstm", 5), ("lstm", 20)]
@@ -310,7 +313,7 @@ def test_variants_differ_in_one_thing_and_none_is_trained_twice():
     assert {trained_with(run) for run in others} == {
         "tanh RNN, clip", "tanh RNN, no clip", "LSTM bias 1", "LSTM bias 1, no clip", "LSTM bias 0", "LSTM chrono",
     }  # fmt: skip
-    assert set(runs) & set(others) == {runs[0], runs[2]}  # as in the grid
+    assert set(runs) & set(others) == {runs[0], runs[2]}  # these two are in the grid too
     assert [run.cell for run in variants("copy", ["irnn", "gru"], 5, scale)] == ["irnn", "irnn"]
     together = jobs(dict.fromkeys([*runs, *others]))
     assert {name: job.total for name, job in together.items()} == {
@@ -320,7 +323,7 @@ def test_variants_differ_in_one_thing_and_none_is_trained_twice():
     assert next(iter(together)) == "Copy memory, LSTM"
 
 
-def test_a_quick_comparison_trains_the_shortest_lengths():
+def test_quick_comparison_trains_the_shortest_lengths():
     config = memory_tasks.Config(quick=True)
     lengths = {task: memory_tasks.lengths_of(config, task) for task in PROBLEMS}
     assert lengths == {"adding": (25,), "copy": (5,), "order": (25,), "reber": (40,), "agreement": (4,)}
@@ -332,19 +335,15 @@ def test_a_quick_comparison_trains_the_shortest_lengths():
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A small run of the script itself: its folder and what it wrote."""
+    """Runs the script, and returns its folder and its record."""
     out = tmp_path_factory.mktemp("run") / "results"
     arguments = "--tasks agreement --cells rnn --lengths 1 --comparisons agreement --steps 300 --tests 300"
-    # Adam raises a float to an integer power, which the strictness of these tests forbids, in every thread.
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    try:
+    with optax_promotes():
         assert memory_tasks.main([*arguments.split(), "--seeds", "2", "--seed", "4", "--out", str(out)]) == 0
-    finally:
-        jax.config.update("jax_numpy_dtype_promotion", "strict")
     return out, json.loads((out / "results.json").read_text(encoding="utf-8"))
 
 
-def test_a_small_run_solves_what_is_short(small):
+def test_small_run_solves_a_short_problem(small):
     _, record = small
     clipped, free = record["runs"]
     assert (clipped["clip_norm"], free["clip_norm"]) == (1.0, None)
@@ -355,12 +354,12 @@ def test_a_small_run_solves_what_is_short(small):
         assert run["median_sequences_to_solve"] == 32 * np.mean(run["steps_to_solve"])
         assert max(run["least_error"]) <= 0.01
         assert max(run["least_loss"]) < 0.3 * math.log(2)
-        assert min(run["right_by_distance"]) > 0.9  # a guess has 0.5 at a distance
+        assert min(run["right_by_distance"]) > 0.9  # a guess is right half the time at a distance
         assert run["parameters"] == 32 * (len(WORDS) + 32 + 1) + 2 * 32 + 2
     assert clipped["least_loss"] != free["least_loss"]
 
 
-def test_a_small_run_writes_what_stands_beside_it(small):
+def test_small_run_writes_its_problem_and_figures(small):
     out, record = small
     (problem,) = record["problems"]
     assert (problem["chance_loss"], problem["steps_in_a_sequence"], problem["solved_at"]) == (0.6931, 10, 0.01)
@@ -375,7 +374,7 @@ def test_a_small_run_writes_what_stands_beside_it(small):
     assert "Number agreement" in (out / "memory_tasks.svg").read_text(encoding="utf-8")
 
 
-def test_a_record_says_who_did_not_solve_it_and_how_far_it_came():
+def test_record_shows_unsolved_seeds_and_their_best_errors():
     run = grid("copy", ["irnn"], [5], Scale((0, 1, 2), 32, 10, None, None))[0]
     outcome = Outcome(run, np.array([0, 50, 0]), np.array([0.5, 0.0, 0.87654]), np.array([0.4, 0.01, 0.83181]), 7, 1.26)
     record = memory_tasks.as_record(outcome)
@@ -406,7 +405,7 @@ def test_a_record_says_who_did_not_solve_it_and_how_far_it_came():
         ("--out file/results", "cannot write into file/results"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     monkeypatch.setattr(memory_tasks, "side_by_side", lambda *_: pytest.fail("trained"))
@@ -419,6 +418,6 @@ def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeyp
 
 
 @pytest.mark.parametrize(("name", "shortest"), SHORTEST.items())
-def test_the_shortest_length_can_be_drawn(name, shortest):
+def test_shortest_length_can_be_drawn(name, shortest):
     assert PROBLEMS[name].shortest == shortest
     assert draw(name, shortest, 3).xs.shape[1] == PROBLEMS[name].steps(shortest)

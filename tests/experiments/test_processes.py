@@ -1,4 +1,4 @@
-"""A training shared out over devices and processes: the same parameters, and an end to all if one is lost."""
+"""Training over devices and processes gives the same params, and ends if a process is lost."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -26,7 +27,7 @@ from tests.support.training import optax_promotes
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # found: 2e-7 and 5e-16
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}  # measured: 2e-7 and 5e-16
 QUICKLY = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
 
 
@@ -36,8 +37,8 @@ def free_port():
         return own.getsockname()[1]
 
 
-def begun(arguments, folder, **environment):
-    """A process whose words go into a file."""
+def start(arguments, folder, **environment):
+    """Starts a process that writes its output into a file."""
     with folder.with_suffix(".txt").open("w") as said:
         command = [sys.executable, "-m", *map(str, arguments)]
         return subprocess.Popen(
@@ -49,12 +50,12 @@ def workers(folder, count=2, patience=60, **options):
     own = {"coordinator": f"127.0.0.1:{free_port()}", "devices": 2, "processes": 2, **options}
     told = [json.dumps({**own, "process": k}) for k in range(count)]
     return [
-        begun(["tests.support.distributed_worker", folder, line, patience], folder / f"worker{k}")
+        start(["tests.support.distributed_worker", folder, line, patience], folder / f"worker{k}")
         for k, line in enumerate(told)
     ]
 
 
-def test_devices_and_processes_learn_the_same(tmp_path):
+def test_devices_and_processes_train_the_same_parameters(tmp_path):
     several = workers(tmp_path)
     with optax_promotes(), jax.enable_x64(True):
         for dtype in (np.float32, np.float64):
@@ -64,17 +65,16 @@ def test_devices_and_processes_learn_the_same(tmp_path):
                 assert end.wait(300) == 0, (tmp_path / f"worker{process}.txt").read_text()
                 with np.load(tmp_path / f"{name}-{process}.npz") as found:
                     apart = [found[f"arr_{k}"] for k in range(len(alone))]
-                for ours, theirs in ((alone, eight), (alone, apart)):
-                    for a, b in zip(ours, theirs, strict=True):
-                        np.testing.assert_allclose(b, a, rtol=0, atol=TOLERANCE[name])
+                chex.assert_trees_all_close(apart, alone, rtol=0, atol=TOLERANCE[name])
+            chex.assert_trees_all_close(eight, alone, rtol=0, atol=TOLERANCE[name])
 
 
-def test_processes_that_do_not_meet_end_in_one_line(tmp_path):
-    """The first of three, and the second of two."""
+def test_processes_that_do_not_meet_report_in_one_line(tmp_path):
+    """One process is the first of three, the other the second of two."""
     (first,) = workers(tmp_path, count=1, patience=4, processes=3)
     port = json.loads(first.args[-2])["coordinator"]
     told = json.dumps({"coordinator": port, "devices": 2, "processes": 2, "process": 1})
-    second = begun(["tests.support.distributed_worker", tmp_path, told, 4], tmp_path / "worker1")
+    second = start(["tests.support.distributed_worker", tmp_path, told, 4], tmp_path / "worker1")
     for k, (process, count) in enumerate(((first, 3), (second, 2))):
         assert process.wait(60) == 2
         said = (tmp_path / f"worker{k}.txt").read_text()
@@ -83,7 +83,7 @@ def test_processes_that_do_not_meet_end_in_one_line(tmp_path):
         )
 
 
-def test_processes_with_other_options_end_in_one_line(tmp_path):
+def test_processes_with_different_options_report_in_one_line(tmp_path):
     both = pair(tmp_path / "run", tmp_path / "said", own=(["--steps=5"], ["--steps=6"]))
     assert [one.wait(120) for one in both] == [2, 2]
     for k in range(2):
@@ -92,7 +92,7 @@ def test_processes_with_other_options_end_in_one_line(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# ---- one of two is killed
+# ---- one of two processes is killed
 
 STEPS = 300
 OPTIONS = {
@@ -106,10 +106,10 @@ def options():
 
 
 def pair(folder, log, own=((), ())):
-    """Two processes, told by the environment where they meet."""
+    """Starts two processes that find each other by environment variables."""
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     return [
-        begun(
+        start(
             ["experiments.translate_toy", *options(), "--devices=2", f"--out={folder}", *more],
             log.with_name(f"{log.name}{k}"),
             **where,
@@ -131,7 +131,7 @@ def arrays_of(folder):
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def test_the_loss_of_a_process_ends_the_other_and_the_checkpoint_is_gone_on_with(tmp_path):
+def test_resume_continues_after_a_process_is_killed(tmp_path):
     folder = tmp_path / "run"
     both = pair(folder, tmp_path / "said")
     deadline = time.monotonic() + 300
@@ -146,20 +146,17 @@ def test_the_loss_of_a_process_ends_the_other_and_the_checkpoint_is_gone_on_with
     assert time.monotonic() - start < 60
     reached = saved(folder)[-1]
     assert reached < STEPS
-    with optax_promotes():  # one device of one process goes on, and does it all
+    with optax_promotes():  # one process with one device resumes
         for where, more in ((folder, ["--resume"]), (tmp_path / "alone", [])):
             assert translate_toy.main([*options(), f"--out={where}", "--devices=1", *more]) == 0
     assert saved(folder)[-1] == saved(tmp_path / "alone")[-1] == STEPS
-    ended, alone = arrays_of(folder), arrays_of(tmp_path / "alone")
-    assert sorted(ended) == sorted(alone)
-    for name, array in alone.items():
-        np.testing.assert_allclose(ended[name], array, rtol=0, atol=1e-5)  # found: 3e-7
+    chex.assert_trees_all_close(arrays_of(folder), arrays_of(tmp_path / "alone"), rtol=0, atol=1e-5)  # measured: 3e-7
 
 
-# ---- shares, and what cannot be
+# ---- shares of devices and refusals
 
 
-def test_every_run_has_its_share_of_the_devices(monkeypatch):
+def test_runs_share_the_devices(monkeypatch):
     assert [len(own) for own in shares(range(8), 3)] == [2, 2, 2]
     assert shares(range(4), 9) == [(0,), (1,), (2,), (3,)]
     assert shares(range(4), 1) == [(0, 1, 2, 3)]
@@ -167,7 +164,7 @@ def test_every_run_has_its_share_of_the_devices(monkeypatch):
     assert shares(range(4), 3) == [(0, 1, 2, 3)]
 
 
-def test_as_many_devices_as_divide_a_batch(monkeypatch):
+def test_batch_is_sharded_over_as_many_devices_as_divide_it(monkeypatch):
     own = jax.devices()[:4]
     for size, count in ((8, 4), (6, 3), (2, 2), (7, 1)):
         placed = placing.placing(own, size)
@@ -187,7 +184,7 @@ def test_processes_may_have_different_numbers_of_devices(monkeypatch):
     assert devices_of(DeviceOptions(devices=2)) == ("00", "01", "10", "11")
 
 
-def test_the_first_process_alone_writes_a_model(tmp_path, monkeypatch):
+def test_only_the_first_process_writes_a_model(tmp_path, monkeypatch):
     options = {"cell": "rnn", "embedding": 2, "hidden_size": 2, "layers": 1, "dropout": 0.0}
     model = saved_models.model_of(3, options)
     params = jax.tree.map(
@@ -219,12 +216,12 @@ def test_devices_are_the_first_of_every_process():
         ({"coordinator": ":8", "processes": 2, "process": 1}, "--coordinator expected host:port, got :8"),
     ],
 )
-def test_options_that_cannot_be(given, message):
+def test_bad_options_are_refused(given, message):
     with pytest.raises(ValueError, match=message):
         check_devices(ProcessOptions(**given))
 
 
-def test_what_the_environment_says(monkeypatch):
+def test_bad_environment_variables_are_refused(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES expected a number, got 'two'"):
         check_devices(ProcessOptions())
@@ -234,16 +231,16 @@ def test_what_the_environment_says(monkeypatch):
         check_devices(ProcessOptions(coordinator="a:1"))
 
 
-def test_more_devices_than_there_are(capsys, tmp_path):
+def test_too_many_devices_are_refused(capsys, tmp_path):
     assert translate_toy.main(["--quick", "--devices=9", f"--out={tmp_path}"]) == 2
     assert capsys.readouterr().err == "translate_toy: --devices expected at most 8 here, got 9\n"
 
 
-def test_a_batch_that_the_devices_asked_for_do_not_divide(capsys, tmp_path):
+def test_batch_that_the_devices_do_not_divide_is_refused(capsys, tmp_path):
     assert translate_toy.main(["--quick", "--devices=3", "--batch-size=64", f"--out={tmp_path}"]) == 2
     said = "translate_toy: --batch-size expected a number that 3 devices divide, got 64\n"
     assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())
-    runs.check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device a run
+    runs.check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device per run
     with pytest.raises(ValueError, match="--batch-size expected a number that 2 devices divide, got 7"):
         runs.check_shares(translate_toy.Config(devices=4, batch_size=7), 2)

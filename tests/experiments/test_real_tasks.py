@@ -1,4 +1,4 @@
-"""The scripts that learn real tasks: their models against the published sizes, their metrics by hand, their refusals."""
+"""Scripts for real tasks: models of published sizes, metrics against hand computations, runs and refusals."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ KEY = jax.random.key(0)
 
 
 def called(model, params):
-    """A model of these parameters, compiled."""
+    """The compiled call of a model."""
     return jax.jit(lambda *given: model.bind(params)(*given))
 
 
@@ -45,8 +45,8 @@ def of_one(params):
 # ---- MNIST-1D
 
 
-def test_the_model_of_mnist_1d_is_the_published_one():
-    """Of 5,134 parameters; PyTorch's second bias of r and z, in both directions, is 24 of them."""
+def test_mnist_1d_model_matches_the_published_one():
+    """The published one has 5,134 parameters; 24 of them are PyTorch's second biases of r and z."""
     model = mnist_1d.model_of(mnist_1d.Config(), 40)
     params = filled(model)
     assert count(params) == 5134 - 2 * 2 * 6
@@ -58,7 +58,7 @@ def test_the_model_of_mnist_1d_is_the_published_one():
     np.testing.assert_allclose(called(model, params)(xs), wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_mnist_1d_is_read_in_the_order_of_the_file():
+def test_mnist_1d_batches_follow_the_order_of_the_file():
     images = mnist_1d.load(mnist_1d.Config())
     task = mnist_1d.task_of(mnist_1d.model_of(mnist_1d.Config(), 40), images, 100)
     for step, first in ((0, 0), (39, 3900), (40, 0), (41, 100)):
@@ -71,10 +71,10 @@ def test_mnist_1d_is_read_in_the_order_of_the_file():
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_class_is_read_from_both_ends_of_each_sequence(cell):
+def test_vowel_class_is_read_from_both_ends_of_a_sequence(cell):
     rng = np.random.default_rng(0)
     xs, lengths = rng.standard_normal((3, 6, 2), np.float32), np.array([6, 2, 4], np.int32)
-    xs[1, 2:] = np.nan  # padding is not read
+    xs[1, 2:] = np.nan  # padding is ignored
     config = japanese_vowels.Config(cell=cell, hidden_size=4)
     part = Utterances(xs, lengths, np.array([0, 1, 2], np.int32))
     model = japanese_vowels.model_of(config, japanese_vowels.Vowels(part, part))
@@ -82,7 +82,7 @@ def test_a_class_is_read_from_both_ends_of_each_sequence(cell):
     bound, found = model.bind(params), called(model, params)(jnp.asarray(xs), jnp.asarray(lengths))
     layer = jax.jit(lambda xs: bound.layer(xs)[0])
     for k, length in enumerate(lengths):
-        alone = np.zeros((2, 6, 2), np.float32)  # zeros after its end, and before its start
+        alone = np.zeros((2, 6, 2), np.float32)  # zeros follow its end, and precede its start
         alone[0, :length], alone[1, -length:] = xs[k, :length], xs[k, :length]
         ys = layer(jnp.asarray(alone.swapaxes(0, 1)))
         ends = np.concatenate([ys[length - 1, 0, :4], ys[-length, 1, 4:]])
@@ -90,7 +90,7 @@ def test_a_class_is_read_from_both_ends_of_each_sequence(cell):
         np.testing.assert_allclose(found[k], wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_batches_of_vowels_are_sorted_by_length():
+def test_vowel_batches_are_sorted_by_length():
     lengths = np.random.default_rng(0).integers(7, 30, 54).astype(np.int32)
     train = Utterances(np.arange(54.0)[:, None, None], lengths, np.arange(54, dtype=np.int32))
     model = japanese_vowels.model_of(japanese_vowels.Config(), japanese_vowels.Vowels(train, train))
@@ -108,16 +108,14 @@ def test_batches_of_vowels_are_sorted_by_length():
 # ---- polyphonic music
 
 
-def test_nats_of_pieces_by_hand():
+def test_music_nats_equal_hand_computation():
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 2, (length, 88)).astype(np.uint8) for length in (5, 2, 9, 3)]
     model = polyphonic_music.functional(lambda rngs: polyphonic_music.Composer("gru", 4, 0.5, rngs))
     params = filled(model)
     call, total, steps = called(model, params), 0, 0
     for piece in pieces:
-        padded = np.float32(np.pad(piece[:-1], ((0, 9 - len(piece)), (0, 0))))[
-            :, None
-        ]  # what comes after changes nothing
+        padded = np.float32(np.pad(piece[:-1], ((0, 9 - len(piece)), (0, 0))))[:, None]  # later steps change nothing
         odds = 1 / (1 + np.exp(-np.float64(call(padded, jnp.array([8])))[: len(piece) - 1, 0]))
         total -= np.sum(np.where(piece[1:] == 1, np.log(odds), np.log(1 - odds)))
         steps += len(piece) - 1
@@ -127,7 +125,7 @@ def test_nats_of_pieces_by_hand():
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_budget_is_met(cell):
+def test_hidden_size_meets_its_budget(cell):
     for budget in (1_000, 20_000):
         size = polyphonic_music.hidden_size_of(cell, budget)
         sizes = [
@@ -142,7 +140,7 @@ def test_a_budget_is_met(cell):
         assert sizes[0] <= budget < sizes[1]
 
 
-def test_stretches_are_of_their_pieces():
+def test_music_windows_come_from_one_piece():
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 2, (length, 88)).astype(np.uint8) for length in (5, 20, 9, 30)]
     task = polyphonic_music.task_of(
@@ -166,13 +164,13 @@ def test_stretches_are_of_their_pieces():
             assert not notes[length:].any()
             starts.add(where[0])
     assert {k for k, _ in starts} == {0, 1, 2, 3}
-    assert {t for k, t in starts if k == 1} >= {0, 12}  # both ends are reached
+    assert {t for k, t in starts if k == 1} >= {0, 12}  # windows reach both ends of a piece
 
 
 # ---- forecasts
 
 
-def test_naive_forecasts_and_their_errors_by_hand():
+def test_naive_forecasts_and_errors_equal_hand_computation():
     months = np.arange("1950-03", "1953-03", dtype="datetime64[M]")
     values = np.float32(100 + 10 * np.arange(36) + 5 * np.sin(np.arange(36)))
     found = forecast.naive(values)
@@ -191,13 +189,13 @@ def test_naive_forecasts_and_their_errors_by_hand():
     task = forecast.task_of(forecast.Config(window=6, batch_size=50, noise=0.0), None, prepared, 24)
     xs, changes = task.batch(0, 0)
     assert xs.shape == (50, 6, 7)
-    assert set(np.unique(changes)) <= set(prepared.changes[:23])  # nothing of what was held out
+    assert set(np.unique(changes)) <= set(prepared.changes[:23])  # no held-out month occurs
     for k in range(50):
         first = np.flatnonzero(prepared.xs[:, 0] == xs[k, 0, 0])[0]
         np.testing.assert_array_equal(changes[k], prepared.changes[first : first + 6])
 
 
-def test_each_network_has_the_rate_that_did_best_and_the_dropout_of_its_size():
+def test_networks_use_the_best_rate_and_the_dropout_of_their_size():
     config = polyphonic_music.Config(cells=("gru",))
     nan = float("nan")
     assert polyphonic_music.best_rate(config, {1e-3: 9.0, 3e-3: 8.5, 1e-2: nan}) == 3e-3
@@ -211,8 +209,8 @@ def test_each_network_has_the_rate_that_did_best_and_the_dropout_of_its_size():
     assert [network.dropout for network in polyphonic_music.networks_of(given)] == [0.1, 0.1]
 
 
-def test_the_loss_of_a_forecast_is_that_of_each_month(monkeypatch):
-    """A network that says a quarter of the first number it reads, here the month's place in its window."""
+def test_forecast_loss_covers_every_month(monkeypatch):
+    """The network answers a quarter of its input, which is the month's index."""
     monkeypatch.setattr(forecast, "many_to_many", lambda cell, model, xs: xs[..., :1] / 4)
     months = np.arange("1950-03", "1953-03", dtype="datetime64[M]")
     prepared = forecast.prepare(Series(months, np.arange(100, 136, dtype=np.float32)), 24)
@@ -223,7 +221,7 @@ def test_the_loss_of_a_forecast_is_that_of_each_month(monkeypatch):
     np.testing.assert_allclose(found, (100 * 0.25 * forecast.SCALE) ** 2 / 6, rtol=1e-5)
 
 
-def test_what_is_recorded_of_an_accuracy(capsys):
+def test_accuracy_record_holds_every_seed_and_evaluation(capsys):
     def at(step, *values):
         return Evaluation(step, 1.0, np.zeros(2), {"test accuracy": np.float64(values)})
 
@@ -243,7 +241,7 @@ def test_what_is_recorded_of_an_accuracy(capsys):
 LINES = ("白日依山盡", "黃河入海流", "欲窮千里目", "更上一層樓")
 
 
-def test_nats_of_poems_by_hand():
+def test_poem_nats_equal_hand_computation():
     poem, other = quatrains.Poem(LINES, "，。，。"), quatrains.Poem(tuple(line + "山河" for line in LINES), "，。，。")
     own = quatrains.vocabulary([poem])
     encoded, lengths = quatrains.encode_all(own, [poem, other, poem])
@@ -264,7 +262,7 @@ def test_nats_of_poems_by_hand():
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
-def test_a_first_line_and_an_acrostic_are_kept():
+def test_written_poems_keep_a_first_line_and_an_acrostic():
     own = quatrains.vocabulary([quatrains.Poem(LINES, "，。，。")])
     model = language_model(len(own.symbols), cell="rnn", embedding=3, hidden_size=4, layers=1, dropout=0.0)
     saved = poems.Saved(model, filled(model), own.symbols)
@@ -282,7 +280,7 @@ def test_a_first_line_and_an_acrostic_are_kept():
 
 @pytest.fixture(scope="module")
 def small_text(tmp_path_factory):
-    """A text that repeats itself, and a model of it."""
+    """A repeating text, and a model that has learned it."""
     folder = tmp_path_factory.mktemp("text")
     (folder / "song.txt").write_text("to be, or not to be. " * 400, encoding="utf-8")
     options = {
@@ -301,7 +299,7 @@ def small_text(tmp_path_factory):
     return folder
 
 
-def test_a_language_model_learns_saves_and_goes_on_after_a_prompt(small_text, capsys):
+def test_language_model_learns_saves_and_continues_a_prompt(small_text, capsys):
     record = json.loads((small_text / "out" / "results.json").read_text(encoding="utf-8"))
     assert record["validation_nats"][0] < 0.15
     np.testing.assert_allclose(record["validation_bits"][0], record["validation_nats"][0] / np.log(2))
@@ -324,14 +322,14 @@ def test_a_language_model_learns_saves_and_goes_on_after_a_prompt(small_text, ca
         ),
     ],
 )
-def test_a_sample_that_cannot_be_is_refused(arguments, complaint, small_text, capsys):
+def test_bad_sample_options_are_refused(arguments, complaint, small_text, capsys):
     assert char_lm.main(["sample", "--model", str(small_text / "out"), *arguments.split()]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert complaint in err
 
 
-def test_models_of_another_script_and_damaged_ones_are_refused(small_text, tmp_path, capsys):
+def test_damaged_models_and_models_of_other_scripts_are_refused(small_text, tmp_path, capsys):
     assert poems.main(["write", "--model", str(small_text / "out")]) == 2
     assert "damaged, or not of this script" in capsys.readouterr().err
     content = (small_text / "out" / "model.safetensors").read_bytes()
@@ -340,7 +338,7 @@ def test_models_of_another_script_and_damaged_ones_are_refused(small_text, tmp_p
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
+def test_existing_run_is_kept_and_resumes_only_with_its_options(small_text, capsys):
     again = [f"--text={small_text / 'song.txt'}", f"--out={small_text / 'out'}"]
     options = json.loads((small_text / "out" / "results.json").read_text(encoding="utf-8"))["config"]
     own = {**options, "text": small_text / "song.txt", "out": small_text / "out", "data_dir": None, "resume": True}
@@ -392,7 +390,7 @@ def test_a_run_is_not_replaced_and_goes_on_only_as_itself(small_text, capsys):
         ("forecast", "--noise -1", "--noise expected a number that is not negative, got -1"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(script, arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(script, arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.txt").touch()
     (tmp_path / "wrong").mkdir()

@@ -1,4 +1,4 @@
-"""The scaling benchmark: what it counts in a program's text, its arithmetic on paper, and what it writes."""
+"""The scaling benchmark: counts in program text, its model of time, and its record."""
 
 import json
 
@@ -44,7 +44,7 @@ ENTRY %main (p: f32[4]) -> f32[4] {
 """
 
 
-def test_collectives_of_a_program():
+def test_collectives_of_a_program_are_counted():
     assert collectives(PROGRAM) == [
         Collective("all-reduce", 20, 1, 3),
         Collective("all-gather", 24, 2, 15),
@@ -55,7 +55,7 @@ def test_collectives_of_a_program():
     assert counted(unknown) == Counts(outside=1, inside=2, executed=None, bytes=None)
 
 
-def test_grown_work():
+def test_weak_scaling_grows_the_shape():
     shape = Shape(16, 8, 4, 8)
     assert grown("jit", shape, 4, weak=False) == shape
     assert grown("jit", shape, 4, weak=True) == Shape(16, 32, 4, 8)
@@ -66,8 +66,8 @@ def test_grown_work():
 CHIP = paper.Accelerator("round", 1e12, 1e9, 1e11, 4, 1e9, 1e8, 1e-6, 1e-5, "none")
 
 
-def test_collectives_on_paper():
-    """By hand: 4e6 bytes over 4 near and 2 far chips."""
+def test_collective_times_equal_hand_computation():
+    """4e6 bytes are reduced over 4 near and 2 far chips."""
     assert paper.collective(CHIP, 1, 4e6) == 0
     near = paper.CALL + 2 * 3 * (1e-6 + 1e6 / 1e9)
     far = paper.CALL + 2 * 1 * (1e-5 + 0.5e6 / 1e8)
@@ -76,10 +76,10 @@ def test_collectives_on_paper():
     assert paper.collective(CHIP, 4, 4e6, passes=1) == pytest.approx(paper.CALL + 3 * (1e-6 + 1e-3))
 
 
-def test_a_train_step_on_paper():
+def test_train_step_times_equal_hand_computation():
     work = paper.Work(steps=10, features=50, hidden=100, layers=2)
     assert work.weights == 2 * 150 * 400
-    weights = 2 * 100 * 400 / 1e11  # read every step; the product of one sequence takes less
+    weights = 2 * 100 * 400 / 1e11  # reading weights dominates the product of one sequence
     assert paper.step(CHIP, work, 1) == pytest.approx(paper.OVERHEAD + weights)
     assert paper.step(CHIP, work, 1000) == pytest.approx(paper.OVERHEAD + 2 * 1000 * 100 * 400 / 0.4e12)
     assert paper.step(CHIP, work, 1, shares=4) == pytest.approx(paper.OVERHEAD + weights / 4)
@@ -95,9 +95,9 @@ def test_a_train_step_on_paper():
     assert paper.pipeline_efficiency(4, 13) == 13 / 16
 
 
-def test_quick_run(tmp_path, capsys, monkeypatch):
-    """Counts of small programs, and two processes on the clock."""
-    jax.devices()  # JAX has started with the devices of these tests
+def test_quick_run_counts_and_times_programs(tmp_path, capsys, monkeypatch):
+    """Small programs are counted, and two processes are timed."""
+    jax.devices()  # starts JAX with the devices of these tests
     monkeypatch.setattr(scaling, "DEVICES", (8,))
     monkeypatch.setattr(scaling, "WAYS", [way for way in scaling.WAYS if way != "data_parallel"])
     monkeypatch.setattr(scaling, "SETTINGS", {"1 device": scaling.Setting(1, 1), "2 devices": scaling.Setting(2, 2)})
@@ -111,7 +111,7 @@ def test_quick_run(tmp_path, capsys, monkeypatch):
     assert rows["pipeline", "strong", 8]["executed"]["collective-permute"] >= 2 * (16 + 8 - 1)
     one, two = sorted(record["timed"], key=lambda row: row["setting"])
     assert two["two_devices"] == 1
-    assert one["two_devices"] == pytest.approx(one["median_ms"] / two["median_ms"])  # there is one round
+    assert one["two_devices"] == pytest.approx(one["median_ms"] / two["median_ms"])  # one round
     assert one["calls"] >= 2
     assert one["min_ms"] <= one["median_ms"]
     assert set(record["paper"]) == {"H100 SXM", "H200 SXM", "TPU v5p"}
@@ -124,6 +124,6 @@ def test_quick_run(tmp_path, capsys, monkeypatch):
     (["--timed", "lstm:16,3,4,8"], "scaling: --timed expected an even batch, got 16,3,4,8"),
     (["--timed", "mgu:16,2,4,8"], "scaling: --timed expected lstm, gru, rnn, gru-before, rnn-relu; got mgu"),
 ])  # fmt: skip
-def test_refused(arguments, message, capsys):
+def test_bad_options_are_refused(arguments, message, capsys):
     assert scaling.main(arguments) == 2
     assert capsys.readouterr().err.strip() == message

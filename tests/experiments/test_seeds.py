@@ -1,7 +1,8 @@
-"""All seeds of a run: one after another on a CPU, side by side on an accelerator, with the same numbers."""
+"""Seeds run in turn on a CPU and side by side on an accelerator, with the same results."""
 
 import types
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,14 +36,14 @@ def one_layer():
 
 
 def stream():
-    """A language model with dropout, whose states are handed from batch to batch."""
+    """A language model with dropout, which passes its states from batch to batch."""
     text = np.random.default_rng(0).integers(0, 5, 200)
     model = language.language_model(5, cell="lstm", embedding=3, hidden_size=4, layers=1, dropout=0.2)
     return language.text_task(model, text, B, T)
 
 
 def trained(task, platform):
-    """The state and the losses `(STEPS, seeds)` after some steps."""
+    """State and losses `(STEPS, seeds)` of a short training."""
     optimiser = make_optimiser(0.01)
     run = training(task, optimiser, platform)
     with optax_promotes():
@@ -50,17 +51,14 @@ def trained(task, platform):
 
 
 @pytest.mark.parametrize("make", [one_layer, stream])
-def test_seeds_train_the_same_side_by_side_and_one_after_another(make):
+def test_seeds_train_the_same_side_by_side_and_in_turn(make):
     (state, losses), (other, others) = (trained(make(), platform) for platform in ("cpu", "gpu"))
     assert losses.shape == (STEPS, len(SEEDS))
     np.testing.assert_allclose(others, losses, rtol=1e-5)
-    for a, b in zip(
-        jax.tree.leaves((state.params, state.carry)), jax.tree.leaves((other.params, other.carry)), strict=True
-    ):
-        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close((other.params, other.carry), (state.params, state.carry), rtol=1e-5, atol=1e-6)
 
 
-def test_a_population_is_evaluated_the_same_on_every_platform():
+def test_population_evaluates_the_same_on_every_platform():
     models = jax.vmap(lambda key: init_readout(CELL, 5, 2, 2, key))(jax.random.split(jax.random.key(0), 3))
     xs = jnp.asarray(np.random.default_rng(1).standard_normal((B, T, 2), np.float32))
     found = {
@@ -71,17 +69,17 @@ def test_a_population_is_evaluated_the_same_on_every_platform():
 
 
 @pytest.mark.parametrize(("platform", "loops"), [("cpu", 1), ("gpu", 0), ("tpu", 0)])
-def test_only_a_cpu_loops_over_the_seeds(platform, loops):
+def test_only_a_cpu_loops_over_seeds(platform, loops):
     program = jax.make_jaxpr(over_seeds(lambda a, b: {"sum": a + b["x"]}, platform))(
         jnp.ones(3), {"x": jnp.ones((3, 2))}
     )
     assert sum(equation.primitive.name == "scan" for equation in program.eqns) == loops
 
 
-def test_a_run_maps_its_seeds_by_the_platform_of_its_devices(monkeypatch):
+def test_run_maps_its_seeds_by_the_platform_of_its_devices(monkeypatch):
     used = []
     monkeypatch.setattr(loop, "over_seeds", lambda f, platform: used.append(platform) or over_seeds(f, platform))
-    accelerator = types.SimpleNamespace(platform="gpu")  # one device shares no batch, so nothing is put on it
+    accelerator = types.SimpleNamespace(platform="gpu")  # a single device holds no shard, so no array is placed on it
     for devices in ((), (jax.devices()[0],), (accelerator,)):
         with optax_promotes():
             fit(one_layer(), make_optimiser(0.01), SEEDS, Settings(1, 1), lambda params: {}, devices)

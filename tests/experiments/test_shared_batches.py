@@ -1,7 +1,8 @@
-"""Tasks of the comparisons of cells: devices that share their batches learn the same as one device."""
+"""Tasks of the comparisons of cells train the same with sharded batches as on one device."""
 
 import functools
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ TASKS = {
 
 @pytest.fixture
 def sharing(monkeypatch):
-    """How many devices have shared the batches of each run."""
+    """Records over how many devices each run shards its batches."""
     found, placing = [], loop.placing
 
     def counted(devices, examples):
@@ -63,7 +64,7 @@ def sharing(monkeypatch):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_devices_that_share_batches_learn_the_same_as_one(name, sharing):
+def test_sharded_batches_train_the_same_as_one_device(name, sharing):
     task, settings = TASKS[name](), Settings(STEPS, 2, steps_per_call=2)
     with optax_promotes():
         alone, shared = (
@@ -73,12 +74,11 @@ def test_devices_that_share_batches_learn_the_same_as_one(name, sharing):
     assert sharing == [1, 4]
     for one, other in zip(alone.history, shared.history, strict=True):
         np.testing.assert_allclose(other.loss, one.loss, rtol=TOLERANCE)
-    for one, other in zip(jax.tree.leaves(alone.params), jax.tree.leaves(shared.params), strict=True):
-        np.testing.assert_allclose(other, one, rtol=TOLERANCE, atol=TOLERANCE)
+    chex.assert_trees_all_close(shared.params, alone.params, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_array_of_a_batch_has_examples_on_its_first_axis(name):
+def test_batch_arrays_have_examples_on_the_first_axis(name):
     task = TASKS[name]()
     assert task.examples == B
     assert {leaf.shape[0] for leaf in jax.tree.leaves(task.batch(3, 2))} == {B}
@@ -92,14 +92,14 @@ def test_every_array_of_a_batch_has_examples_on_its_first_axis(name):
         (gates, "--tasks digits --cells gru --retrain"),
     ],
 )
-def test_devices_that_do_not_divide_a_batch_are_refused(script, options, capsys, tmp_path):
+def test_batches_that_the_devices_do_not_divide_are_refused(script, options, capsys, tmp_path):
     assert script.main([*options.split(), "--devices=5", "--batch-size=8", f"--out={tmp_path}"]) == 2
     assert "--batch-size expected a number that 5 devices divide, got 8\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_the_jobs_of_gradient_flow_share_the_devices(capsys, tmp_path):
-    """Four jobs of one cell have two devices each."""
+def test_jobs_of_gradient_flow_share_the_devices(capsys, tmp_path):
+    """Four jobs have two devices each."""
     command = ["--cells=rnn", "--devices=8", "--batch-size=7", f"--out={tmp_path}"]
     assert gradient_flow.main(command) == 2
     assert "--batch-size expected a number that 2 devices divide, got 7\n" in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""Translation between sequences: what is drawn, that encoder and decoder see what they may, and that a small run learns."""
+"""Translation between sequences: its pairs, encoder and decoder, loss and accuracy, a small run, and refusals."""
 
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from tests.support.training import filled, optax_promotes
 
 @pytest.mark.parametrize(("name", "size"), [("addition", 3), ("reversal", 7)])
 @pytest.mark.parametrize("test", [False, True])
-def test_pairs_are_right_and_of_one_part(name, size, test):
+def test_pairs_are_correct_and_stay_in_one_part(name, size, test):
     language = translation.LANGUAGES[name]
     pairs = translation.draw_pairs(language, size, 300, (1, 2), test=test)
     for source, length, target in zip(*pairs, strict=True):
@@ -27,7 +28,7 @@ def test_pairs_are_right_and_of_one_part(name, size, test):
         assert not target[len(wanted) + 1 :].any()
     assert len(set(pairs.lengths.tolist())) > 3
     again = translation.draw_pairs(language, size, 300, (1, 2), test=test)
-    jax.tree.map(np.testing.assert_array_equal, pairs, again)
+    chex.assert_trees_all_equal(pairs, again)
     other = translation.draw_pairs(language, size, 300, (1, 3), test=test)
     assert (pairs.sources != other.sources).any()
 
@@ -37,7 +38,7 @@ def made(cell="gru"):
     return model, filled(model)
 
 
-def test_the_decoder_is_given_the_last_states_of_each_source():
+def test_decoder_starts_from_the_last_states_of_each_source():
     model, params = made("lstm")
     pairs = translation.draw_pairs(translation.LANGUAGES["addition"], 2, 6, (0,))
     bound = model.bind(params)
@@ -52,10 +53,10 @@ def test_the_decoder_is_given_the_last_states_of_each_source():
         jax.tree.map(pick, states, seen[length - 1])
 
 
-def test_loss_and_accuracy_by_hand():
+def test_loss_and_accuracy_equal_hand_computation():
     model, params = made()
     bound = model.bind(params)
-    bound.readout.bias[...] = jnp.zeros(14).at[translation.PAD].set(-99)  # it is not written
+    bound.readout.bias[...] = jnp.zeros(14).at[translation.PAD].set(-99)  # padding is never written
     params = nnx.state(bound, nnx.Param)
     pairs = translation.draw_pairs(translation.LANGUAGES["addition"], 2, 8, (0,))
     read, write = jax.jit(bound.read), jax.jit(bound.write)
@@ -66,9 +67,9 @@ def test_loss_and_accuracy_by_hand():
         symbol = np.argmax(logits, -1)
         own.append(symbol[0])
     targets, own = np.stack(own, 1), np.stack(own, 1)
-    targets[1, 3] = 3 + (targets[1, 3] == 3)  # the last symbol is not what it writes
-    targets[2, 0] = 3 + (targets[2, 0] == 3)  # nor is the first
-    targets[3, 2:] = translation.PAD  # what comes after is not asked
+    targets[1, 3] = 3 + (targets[1, 3] == 3)  # the last symbol differs from the one it writes
+    targets[2, 0] = 3 + (targets[2, 0] == 3)  # so does the first
+    targets[3, 2:] = translation.PAD  # later symbols are not compared
     targets[4] = [3 + (own[4, 0] == 3), translation.PAD, translation.PAD, translation.PAD]
     targets[5:] = pairs.targets[5:]
     pairs = pairs._replace(targets=targets.astype(np.int32))
@@ -85,7 +86,7 @@ def test_loss_and_accuracy_by_hand():
     np.testing.assert_allclose(found["test loss"], [np.mean(nats)], rtol=1e-5)
 
 
-def test_a_small_run_learns_to_reverse(tmp_path, monkeypatch):
+def test_small_run_learns_to_reverse(tmp_path, monkeypatch):
     monkeypatch.setattr(translate_toy, "TEST_PAIRS", 200)
     options = {
         "task": "reversal",
@@ -120,8 +121,8 @@ def test_a_small_run_learns_to_reverse(tmp_path, monkeypatch):
         ("--task sorting", "--task expected reversal, addition; got sorting"),
         ("--cell mamba", "--cell expected rnn, lstm, gru; got mamba"),
         ("--size 0", "--size expected a positive number, got 0"),
-        ("--task reversal --size 1", "--size of reversal expected 2 to 1000, got 1"),  # none would be held out
-        ("--size 19", "--size of addition expected 1 to 18, got 19"),  # of 64 bits
+        ("--task reversal --size 1", "--size of reversal expected 2 to 1000, got 1"),  # no pair would be held out
+        ("--size 19", "--size of addition expected 1 to 18, got 19"),  # the limit of 64 bits
         ("--evaluate-every -5", "--evaluate-every expected a positive number, got -5"),
         ("--seeds 0", "--seeds"),
         ("--seed -1", "--seed expected a number that is not negative, got -1"),
@@ -129,7 +130,7 @@ def test_a_small_run_learns_to_reverse(tmp_path, monkeypatch):
         ("--resume", "--resume expected checkpoints in"),
     ],
 )
-def test_what_cannot_be_run_is_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
+def test_bad_options_are_refused_in_one_line(arguments, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(translate_toy, "train", lambda *_: pytest.fail("trained"))
     assert translate_toy.main([*arguments.split(), "--out", str(tmp_path / "out")]) == 2
     out, err = capsys.readouterr()

@@ -1,11 +1,12 @@
-"""Layouts of other libraries: written out by hand, there and back at any size, and what is refused.
+"""Converters reproduce layouts written by hand, and params of any size survive a round trip.
 
-Whether the libraries themselves agree is asked in test_interop_peers.py.
+`test_peers.py` compares with the libraries themselves.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from jaxrnn import Bidirectional, GRUParams, LSTMParams, RNNParams, interop
 
-# By hand: one unit, one feature, every number another
+# Layouts written by hand: one unit, one feature, no number twice
 
 
 def f32(*values: Any) -> np.ndarray:
@@ -63,7 +64,7 @@ def below(prefix: str, entries: Mapping[str, Any]) -> dict[str, Any]:
     return {prefix + name: value for name, value in entries.items()}
 
 
-# Library, our parameters, its entries by flat names, and what it takes to write and to read them.
+# Library, our params, its entries by flat names, options for writing, options for reading.
 BY_HAND: dict[str, tuple[str, Any, Any, dict, dict]] = {
     "torch-lstm": ("torch", (LSTM,), torch_names("_l0", *TORCH_LSTM), {}, {}),
     "torch-gru": ("torch", (GRU,), torch_names("_l0", *TORCH_GRU), {}, {"kind": "gru"}),
@@ -111,7 +112,7 @@ BY_HAND: dict[str, tuple[str, Any, Any, dict, dict]] = {
     "haiku-rnn": (
         "haiku", (RNN,), {"vanilla_rnn/linear/w": f32([1]), "vanilla_rnn/linear/b": f32(3), "vanilla_rnn/linear_1/w": f32([2]), "vanilla_rnn/linear_1/b": f32(0)}, {}, {},
     ),
-    "haiku-stack": (  # Twelve, in reverse: their order is that of the numbers.
+    "haiku-stack": (  # Twelve cores in reverse: their numbers give the order.
         "haiku", tuple(LSTM._replace(b=LSTM.b + n) for n in range(12)),
         {name: array for n in reversed(range(12)) for name, array in below(
             f"lstm_{n}/" if n else "lstm/", {**HAIKU_LSTM, "linear/b": HAIKU_LSTM["linear/b"] + n}).items()}, {}, {},
@@ -151,25 +152,23 @@ def flat(library: str, weights: Any) -> dict[str, Any]:
 
 
 def assert_same(a: Any, b: Any) -> None:
-    """Structure, dtypes and every bit but the sign of zeros."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+    """Checks that structures, shapes, dtypes and values are equal; the sign of a zero may differ."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_layouts_by_hand(name):
+def test_converters_match_layouts_written_by_hand(name):
     library, params, weights, writing, reading = BY_HAND[name]
     written = to(library, params, **writing)
     assert_same(flat(library, written), flat(library, weights))
     read = back(library, weights, **reading)
     assert_same(read, params)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(read))
-    assert_same(back(library, written, **reading), params)  # nested, where it is written nested
+    assert_same(back(library, written, **reading), params)  # entries that are written nested are read nested
 
 
-# There and back, at any size
+# Round trips at any size
 
 APPLIES = {
     "torch": lambda kind, config: config["reset_after"] or kind != "gru",
@@ -205,7 +204,7 @@ def configs(draw: Any) -> dict[str, Any]:
 
 
 def drawn(config: dict[str, Any], library: str) -> tuple[Any, ...]:
-    """A network's parameters: sixteenths in [-4, 4], so that 1 more or less is exact in every dtype."""
+    """Draws params of a network as sixteenths in [-4, 4]; adding 1 to these is exact in every dtype."""
     rng = np.random.default_rng(config["seed"])
     draw = lambda *shape: jnp.asarray((rng.integers(-64, 65, shape) / 16).astype(config["dtype"]))  # noqa: E731
     kind, hidden, bias = config["kind"], config["hidden"], config["bias"]
@@ -219,7 +218,7 @@ def drawn(config: dict[str, Any], library: str) -> tuple[Any, ...]:
         if kind == "lstm":
             return LSTMParams(*common, w_proj=draw(hidden, output) if config["projection"] else None)
         b_hn = draw(hidden) if bias and config["reset_after"] else None
-        # NNX has no place for one that is not zero.
+        # NNX cannot hold a `b_hn` other than zero.
         return GRUParams(*common, b_hn=np.zeros_like(b_hn) if library == "nnx" and b_hn is not None else b_hn)
 
     sizes = [config["input_size"], *[config["directions"] * output] * (config["depth"] - 1)]
@@ -229,7 +228,7 @@ def drawn(config: dict[str, Any], library: str) -> tuple[Any, ...]:
 
 
 def biased(library: str, record: Any) -> Any:
-    """What comes back of a record: zeros where there was no bias and the library always has one."""
+    """The record that is read back: a library that always has biases holds zeros for a missing one."""
     if library not in ALWAYS_BIASED or record.b is not None:
         return record
     zeros = np.zeros(record.w_x.shape[1], record.w_x.dtype)
@@ -246,7 +245,7 @@ def is_record(node: Any) -> bool:
 @pytest.mark.parametrize("library", APPLIES)
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(config=configs(), optimized=st.booleans())
-def test_there_and_back_is_exact(library, config, optimized):
+def test_params_survive_a_round_trip_exactly(library, config, optimized):
     if not APPLIES[library](config["kind"], config):
         config = {**config, "projection": None, "directions": 1, "reset_after": library != "haiku"}
         config["kind"] = "lstm" if library == "equinox" else config["kind"]
@@ -269,8 +268,8 @@ def test_there_and_back_is_exact(library, config, optimized):
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(config=configs())
-def test_two_biases_become_their_sum(config):
-    """PyTorch's own dict comes back with the sum in the first bias, and in the second a GRU's b_hn or zeros."""
+def test_two_torch_biases_become_their_sum(config):
+    """A dict of PyTorch comes back with the sum in the first bias; the second holds b_hn of a GRU, or zeros."""
     config = {**config, "bias": True, "reset_after": True}
     state = to("torch", drawn(config, "torch"))
     rng = np.random.default_rng(config["seed"])
@@ -285,7 +284,7 @@ def test_two_biases_become_their_sum(config):
     assert_same(to("torch", back("torch", state)), folded)
 
 
-def test_haiku_rounds_the_forget_bias_alone():
+def test_haiku_rounds_only_the_forget_bias():
     record = LSTM._replace(b=f32(0.1, 0.1, 0.3, 1e-7))
     (back_again,) = back("haiku", to("haiku", record))
     assert_same(back_again._replace(b=record.b), jax.tree.map(jnp.asarray, record)._replace(b=record.b))
@@ -293,13 +292,13 @@ def test_haiku_rounds_the_forget_bias_alone():
     assert abs(back_again.b[1] - record.b[1]) <= np.finfo(np.float32).eps
 
 
-def test_haiku_leaves_a_second_bias_out():
+def test_haiku_cores_without_a_second_bias_are_read():
     weights = {"linear/w": f32([1]), "linear/b": f32(3), "linear_1/w": f32([2])}
     assert_same(back("haiku", weights), RNN)
 
 
-def test_equinox_takes_the_fields_of_a_cell():
-    """What `vars` of a cell has beside arrays: its sizes, and `None`."""
+def test_equinox_cell_fields_are_accepted():
+    """`vars` of a cell holds its sizes and `None` beside the arrays."""
     weights = {"weight_ih": column(1, 2, 3, 4), "weight_hh": column(5, 6, 7, 8), "bias": None}
     fields = {**weights, "input_size": 1, "hidden_size": 1, "use_bias": False}
     assert_same(back("equinox", fields), LSTM._replace(b=None))
@@ -310,7 +309,7 @@ def test_equinox_takes_the_fields_of_a_cell():
 # Names, prefixes, memory
 
 
-def test_names_may_be_nested_flat_or_tuples():
+def test_names_are_read_nested_flat_or_as_tuples():
     nested = to("nnx", (LSTM,))
     dotted = flat("nnx", nested)
     tuples = {tuple(name.split(".")): value for name, value in dotted.items()}
@@ -320,7 +319,7 @@ def test_names_may_be_nested_flat_or_tuples():
         assert_same(back("linen", weights), LSTM)
 
 
-def test_keras_directions_are_told_by_their_names():
+def test_keras_directions_are_recognised_by_name():
     pair = below("forward_gru/gru_cell/", KERAS_GRU) | below("backward_lstm/lstm_cell/", KERAS_LSTM)
     expected = jax.tree.map(jnp.asarray, (Bidirectional(GRU, LSTM),))
     assert_same(back("keras", pair), expected)
@@ -339,7 +338,7 @@ def test_keras_directions_are_told_by_their_names():
         ("equinox", below("cells.0.", {"weight_ih": column(1, 2, 3, 4), "weight_hh": column(5, 6, 7, 8)}), "cells.0"),
     ],
 )
-def test_prefix_looks_at_nothing_else(library, weights, prefix):
+def test_prefix_ignores_all_other_entries(library, weights, prefix):
     separator = {"haiku": "/", "keras": "/"}.get(library, ".")
     others = {"head": {"weight": "not even an array"}, prefix + "2" + separator + "bias": np.ones(3, int)}
     read = back(library, {**weights, **others}, prefix=prefix)
@@ -350,7 +349,7 @@ def test_prefix_looks_at_nothing_else(library, weights, prefix):
 
 
 def aligned(array: np.ndarray) -> np.ndarray:
-    """A copy at an address that JAX would take over without copying."""
+    """Copies to an address that JAX can use without another copy."""
     buffer = np.empty(array.nbytes + 64, np.uint8)
     start = -buffer.ctypes.data % 64
     copy = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
@@ -358,7 +357,7 @@ def aligned(array: np.ndarray) -> np.ndarray:
     return copy
 
 
-def test_memory_is_not_shared():
+def test_converted_arrays_share_no_memory():
     weights = torch_names("", *(array.copy() for array in TORCH_LSTM))
     params = back("torch", weights)
     for array in weights.values():
@@ -376,7 +375,7 @@ def test_memory_is_not_shared():
     assert_same(back("linen", linen), GRU)
 
 
-def test_float64_is_kept(x64):
+def test_float64_weights_survive_a_round_trip(x64):
     double = jax.tree.map(lambda leaf: leaf.astype(np.float64) / 3, LSTM)
     for library in ("torch", "keras", "nnx", "linen", "equinox"):
         assert_same(back(library, to(library, double)), double)

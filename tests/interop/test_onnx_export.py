@@ -1,4 +1,4 @@
-"""Networks as ONNX models: ONNX Runtime gives our outputs, and they are read back as they were."""
+"""Exported networks compute the same in ONNX Runtime, and survive a round trip through `from_onnx`."""
 
 from typing import Any
 
@@ -28,8 +28,8 @@ from tests.support.registry import LENGTHS, B, I, T, gap
 
 
 @pytest.mark.parametrize("name", [name for name in CELLS if name != "gru-3"])
-def test_every_cell_in_both_directions_with_lengths_and_states(name):
-    """Length 0 among them, whose final state is the initial one."""
+def test_exported_cells_compute_the_same_in_onnxruntime(name):
+    """Both directions, with lengths and initial states; the final state of a sequence of length 0 is its initial state."""
     network = jaxrnn.stack([cell_of(name)], bidirectional=True)
     params = random_params(network)
     model = assert_model_equals_network(network, params, lengths=LENGTHS, initial=True)
@@ -43,7 +43,7 @@ SEEDS = 24
 
 
 def random_network(seed: int) -> jaxrnn.Network:
-    """One to three layers, each of one direction or two, of cells that may differ, merged in any way."""
+    """Draws one to three layers of one or two directions, of cells that may differ, with any merge."""
     rng = np.random.default_rng(seed)
     names = ["rnn-relu", "gru", "gru-before", "lstm-peephole", "lstm-coupled", "lstm-projection", "gru-3"]
     draw = lambda: cell_of(names[rng.integers(len(names) - (rng.random() < 0.7))])  # noqa: E731
@@ -56,18 +56,18 @@ def random_network(seed: int) -> jaxrnn.Network:
             try:
                 return jaxrnn.stack(layers, merge=merge, residual=residual)
             except ValueError:
-                continue  # of unequal sizes
+                continue  # the sizes of the layers do not match
     raise AssertionError
 
 
 def joined(network: jaxrnn.Network) -> str:
-    """What of merge and residual has an effect."""
+    """Layers, and those of merge and residual that have an effect."""
     both = any(isinstance(layer, Bidirectional) for layer in network.layers)
     return f"{network.layers} {network.merge if both else ''} {network.residual and len(network.layers) > 1}"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_random_networks(seed):
+def test_exported_random_networks_compute_the_same_in_onnxruntime(seed):
     network, rng = random_network(seed), np.random.default_rng(100 + seed)
     params = random_params(network, seed)
     reads_one_way = not any(isinstance(layer, Bidirectional) for layer in network.layers)
@@ -84,14 +84,14 @@ def test_random_networks(seed):
     assert_same_network((network.layers, params), (again.layers, read))
 
 
-def test_random_networks_have_everything():
+def test_random_networks_cover_every_feature():
     shown = [joined(random_network(seed)) for seed in range(SEEDS)]
     for word in ("concat", "sum", "mul", "average", "True", "projection", "coupled", "peephole", "gru(3)", "before"):
         word = {"before": "reset_after=False"}.get(word, word)
         assert sum(word in name for name in shown) >= 2, word
 
 
-def test_directions_that_differ_in_the_activation_are_one_operator():
+def test_directions_with_different_activations_become_one_operator():
     network = jaxrnn.stack([Bidirectional(cell_of("rnn"), cell_of("rnn-sigmoid"))])
     params = random_params(network)
     model = to_onnx(network, params)
@@ -103,14 +103,14 @@ def test_directions_that_differ_in_the_activation_are_one_operator():
 
 
 @pytest.mark.parametrize(("time", "batch"), [(1, 1), (9, 2)])
-def test_one_model_serves_all_sizes(time, batch):
+def test_one_model_runs_on_every_time_and_batch_size(time, batch):
     network = jaxrnn.stack([cell_of("gru"), cell_of("gru")], bidirectional=True)
     params = random_params(network)
     assert_model_equals_network(network, params, time=time, batch=batch)
     assert to_onnx(network, params) == to_onnx(network, jax.tree.map(np.asarray, params))
 
 
-def test_padding_is_not_read():
+def test_exported_models_ignore_padding():
     network = jaxrnn.stack([cell_of("lstm"), cell_of("gru")], bidirectional=True, residual=False)
     model = to_onnx(network, random_params(network), lengths=True)
     clean = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
@@ -123,8 +123,7 @@ def test_padding_is_not_read():
     assert not outcomes[0]["y"][padding].any()
 
 
-def test_names():
-    """Those of the inputs and outputs, which users may choose."""
+def test_input_and_output_names_can_be_chosen():
     network = jaxrnn.stack([cell_of("lstm"), Bidirectional(cell_of("gru"), cell_of("gru-3"))])
     params = random_params(network)
     inputs = ["x", "lengths", "h_0_l0", "c_0_l0", "h_0_l1", "h_0_l1_reverse"]
@@ -139,7 +138,7 @@ def test_names():
     assert dims == [["time", "batch", I], ["batch"], *[[1, "batch", 4]] * 3, [1, "batch", 3]]
 
 
-def test_dropout_is_left_out():
+def test_dropout_is_omitted_from_the_model():
     cell = jaxrnn.regularize(cell_of("lstm"), recurrent_dropout=0.5, input_dropout=0.5, dropconnect=0.5)
     plain = jaxrnn.stack([cell_of("lstm"), cell_of("lstm")])
     params = random_params(plain)
@@ -147,8 +146,8 @@ def test_dropout_is_left_out():
     assert to_onnx(noisy, params) == to_onnx(plain, params)
 
 
-def test_newest_operators_and_other_dtypes():
-    """Runtimes may not have them yet; the checker does."""
+def test_newest_opsets_and_other_dtypes_pass_the_checker():
+    """Runtimes may not support them yet, so only the checker of ONNX is asked."""
     network = jaxrnn.stack([cell_of("lstm-all"), cell_of("gru")], bidirectional=True, merge="average", residual=True)
     newest = onnx.defs.onnx_opset_version()
     for dtype, opset in ((jnp.float16, 14), (jnp.bfloat16, 22), (jnp.float32, newest), (jnp.float64, newest)):
@@ -162,8 +161,8 @@ def test_newest_operators_and_other_dtypes():
             assert gap(read[1], params[1]) == 0.0
 
 
-def test_a_projection_comes_back_to_rounding():
-    """In the limit of no rounding it is the same function and the same params."""
+def test_projections_survive_a_round_trip_up_to_rounding():
+    """In float64 the params differ by less than 1e-14."""
     with jax.enable_x64(True):
         network = jaxrnn.stack([cell_of("lstm-all")])
         params = random_params(network, dtype=jnp.float64)
@@ -171,7 +170,7 @@ def test_a_projection_comes_back_to_rounding():
 
 
 def in_torch(params, xs, lengths):
-    """Outputs of PyTorch's LSTM and GRU, one above the other, with our weights."""
+    """Outputs of an LSTM below a GRU in PyTorch, with our weights."""
     peer("torch")
     import torch
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -185,8 +184,8 @@ def in_torch(params, xs, lengths):
     return pad_packed_sequence(ys, total_length=T)[0].detach().numpy()
 
 
-def test_a_trained_network_predicts_the_same():
-    """Whether the sum of a sequence is positive; trained to know it, and exported."""
+def test_trained_network_predicts_the_same_in_onnxruntime_and_torch():
+    """The network learns whether the sum of a sequence is positive, and is then exported."""
     network = jaxrnn.stack([cell_of("lstm"), cell_of("gru")])
     rng = np.random.default_rng(0)
     xs = rng.standard_normal((T, 64, I)).astype(np.float32)

@@ -1,11 +1,11 @@
-"""Recurrent operators of ONNX models as networks: the answers of others, the ways of others, and what is refused."""
+"""Networks read from ONNX models match the answers of ONNX, ONNX Runtime and PyTorch, however the model is written."""
 
 import importlib
 import io
 import warnings
 from typing import Any
 
-import jax
+import chex
 import numpy as np
 import onnx
 import pytest
@@ -20,7 +20,7 @@ from tests.support.registry import B, T, gap
 
 
 def node_tests() -> dict[str, Any]:
-    """The ONNX project's own tests of the three operators."""
+    """Collects the tests that ONNX ships for the three operators."""
     cases = importlib.import_module("onnx.backend.test.case.node")._NodeTestCases
     for name in ("lstm", "gru", "rnn"):
         importlib.import_module(f"onnx.backend.test.case.node.{name}")
@@ -31,7 +31,7 @@ NODE_TESTS = node_tests()
 
 
 def answers(network: Any, params: Any, direction: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What the operator gives, in its layout, by the network read from it."""
+    """Outputs of the network, in the layout of the operator that it was read from."""
     h, c = inputs.get("initial_h"), inputs.get("initial_c")
     states = None
     if h is not None:
@@ -48,7 +48,7 @@ def answers(network: Any, params: Any, direction: str, inputs: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("name", NODE_TESTS)
-def test_the_onnx_projects_own_node_tests(name):
+def test_networks_pass_the_node_tests_of_onnx(name):
     case = NODE_TESTS[name]
     (node,) = case.model.graph.node
     for given, expected in case.data_sets:
@@ -66,14 +66,14 @@ def test_the_onnx_projects_own_node_tests(name):
             assert gap(ours[output], theirs) <= TOLERANCE
 
 
-def test_there_are_node_tests():
-    """Twelve in old releases of `onnx`, eighteen in new ones."""
+def test_onnx_has_node_tests_for_every_operator():
+    """Old releases of `onnx` have twelve, new ones eighteen."""
     operators = [case.model.graph.node[0].op_type for case in NODE_TESTS.values()]
     assert min(operators.count(op) for op in ("RNN", "GRU", "LSTM")) >= 4
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=key) for key, case in make.read("onnx").items()])
-def test_answers_of_onnxruntime_on_file(case):
+def test_networks_match_stored_answers_of_onnxruntime(case):
     config, inputs = case["config"], case["inputs"]
     names = ["X", "W", "R", "B", "sequence_lens", "initial_h", *(["initial_c", "P"] if config["op"] == "LSTM" else [])]
     settings = {"LSTM": ["input_forget"], "GRU": ["linear_before_reset"], "RNN": []}[config["op"]]
@@ -91,7 +91,7 @@ def test_answers_of_onnxruntime_on_file(case):
             assert gap(ours[name], case["outputs"][theirs]) <= TOLERANCE
 
 
-# ---- the ways in which exporters write
+# ---- variants that exporters write
 
 
 JOINS = {
@@ -114,7 +114,7 @@ JOINS = {
 
 
 @pytest.mark.parametrize("how", JOINS)
-def test_layers_are_recognised_by_what_joins_them(how):
+def test_merges_are_recognised_by_the_nodes_between_layers(how):
     merge, between = JOINS[how]
     below, weights = operator("a", "x", 3)
     above, more = operator("b", "xs", 8 if merge == "concat" else 4)
@@ -123,28 +123,23 @@ def test_layers_are_recognised_by_what_joins_them(how):
     assert (network.merge, network.residual, len(network.layers)) == (merge, False, 2)
     for name, read in zip("ab", params, strict=True):
         _, (alone,) = from_onnx(model, nodes=name)
-        assert_same(read, alone)
+        chex.assert_trees_all_equal(read, alone)
 
 
-def assert_same(a: Any, b: Any) -> None:
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
-
-
-def test_batch_first_layers():
-    """Of a model that fixes its sizes, as its `Reshape` does."""
+def test_batch_first_layers_are_read():
+    """The model fixes its sizes, as its `Reshape` does."""
     below, weights = operator("a", "x", 3, layout=1)
     above, more = operator("b", "xs", 8, layout=1)
     shape = {"shape": np.array([2, 7, 8])}
     model = model_of([below, node("Reshape", "a.Y shape", "xs"), above], weights | more | shape, ["b.Y"])
     with pytest.raises(ValueError, match="from_onnx: node 'b' expected to read the outputs of 'a'"):
-        from_onnx(model)  # (B, T) = (2, 7) is known from its input alone
+        from_onnx(model)  # only the shape of the input tells (B, T) = (2, 7)
     model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 7, 3]))
     network, _ = from_onnx(model)
     assert (network.merge, len(network.layers)) == ("concat", 2)
 
 
-def test_residual_layers_and_what_is_added_once():
+def test_residual_connections_are_recognised():
     nodes, weights = [], {}
     for k, (name, x) in enumerate([("a", "x"), ("b", "y0"), ("c", "y1")]):
         one, arrays = operator(name, x, 4, directions=1, op="GRU")
@@ -155,15 +150,15 @@ def test_residual_layers_and_what_is_added_once():
     assert from_onnx(model_of(nodes, weights, ["y2"]))[0].residual
     assert from_onnx(model_of(nodes[:5], weights, ["y1"]))[0].residual
     assert not from_onnx(model_of(nodes[:4], weights, ["s1"]))[0].residual
-    turned = [node("Transpose", one, f"{one}_", perm=[1, 0, 2]) for one in ("s1", "y0")]
-    assert from_onnx(model_of([*nodes[:5], *turned], weights, ["y1", "s1_"]))[0].residual
-    assert from_onnx(model_of([*nodes[:4], *turned, node("Add", "s1_ y0_", "y_")], weights, ["y_"]))[0].residual
+    transposed = [node("Transpose", one, f"{one}_", perm=[1, 0, 2]) for one in ("s1", "y0")]
+    assert from_onnx(model_of([*nodes[:5], *transposed], weights, ["y1", "s1_"]))[0].residual
+    assert from_onnx(model_of([*nodes[:4], *transposed, node("Add", "s1_ y0_", "y_")], weights, ["y_"]))[0].residual
     with pytest.raises(ValueError, match="node 'c' expected merge='concat' and residual=True around it"):
         from_onnx(model_of(nodes[:-1], weights, ["s2"]))
 
 
-def test_what_follows_the_last_layer_is_not_read():
-    """Half of the outputs after a stack of which both are side by side are no sum."""
+def test_nodes_after_the_last_layer_are_ignored():
+    """A sum over directions after the last layer does not make the merge a sum."""
     below, weights = operator("a", "x", 3)
     above, more = operator("b", "xs", 8)
     nodes = [below, *JOINS["concat-reshape"][1], above, node("ReduceSum", "b.Y one", "total", keepdims=0)]
@@ -171,8 +166,8 @@ def test_what_follows_the_last_layer_is_not_read():
     assert network.merge == "concat"
 
 
-def test_a_read_out_is_no_projection():
-    """Unless the recurrent weights are a product with it."""
+def test_read_out_is_not_taken_for_a_projection():
+    """It is a projection only if the recurrent weights are a product with it."""
     plain, weights = operator("a", "x", 3)
     read_out = {"w": np.random.default_rng(0).standard_normal((2, 4, 2)).astype(np.float32)}
     network, params = from_onnx(model_of([plain, node("MatMul", "a.Y w", "y")], weights | read_out, ["y"]))
@@ -183,8 +178,8 @@ def test_a_read_out_is_no_projection():
     np.testing.assert_array_equal(params[0].backward.w_proj, read_out["w"][1])
 
 
-def test_weights_in_pieces():
-    """As slices put together, transposed, cast, and as constants of the graph."""
+def test_weights_computed_by_nodes_are_read():
+    """The nodes slice, join, transpose and cast weights, or hold them as constants."""
     plain, weights = operator("a", "x", 3)
     _, expected = from_onnx(model_of([plain], weights, ["a.Y"]))
     w, r, b = (weights[f"a.{role}"] for role in "WRB")
@@ -199,10 +194,10 @@ def test_weights_in_pieces():
     ]  # fmt: skip
     steps = {name: np.array([k]) for name, k in {"from": 2, "to": -4, "ax": 0, "by": -1}.items()}
     _, read = from_onnx(model_of([*made, plain], pieces | steps, ["a.Y"]))
-    assert_same(read, expected)
+    chex.assert_trees_all_equal(read, expected)
 
 
-def test_pytorchs_own_export():
+def test_torch_exports_are_read():
     peer("torch")
     import torch
 
@@ -210,7 +205,7 @@ def test_pytorchs_own_export():
     module = torch.nn.LSTM(3, 4, num_layers=2, bidirectional=True, batch_first=True).eval()
     xs, file = torch.randn(B, T, 3), io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of this exporter's age
+        warnings.simplefilter("ignore")  # this exporter is deprecated
         torch.onnx.export(module, (xs,), file, dynamo=False, input_names=["x"], dynamic_axes={"x": [0, 1]})
     network, params = from_onnx(onnx.load_from_string(file.getvalue()))
     final, ys = network.unroll(params, xs.numpy().swapaxes(0, 1))
@@ -220,7 +215,7 @@ def test_pytorchs_own_export():
         assert gap(ours, expected.detach().numpy()) <= TOLERANCE
 
 
-def test_initial_states_that_are_zeros_or_the_callers():
+def test_initial_states_may_be_zeros_or_inputs():
     zeros = helper.make_node("ConstantOfShape", ["s"], ["z"])
     for model in (
         with_state(),
@@ -229,6 +224,7 @@ def test_initial_states_that_are_zeros_or_the_callers():
         with_state(node("Expand", "z shape", "z1"), node("Concat", "z1 z1", "h", axis=1), z=np.zeros((1, 1, 4), "f4")),
         with_state(node("MatMul", "s w", "h"), w=np.ones((4, 4), "f4")),
     ):
-        assert_same(from_onnx(model)[1], from_onnx(with_state())[1])
+        chex.assert_trees_all_equal(from_onnx(model)[1], from_onnx(with_state())[1])
     fixed = with_state(h=np.ones((1, 2, 4), "f4"))
-    assert_same(from_onnx(fixed, weights={"h": np.zeros((1, 2, 4), "f4")})[1], from_onnx(with_state())[1])
+    _, params = from_onnx(fixed, weights={"h": np.zeros((1, 2, 4), "f4")})
+    chex.assert_trees_all_equal(params, from_onnx(with_state())[1])

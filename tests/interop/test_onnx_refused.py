@@ -1,4 +1,4 @@
-"""What cannot be written as ONNX or read from it is refused by name; files are whole or not there."""
+"""Refusals of ONNX models and of networks that ONNX cannot express; failed writes leave no partial file."""
 
 import os
 import pickle
@@ -32,7 +32,7 @@ from tests.support.onnx_tools import (
 
 
 def lstm_model(settings: dict[str, Any] | None = None, op: str = "LSTM", **changed: Any) -> onnx.ModelProto:
-    """One operator with some attributes or weights (`None`: left out) changed."""
+    """Makes one operator with changed attributes or weights; a weight of `None` is omitted."""
     one, weights = operator("a", "x", 3, op=op, directions=1, **(settings or {}))
     for role, value in changed.items():
         weights[f"a.{role}"] = weights[f"a.{role}"][value] if isinstance(value, slice) else value
@@ -40,7 +40,7 @@ def lstm_model(settings: dict[str, Any] | None = None, op: str = "LSTM", **chang
 
 
 def two(*between: Any, features: int = 4, w: Any = None, **settings: Any) -> onnx.ModelProto:
-    """Two operators, and what stands between them."""
+    """Makes two operators with nodes between them."""
     below, weights = operator("a", "x", 3, directions=1)
     above, more = operator("b", "xs", features, directions=1, **settings)
     return model_of([below, *between, above], weights | more | AXES | ({} if w is None else {"w": w}), ["b.Y"])
@@ -103,7 +103,7 @@ FROM_ONNX["constant lengths"][0].graph.initializer.append(numpy_helper.from_arra
 
 
 @pytest.mark.parametrize("what", FROM_ONNX)
-def test_from_onnx_refuses_by_name(what):
+def test_from_onnx_refuses_unsupported_models(what):
     model, options, message = FROM_ONNX[what]
     with pytest.raises((TypeError, ValueError), match=f"^from_onnx: .*{message}"):
         from_onnx(model, **options)
@@ -219,13 +219,13 @@ TO_ONNX: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("what", TO_ONNX)
-def test_to_onnx_refuses_by_name(what):
+def test_to_onnx_refuses_unsupported_networks_and_bad_arguments(what):
     call, message = TO_ONNX[what]
     with pytest.raises((TypeError, ValueError), match=f"^to_onnx: .*({message})"):
         call()
 
 
-def test_without_the_package(monkeypatch):
+def test_missing_onnx_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     for call in (of_pair(), lambda: from_onnx("model.onnx")):
         with pytest.raises(ImportError, match=r'_onnx: needs the package onnx; pip install "jaxrnn\[interop\]"'):
@@ -235,7 +235,7 @@ def test_without_the_package(monkeypatch):
 # ---- files
 
 
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+def test_failed_writes_leave_no_partial_file(tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     model = to_onnx(PAIR, PARAMS, path=path)
     assert onnx.load(path) == model
@@ -255,7 +255,7 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
         assert path.read_bytes() == before
 
 
-def test_other_kinds_of_files(tmp_path):
+def test_files_of_other_formats_are_refused(tmp_path):
     path = tmp_path / "model.onnx"
     with pytest.raises(FileNotFoundError):
         from_onnx(path)
@@ -266,14 +266,14 @@ def test_other_kinds_of_files(tmp_path):
 
 
 class Trap:
-    """Opened as a pickle it makes itself known."""
+    """Unpickling it fails the test."""
 
     def __reduce__(self):
         return pytest.fail, ("unpickled",)
 
 
-def test_truncated_and_corrupted_files(tmp_path):
-    """Cut anywhere a file is refused; with bytes changed it is refused, or holds other numbers."""
+def test_truncated_files_are_refused_and_corrupted_ones_raise_only_value_errors(tmp_path):
+    """A file with one changed bit is either refused or holds other numbers."""
     path, rng = tmp_path / "model.onnx", np.random.default_rng(0)
     content = to_onnx(PAIR, PARAMS).SerializeToString()
     for end in range(0, len(content), 97):
@@ -301,7 +301,7 @@ def test_truncated_and_corrupted_files(tmp_path):
     assert all(len(network.layers) == len(params) for network, params in read)
 
 
-def test_data_beside_the_model(tmp_path):
+def test_external_data_is_read_only_from_the_model_folder(tmp_path):
     model = to_onnx(PAIR, PARAMS)
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -1,12 +1,13 @@
-"""The libraries themselves: given our weights they answer as we do, and we with theirs as they do.
+"""Other libraries compute the same as we do, with our weights and with theirs.
 
-A library that is not installed is skipped, unless JAXRNN_REQUIRE_PEERS is 1.
+Tests of a library that is not installed are skipped, unless JAXRNN_REQUIRE_PEERS is 1.
 """
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,14 +22,14 @@ pytestmark = pytest.mark.peers
 
 T, B, I, H = 4, 2, 3, 4  # noqa: E741
 
-# Relative to the largest output: float64 was measured at 9e-16, float32 at 5e-7. Keras is asked in float32:
-# its SimpleRNN does not run in float64 on the JAX backend.
+# Relative to the largest output: float64 was measured at 9e-16, float32 at 5e-7. Keras runs in float32:
+# its SimpleRNN does not support float64 on the JAX backend.
 TOLERANCE = {"float64": 1e-13, "float32": 5e-6}
 
 
 @pytest.fixture(autouse=True)
-def as_peers_have_it(x64):
-    """The peers are not written for the strict settings of these tests."""
+def default_promotion(x64):
+    """Other libraries do not run under the strict settings of these tests."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 
@@ -48,12 +49,12 @@ CELLS: dict[str, Callable[[], jaxrnn.Cell]] = {
 
 @functools.cache
 def network(*names: str, bidirectional: bool = False) -> jaxrnn.Network:
-    """The same for the same names, so that a test compiles nothing that another has."""
+    """One network for the same names, so that tests share what they compile."""
     return jaxrnn.stack([CELLS[name]() for name in names], bidirectional=bidirectional)
 
 
 def scaled(tree: Any, seed: int, dtype: Any = jnp.float64) -> Any:
-    """Random numbers in the shapes of `tree`, biases too, as training leaves them."""
+    """Draws random numbers in the shapes of `tree`, biases too."""
     return jax.tree.map(lambda leaf: 0.6 * leaf, random_like(seed, tree, dtype))
 
 
@@ -66,9 +67,9 @@ def inputs(dtype: Any = np.float64) -> np.ndarray:
 
 
 def assert_answers(net: jaxrnn.Network, params: Any, theirs: Any) -> None:
-    """`theirs` is what we compute: `(T, B, ·)`."""
+    """Checks that `theirs`, `(T, B, ·)`, equals our outputs."""
     theirs = np.asarray(theirs)
-    # The Python loop shares its small compilations between all tests.
+    # The Python loop compiles small steps, which all tests share.
     ours = np.asarray(net.unroll(params, inputs(theirs.dtype), implementation="reference")[1])
     assert gap(ours, theirs) <= TOLERANCE[str(theirs.dtype)]
 
@@ -90,7 +91,7 @@ TORCH = {
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_torch(name):
+def test_torch_layers_compute_the_same(name):
     peer("torch")
     import torch
 
@@ -109,11 +110,11 @@ def test_torch(name):
     assert list(weights) == list(model.state_dict())
     assert_answers(net, params, module(xs)[0].detach())
     again = interop.from_torch(model.state_dict(), prefix="below")
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    chex.assert_trees_all_equal(again, params, strict=True)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
-def test_torch_cells(name):
+def test_torch_cells_compute_the_same(name):
     peer("torch")
     import torch
 
@@ -128,13 +129,13 @@ def test_torch_cells(name):
         assert gap(np.asarray(ours), theirs.detach().numpy()) <= TOLERANCE["float64"]
 
 
-def test_torch_bfloat16():
+def test_torch_bfloat16_weights_survive_a_round_trip():
     peer("torch")
     import torch
 
     module = torch.nn.GRU(I, H, bias=False).bfloat16()
     with torch.no_grad():
-        module.weight_ih_l0[0, :2] = torch.tensor([1e30, 1e-30])  # Of float32's range, which float16 has not.
+        module.weight_ih_l0[0, :2] = torch.tensor([1e30, 1e-30])  # within the range of bfloat16, but not of float16
     (params,) = interop.from_torch(dict(module.named_parameters()))
     assert params.w_x.dtype == jnp.bfloat16
     np.testing.assert_array_equal(params.w_x.astype(jnp.float32), module.weight_ih_l0.detach().float().numpy().T)
@@ -145,7 +146,7 @@ def test_torch_bfloat16():
 # Keras
 
 
-def test_keras():
+def test_keras_layers_compute_the_same():
     peer("keras")
     import keras
 
@@ -159,7 +160,7 @@ def test_keras():
     ])  # fmt: skip
     model.build((None, T, I))
     run = lambda: batch_first(model(batch_first(inputs(np.float32))))  # noqa: E731
-    # Its biases start at zero: random ones in their place.
+    # Keras starts biases at zero, so random ones replace them.
     model.set_weights([np.asarray(w) for w in scaled([np.asarray(w) for w in model.weights], 1, jnp.float32)])
     own = interop.from_keras({w.path: w for w in model.weights})
     assert_answers(net, own, run())
@@ -168,11 +169,11 @@ def test_keras():
     model.set_weights(list(interop.to_keras(params).values()))
     assert_answers(net, params, run())
     again = interop.from_keras({w.path: w for w in model.weights}, prefix=model.name)
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    chex.assert_trees_all_equal(again, params, strict=True)
 
 
-def test_keras_layers_alone():
-    """The paths of a layer, of a cell, of a backward layer with a name of its own, and of a stack of cells."""
+def test_keras_weight_paths_are_read():
+    """Paths of a layer, of a cell, of a backward layer with its own name, and of a stack of cells."""
     peer("keras")
     import keras
 
@@ -198,7 +199,7 @@ def test_keras_layers_alone():
 
 
 def stepped(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any) -> np.ndarray:
-    """The outputs of a loop over time."""
+    """Outputs of a loop over time."""
     ys = []
     for x in inputs():
         carry, y = step(carry, jnp.asarray(x))
@@ -210,12 +211,12 @@ def zeros(lstm: bool) -> Any:
     return (jnp.zeros((B, H)),) * 2 if lstm else jnp.zeros((B, H))
 
 
-# An nnx.SimpleCell computes in float32 unless told.
+# An nnx.SimpleCell computes in float32 by default.
 NNX_DOUBLE = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
 @pytest.mark.parametrize("cell", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
-def test_nnx_cells(cell):
+def test_nnx_cells_compute_the_same(cell):
     from flax import nnx
 
     name = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(cell, "lstm")
@@ -231,7 +232,7 @@ def test_nnx_cells(cell):
     assert_answers(net, (params,), run())
 
 
-def test_nnx_modules():
+def test_nnx_networks_compute_the_same():
     from flax import nnx
 
     net = network("lstm", "rnn", bidirectional=True)
@@ -246,14 +247,14 @@ def test_nnx_modules():
     nnx.update(model, interop.to_nnx(params))
     assert_answers(net, params, model(jnp.asarray(inputs())))
     again = interop.from_nnx(nnx.state(model, nnx.Param))
-    assert jax.tree.all(jax.tree.map(np.array_equal, again, params))
+    chex.assert_trees_all_equal(again, params, strict=True)
     (below, above), outer = again, nnx.state({"net": model}, nnx.Param)
     assert jax.tree.structure(interop.from_nnx(outer, "net.layers.1")) == jax.tree.structure(above)
     np.testing.assert_array_equal(interop.from_nnx(outer, "net.layers.0.backward_rnn").b, below.backward.b)
 
 
 @pytest.mark.parametrize("cell", ["LSTMCell", "OptimizedLSTMCell", "GRUCell", "SimpleCell"])
-def test_linen_cells(cell):
+def test_linen_cells_compute_the_same(cell):
     from flax import linen
 
     name = {"GRUCell": "gru", "SimpleCell": "rnn"}.get(cell, "lstm")
@@ -271,7 +272,7 @@ def test_linen_cells(cell):
     assert_answers(net, (params,), run(written))
 
 
-def test_linen_modules():
+def test_linen_networks_compute_the_same():
     from flax import linen
 
     net = network("lstm", "gru", bidirectional=True)
@@ -310,7 +311,7 @@ HAIKU: dict[str, tuple[tuple[str, ...], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("name", HAIKU)
-def test_haiku(name):
+def test_haiku_cores_compute_the_same(name):
     peer("haiku")
     names, make_core = HAIKU[name]
     net, transformed, xs = network(*names), haiku_run(make_core), jnp.asarray(inputs())
@@ -327,13 +328,13 @@ def test_haiku(name):
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "lstm-no-bias", "gru-no-bias"])
-def test_equinox(name):
+def test_equinox_cells_compute_the_same(name):
     peer("equinox")
     import equinox as eqx
 
     make = eqx.nn.LSTMCell if name.startswith("lstm") else eqx.nn.GRUCell
     net, use_bias = network(name), not name.endswith("no-bias")
-    # Its biases are random from the start.
+    # Equinox starts with random biases.
     cell = make(I, H, use_bias=use_bias, dtype=jnp.float64, key=jax.random.key(0))
 
     def run(cell: Any) -> Any:
@@ -350,11 +351,11 @@ def test_equinox(name):
     assert_answers(net, (params,), run(cell))
 
 
-# cuDNN: JAX's own reading of the array, and its reference on CPU
+# cuDNN: the layout as JAX unpacks it, and the reference of JAX on a CPU
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_cudnn_as_jax_reads_it(bidirectional):
+def test_cudnn_layout_matches_jax(bidirectional):
     from jax.experimental import rnn
 
     net, directions = network("lstm", "lstm", bidirectional=bidirectional), 1 + bidirectional
@@ -375,8 +376,8 @@ def test_cudnn_as_jax_reads_it(bidirectional):
 
 
 @pytest.mark.parametrize("name", ["rnn", "gru"])
-def test_cudnn_of_what_torch_hands_to_it(name):
-    """PyTorch's parameters, which it flattens for cuDNN: first all matrices, then all biases."""
+def test_cudnn_layout_matches_torch(name):
+    """PyTorch flattens its parameters for cuDNN: first all matrices, then all biases."""
     peer("torch")
     import torch
 
@@ -386,5 +387,5 @@ def test_cudnn_of_what_torch_hands_to_it(name):
     flat = np.concatenate([arrays[path].ravel() for path in order])
     kind = "rnn_tanh" if name == "rnn" else name
     params = interop.from_cudnn(flat, I, H, num_layers=2, bidirectional=True, kind=kind)
-    assert jax.tree.all(jax.tree.map(np.array_equal, params, interop.from_torch(arrays)))
+    chex.assert_trees_all_equal(params, interop.from_torch(arrays), strict=True)
     assert_answers(network(name, name, bidirectional=True), params, module(torch.from_numpy(inputs()))[0].detach())

@@ -1,4 +1,4 @@
-"""What the converters refuse, and in what words: function, entry, expected, got; and files that are not weights."""
+"""Refusals of converters name the function, the entry, what was expected and what was found; so do those of files."""
 
 import json
 import pickle
@@ -50,7 +50,7 @@ def broken(weights: dict, name: str, value: Any) -> dict:
     return {**weights, name: value}
 
 
-# One entry of each library's dict, a mapping around it, and what reads it.
+# Converter, weights, and two of their entries.
 READERS = {
     "torch": (interop.from_torch, TORCH, "weight_hh_l0", "bias_hh_l0"),
     "torch-cell": (interop.from_torch, interop.to_torch(GRU), "weight_ih", "bias_hh"),
@@ -67,8 +67,8 @@ READERS = {
 
 
 @pytest.mark.parametrize("library", READERS)
-def test_every_entry_is_checked(library):
-    """Each fault in turn; the message names the converter and the entry."""
+def test_faults_of_every_entry_are_refused(library):
+    """The message of each fault names the converter and the entry."""
     read, weights, name, needed = READERS[library]
     read(weights)
     where = read.__name__
@@ -158,7 +158,7 @@ REFUSED = {
     "cudnn size": (lambda: interop.from_cudnn(ones(144), 3, 0), ValueError, "from_cudnn: hidden_size expected a positive integer, got 0"),
     "cudnn directions": (lambda: interop.from_cudnn(ones(144), 3, 4, bidirectional=2), TypeError, "from_cudnn: bidirectional expected True or False, got int 2"),
     "cudnn mixed dtypes": (lambda: interop.to_cudnn((LSTM._replace(b=np.ones(12, np.float16)),)), TypeError, "to_cudnn: params expected one dtype, got float16 and float32"),
-    # what others cannot hold
+    # params without a counterpart
     "torch reset": (lambda: interop.to_torch((GRU._replace(b_hn=None),)), ValueError, r"to_torch: params\[0\].b_hn expected an array, got None; PyTorch resets after the product, this GRU before it"),
     "torch kinds": (lambda: interop.to_torch((LSTM, GRU)), ValueError, r"to_torch: params\[1\] expected lstm\(3\) with w_x, w_h, b as params\[0\], got gru\(3\) with w_x, w_h, b, b_hn; PyTorch has layers of one kind and size"),
     "torch biases": (lambda: interop.to_torch((RNN, RNN._replace(w_x=ones(H, H), b=None))), ValueError, r"to_torch: params\[1\] expected rnn\(3\) with w_x, w_h, b as params\[0\], got rnn\(3\) with w_x, w_h;"),
@@ -178,7 +178,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused(name):
+def test_bad_weights_and_arguments_are_refused(name):
     call, error, message = REFUSED[name]
     with pytest.raises(error, match="^" + message):
         call()
@@ -197,7 +197,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("library", WRITERS)
-def test_what_no_library_has(library):
+def test_params_without_a_counterpart_are_refused(library):
     write = WRITERS[library]
     where = f"to_{library.removesuffix('-cell')}"
     name = r"params\[0\]" if library in ("torch", "nnx", "cudnn") else "params"
@@ -227,7 +227,7 @@ def test_what_no_library_has(library):
     for empty in ((), [LSTM], {"w_x": ones(1)}, None):
         with pytest.raises(TypeError, match=f"^{where}: params(\\[0\\])? expected"):
             write(empty)
-    if library not in ("torch", "torch-cell", "keras"):  # They give NumPy arrays.
+    if library not in ("torch", "torch-cell", "keras"):  # these give NumPy arrays
         with pytest.raises(TypeError, match=f"^{where}: .* expected a dtype that JAX holds, got float64"):
             write(jax.tree.map(lambda leaf: leaf.astype(np.float64), GRU if library == "linen" else LSTM))
 
@@ -243,7 +243,7 @@ def weights(tmp_path):
     return path, arrays
 
 
-def test_read(weights):
+def test_read_returns_every_array_of_a_file(weights):
     path, arrays = weights
     for given in (path, str(path)):
         found = interop.read(given)
@@ -255,7 +255,7 @@ def test_read(weights):
 
 
 class Armed:
-    """A pickle of it makes a file when it is read."""
+    """Unpickling it creates a file."""
 
     def __init__(self, path: str):
         self.path = path
@@ -265,7 +265,7 @@ class Armed:
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 5])
-def test_a_pickle_is_not_executed(tmp_path, protocol):
+def test_pickles_are_refused_without_execution(tmp_path, protocol):
     trap, path = tmp_path / "trap", tmp_path / "weights.safetensors"
     path.write_bytes(pickle.dumps({"weight_hh": Armed(str(trap))}, protocol))
     what = "a Python pickle, .*; nothing of it was run" if protocol else "one that is truncated, corrupted or another"
@@ -273,7 +273,7 @@ def test_a_pickle_is_not_executed(tmp_path, protocol):
         interop.read(path)
     assert not trap.exists()
     pickle.loads(path.read_bytes())["weight_hh"].close()
-    assert trap.exists()  # It was armed.
+    assert trap.exists()  # the pickle does execute code
 
 
 def header(text: bytes) -> bytes:
@@ -297,7 +297,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_files_refused(tmp_path, name):
+def test_files_of_other_formats_are_refused(tmp_path, name):
     content, message = FILES[name]
     path = tmp_path / "some.safetensors"
     path.write_bytes(content)
@@ -307,7 +307,7 @@ def test_files_refused(tmp_path, name):
         interop.read(path)
 
 
-def test_dtypes_without_numpys_are_refused_by_name(tmp_path):
+def test_dtypes_unknown_to_numpy_are_refused(tmp_path):
     path = tmp_path / "some.safetensors"
     path.write_bytes(
         header(json.dumps({"a": {"dtype": "F8_E8M0", "shape": [8], "data_offsets": [0, 8]}}).encode()) + bytes(8)
@@ -316,7 +316,7 @@ def test_dtypes_without_numpys_are_refused_by_name(tmp_path):
         interop.read(path)
 
 
-def test_every_truncation_is_refused(weights):
+def test_truncated_files_are_refused(weights):
     path, _ = weights
     content = path.read_bytes()
     for length in range(0, len(content), 7):
@@ -325,12 +325,12 @@ def test_every_truncation_is_refused(weights):
             interop.read(path)
 
 
-def test_a_file_that_is_not_there(tmp_path):
+def test_missing_file_raises_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         interop.read(tmp_path / "nowhere.safetensors")
 
 
-def test_without_safetensors(monkeypatch):
+def test_missing_safetensors_package_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "safetensors.numpy", None)
     with pytest.raises(
         ImportError, match=r'read: expected safetensors to be installed: pip install "jaxrnn\[interop\]"'

@@ -1,4 +1,4 @@
-"""Files that are not what they should be, places where nothing can be written, things that cannot be saved."""
+"""Refusals of damaged files, of impossible paths and of bad arguments; failed saves keep the old file."""
 
 import json
 import os
@@ -18,7 +18,7 @@ import jaxrnn
 from jaxrnn import LSTMState
 from jaxrnn.saving import load, save
 from tests.support.registry import I
-from tests.support.saving import TINY, own_cell, params_of, same
+from tests.support.saving import TINY, assert_same_bits, own_cell, params_of
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
@@ -28,11 +28,11 @@ def path(tmp_path):
     return tmp_path / "net.safetensors"
 
 
-# Files that are not what they should be
+# Damaged and forged files
 
 
 def forge(path, change):
-    """Applies `change(arrays, entry)` to a file, and gives it checksums that hold."""
+    """Applies `change(arrays, entry)` to a file and makes its checksums valid again."""
     arrays = safetensors.numpy.load_file(path)
     with safetensors.safe_open(path, "numpy") as file:
         entry = json.loads(file.metadata()["jaxrnn"])
@@ -49,7 +49,7 @@ def array(name, value):
 
 
 def configured(*at, **changes):
-    """Changes options of the configuration, or of a part of it."""
+    """Changes options of the configuration, or of the part at a path."""
 
     def change(_, entry):
         part = entry["configuration"]
@@ -128,7 +128,7 @@ def genuine(tmp_path_factory):
 
 
 @pytest.mark.parametrize("fault", FORGED)
-def test_a_forged_file_is_refused_by_name(fault, path, genuine):
+def test_forged_files_are_refused(fault, path, genuine):
     change, message = FORGED[fault]
     path.write_bytes(genuine)
     forge(path, change)
@@ -136,13 +136,13 @@ def test_a_forged_file_is_refused_by_name(fault, path, genuine):
         load(path)
 
 
-def test_forging_nothing_changes_nothing(path, genuine):
+def test_rewritten_file_without_changes_loads(path, genuine):
     path.write_bytes(genuine)
     forge(path, lambda *_: None)
-    assert same(params_of(FORGED_NET), load(path)[1])
+    assert_same_bits(params_of(FORGED_NET), load(path)[1])
 
 
-def test_a_file_that_is_cut_or_has_one_wrong_byte_is_refused(path):
+def test_truncated_and_corrupted_files_are_refused(path):
     save(path, TINY, params_of(TINY), {"note": "a"})
     whole = path.read_bytes()
     assert 500 < len(whole) < 1000
@@ -156,7 +156,7 @@ def test_a_file_that_is_cut_or_has_one_wrong_byte_is_refused(path):
 
 
 class Bomb:
-    """Unpickling it makes a folder."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -165,7 +165,7 @@ class Bomb:
         return os.mkdir, (str(self.folder),)
 
 
-def test_pickles_archives_and_strangers_are_refused_and_nothing_runs(path, tmp_path):
+def test_files_of_other_formats_are_refused_without_execution(path, tmp_path):
     folder = tmp_path / "the bomb went off"
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:  # the layout of torch.save
         archive.writestr("archive/data.pkl", pickle.dumps(Bomb(folder)))
@@ -186,10 +186,10 @@ def test_pickles_archives_and_strangers_are_refused_and_nothing_runs(path, tmp_p
     assert folder.exists()
 
 
-# Places where nothing can be written, and saves that fail half way
+# Impossible paths and failed saves
 
 
-def test_paths_that_are_none(path, tmp_path):
+def test_impossible_paths_are_refused(path, tmp_path):
     (tmp_path / "file").touch()
     params = params_of(TINY)
     for bad, error, reason in (
@@ -207,12 +207,12 @@ def test_paths_that_are_none(path, tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_folder_without_permission(path, tmp_path):
+def test_folder_without_write_permission_is_refused(path, tmp_path):
     params, me = params_of(TINY), os.geteuid()
     tmp_path.chmod(0o500)
     try:
         if me == 0:
-            os.seteuid(65534)  # nothing is forbidden to root
+            os.seteuid(65534)  # root may write anywhere
         with pytest.raises(PermissionError, match="save: path: "):
             save(path, TINY, params)
     finally:
@@ -221,7 +221,7 @@ def test_a_folder_without_permission(path, tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
-def test_a_save_that_is_interrupted_leaves_the_old_file(failing, path, tmp_path, monkeypatch):
+def test_interrupted_save_leaves_the_old_file(failing, path, tmp_path, monkeypatch):
     save(path, TINY, params_of(TINY))
     before = path.read_bytes()
 
@@ -235,7 +235,7 @@ def test_a_save_that_is_interrupted_leaves_the_old_file(failing, path, tmp_path,
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
-def test_a_full_disk_leaves_the_old_file(path, tmp_path):
+def test_full_disk_leaves_the_old_file(path, tmp_path):
     save(path, TINY, params_of(TINY))
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -249,10 +249,10 @@ def test_a_full_disk_leaves_the_old_file(path, tmp_path):
     assert os.listdir(tmp_path) == ["net.safetensors"]
 
 
-# What cannot be saved
+# Bad arguments
 
 
-def test_arguments_that_are_refused(path):
+def test_bad_arguments_are_refused(path):
     params = params_of(TINY)
     stacked = jaxrnn.stack([TINY])
     cases = [
@@ -293,7 +293,7 @@ def test_arguments_that_are_refused(path):
         assert not path.exists()
 
 
-def test_without_safetensors_the_extra_is_named(path, monkeypatch):
+def test_missing_safetensors_package_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     for f in (lambda: save(path, TINY, params_of(TINY)), lambda: load(path)):

@@ -1,4 +1,4 @@
-"""Saving and loading: what comes back is what went in, bit by bit, and computes the same."""
+"""Saved networks and params survive a round trip bit for bit, and compute the same."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from jaxrnn import Bidirectional, LSTMState
 from jaxrnn.cells import RNNConfig
 from jaxrnn.saving import load, save
 from tests.support.registry import CELLS, H, I, random_like
-from tests.support.saving import TINY, own_cell, params_of, same
+from tests.support.saving import TINY, assert_same_bits, own_cell, params_of
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
@@ -40,7 +40,7 @@ NET = jaxrnn.stack(
 
 
 class OtherConfig(RNNConfig):
-    """How some other library made its cell."""
+    """Config of a cell from another library."""
 
     factory = "own"
 
@@ -50,42 +50,42 @@ def path(tmp_path):
     return tmp_path / "net.safetensors"
 
 
-# What comes back
+# Round trips
 
 
 @pytest.mark.parametrize("cell", NAMED, ids=repr)
-def test_a_cell_comes_back(cell, path):
+def test_cells_survive_a_round_trip(cell, path):
     params = params_of(cell)
     save(path, cell, params)
     loaded, back = load(path)
     assert loaded.config == cell.config
     assert (repr(loaded), hash(loaded.config)) == (repr(cell), hash(cell.config))
-    assert same(params, back)
+    assert_same_bits(params, back)
 
 
-def test_a_network_comes_back_and_computes_the_same(path):
+def test_loaded_network_computes_the_same(path):
     params = params_of(NET)
     save(path, NET, params)
     loaded, back = load(path)
     assert repr(loaded) == repr(NET)
     assert (loaded.merge, loaded.dropout, loaded.residual) == ("sum", 0.3, True)
-    assert same(params, back)
+    assert_same_bits(params, back)
     xs = random_like(1, jax.ShapeDtypeStruct((5, 2, I), jnp.float32), jnp.float32)
     noisy = [
         jax.jit(lambda params, net=net: net.unroll(params, xs, key=jax.random.key(3)))(params) for net in (NET, loaded)
     ]
-    assert same(*noisy)
+    assert_same_bits(*noisy)
 
 
-def test_a_module_is_saved_by_its_network(path):
+def test_modules_are_saved_through_their_network(path):
     saved, other = (jaxrnn.modules.GRU(I, H, bidirectional=True, rngs=nnx.Rngs(seed)) for seed in range(2))
     save(path, saved.network, saved.params)
     assert saved.params[0].forward.w_x.tolist() != other.params[0].forward.w_x.tolist()
     other.load(load(path, other.network)[1])
-    assert same(saved.params, other.params)
+    assert_same_bits(saved.params, other.params)
 
 
-def test_a_cell_is_named_by_its_call():
+def test_repr_shows_the_call_that_makes_the_object():
     assert repr(jaxrnn.lstm(256, projection_size=64)) == "lstm(256, projection_size=64)"
     assert repr(jaxrnn.lstm(np.int64(3), peephole=np.True_)) == "lstm(3, peephole=True)"
     assert repr(jaxrnn.gru(3, use_bias=np.False_, reset_after=False)) == "gru(3, use_bias=False, reset_after=False)"
@@ -102,7 +102,7 @@ def test_a_cell_is_named_by_its_call():
     assert repr(jaxrnn.stack([TINY], bidirectional=True, merge=jnp.subtract)).endswith(", merge=subtract)")
 
 
-def test_the_file_is_readable_without_the_library(path):
+def test_file_can_be_read_without_jaxrnn(path):
     net = jaxrnn.stack([jaxrnn.lstm(2), jaxrnn.gru(2, layer_norm=True)], bidirectional=True)
     save(path, net, params_of(net))
     with safetensors.safe_open(path, "numpy") as file:
@@ -132,7 +132,7 @@ def test_the_file_is_readable_without_the_library(path):
     }
 
 
-def test_dtypes_layouts_and_odd_numbers_are_kept(path, x64):
+def test_dtypes_and_special_values_survive_a_round_trip(path, x64):
     net = jaxrnn.stack([jaxrnn.rnn(2), jaxrnn.rnn(2), jaxrnn.rnn(2), jaxrnn.rnn(2)])
     odd = [jnp.nan, -0.0, jnp.inf, 1e-45]
     params = []
@@ -144,19 +144,19 @@ def test_dtypes_layouts_and_odd_numbers_are_kept(path, x64):
     save(path, net, tuple(params))
     _, back = load(path)
     assert back[0].w_x.tolist() == [[0, 2], [1, 3]]
-    assert same(tuple(params), back)
+    assert_same_bits(tuple(params), back)
 
 
-def test_arrays_on_several_devices_are_gathered(path):
+def test_sharded_arrays_are_gathered(path):
     cell = jaxrnn.gru(4)
     params = params_of(cell, input_size=4)
     mesh = jax.make_mesh((4,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(params, jax.NamedSharding(mesh, jax.P("data")))
     save(path, cell, spread)
-    assert same(params, load(path)[1])
+    assert_same_bits(params, load(path)[1])
 
 
-def test_metadata_comes_back(path):
+def test_metadata_survives_a_round_trip(path):
     metadata = {"epoch": 3, "loss": 0.1, "words": ["a", "é"], "best": None, "nested": {"done": True}}
     save(path, TINY, params_of(TINY), metadata)
     loaded, _, back = load(path, return_metadata=True)
@@ -165,7 +165,7 @@ def test_metadata_comes_back(path):
     assert back["nested"]["done"] is True
 
 
-def test_a_second_save_replaces_the_first_and_a_link_stays_a_link(path, tmp_path):
+def test_second_save_replaces_the_first_and_keeps_a_symlink(path, tmp_path):
     link = tmp_path / "newest"
     link.symlink_to(path)
     for k in (1, 2):
@@ -175,25 +175,25 @@ def test_a_second_save_replaces_the_first_and_a_link_stays_a_link(path, tmp_path
     assert sorted(os.listdir(tmp_path)) == ["net.safetensors", "newest"]
 
 
-# Networks that cannot be written
+# Networks without a configuration
 
 
-def test_a_cell_of_ones_own_is_saved_by_its_params(path):
+def test_custom_cells_are_saved_with_params_only(path):
     cell = own_cell()
     params = cell.init(None, 5)._replace(order=jnp.array([1, 0]))
     save(path, cell, params, {"note": "mine"}, params_only=True)
     loaded, back = load(path, cell)
     assert loaded is cell
-    assert same(params, back)
+    assert_same_bits(params, back)
     assert sorted(safetensors.numpy.load_file(path)) == ["order", "scale", "table.a", "table.on"]
     with pytest.raises(ValueError, match="load: network expected one, got None; .* was saved with params_only"):
         load(path)
     bare = jaxrnn.Cell(lambda key, n: jnp.zeros(n), cell.initial_state, cell.step)
     save(path, bare, jnp.ones(4), params_only=True)
-    assert same(jnp.ones(4), load(path, bare)[1])
+    assert_same_bits(jnp.ones(4), load(path, bare)[1])
 
 
-def test_what_cannot_be_written_is_refused_by_name(path):
+def test_networks_without_a_configuration_are_refused(path):
     sin = jaxrnn.rnn(2, activation=jnp.sin)
     cases = [
         (own_cell(), TypeError, "save: network: cell expected one that the library makes, got own"),
@@ -211,11 +211,11 @@ def test_what_cannot_be_written_is_refused_by_name(path):
             save(path, network, params)
         assert not path.exists()
         save(path, network, params, params_only=True)
-        assert same(params, load(path, network)[1])
+        assert_same_bits(params, load(path, network)[1])
         path.unlink()
 
 
-def test_noise_around_ones_own_cell_has_no_configuration_either():
+def test_regularized_custom_cell_has_no_configuration():
     class WithRule(NamedTuple):
         w_h: jax.Array
 
@@ -223,10 +223,10 @@ def test_noise_around_ones_own_cell_has_no_configuration_either():
     assert jaxrnn.regularize(own, dropconnect=0.5).config is None
 
 
-# A network that is given
+# Given networks
 
 
-def test_a_given_network_takes_the_params_if_it_computes_the_same(path):
+def test_params_load_into_a_given_network_with_the_same_equations(path):
     saved = jaxrnn.stack([jaxrnn.gru(H, use_bias=False, reset_after=False), jaxrnn.rnn(H)], dropout=0.5)
     params = params_of(saved)
     save(path, saved, params)
@@ -238,9 +238,9 @@ def test_a_given_network_takes_the_params_if_it_computes_the_same(path):
     )
     loaded, back = load(path, quiet)
     assert loaded is quiet
-    assert same(params, back)
+    assert_same_bits(params, back)
     callable_one = jaxrnn.stack([quiet.layers[0], jaxrnn.rnn(H, activation=jnp.tanh)])
-    assert load(path, callable_one)[0] is callable_one  # it cannot be compared
+    assert load(path, callable_one)[0] is callable_one  # a callable activation cannot be compared
 
 
 OTHERS = {
@@ -256,7 +256,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_a_given_network_with_other_equations_is_refused(other, path):
+def test_given_network_with_other_equations_is_refused(other, path):
     saved = jaxrnn.stack([jaxrnn.gru(H, use_bias=False, reset_after=False), jaxrnn.rnn(H)])
     save(path, saved, params_of(saved))
     message = "load: network expected the equations of .*net.safetensors, stack.*, got stack"
@@ -264,7 +264,7 @@ def test_a_given_network_with_other_equations_is_refused(other, path):
         load(path, jaxrnn.stack(OTHERS[other]()))
 
 
-def test_a_given_network_must_have_the_arrays(path):
+def test_given_network_with_other_arrays_is_refused(path):
     net = jaxrnn.stack([jaxrnn.rnn(2, activation=jnp.sin)])
     save(path, net, params_of(net), params_only=True)
     for cells, message in (
@@ -276,7 +276,7 @@ def test_a_given_network_must_have_the_arrays(path):
             load(path, jaxrnn.stack(cells))
 
 
-def test_importing_the_library_does_not_import_what_is_optional():
+def test_import_of_jaxrnn_loads_no_optional_package():
     code = "import sys, jaxrnn; print(*{'safetensors', 'onnx', 'torch', 'orbax'} & set(sys.modules))"
     root = Path(__file__).parents[2]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
@@ -286,8 +286,8 @@ def test_importing_the_library_does_not_import_what_is_optional():
 # Training state, with Orbax
 
 
-def test_training_goes_on_from_orbax_as_if_nothing_had_been(tmp_path):
-    """Parameters, optimiser, carried states, key and step count, restored into the tree of eval_shape."""
+def test_training_resumes_exactly_from_an_orbax_checkpoint(tmp_path):
+    """Params, optimiser state, recurrent states and key are restored into the tree of `eval_shape`."""
     net = jaxrnn.stack([jaxrnn.regularize(jaxrnn.lstm(4), dropconnect=0.2)])
     optimiser = optax.adam(1e-2)
     xs = random_like(1, jax.ShapeDtypeStruct((4, 5, 2, I), jnp.float32), jnp.float32)
@@ -325,4 +325,4 @@ def test_training_goes_on_from_orbax_as_if_nothing_had_been(tmp_path):
     again, last = (
         {**training, "key": jax.random.key_data(training["key"])} for training in (train(earlier, xs[3]), now)
     )
-    assert same(last, again)
+    assert_same_bits(last, again)

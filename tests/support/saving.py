@@ -1,7 +1,8 @@
-"""Networks and parameters to save, and their comparison after loading."""
+"""Networks and params to save, and a bitwise comparison."""
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,14 +25,12 @@ def params_of(network, dtype=jnp.float32, input_size=I):
     return random_like(0, shapes, dtype)
 
 
-def same(a, b):
-    """Asserts that two pytrees have equal structures, dtypes, shapes and bits, and that the second holds JAX arrays."""
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert isinstance(y, jax.Array)
-        assert (x.dtype, x.shape) == (y.dtype, y.shape)
-        assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
-    return True
+def assert_same_bits(a, b):
+    """Checks that structures, shapes, dtypes and bits are equal, and that the leaves of `b` are arrays of JAX."""
+    chex.assert_trees_all_equal_shapes_and_dtypes(a, b)
+    bits = [jax.tree.map(lambda leaf: np.asarray(leaf).tobytes(), tree) for tree in (a, b)]
+    assert bits[0] == bits[1]
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(b))
 
 
 def own_cell():

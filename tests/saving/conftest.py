@@ -1,0 +1,3 @@
+"""Tests of saving compile programs that run only once."""
+
+from tests.support.compilation import compiled_quickly  # noqa: F401
