@@ -85,6 +85,12 @@ def test_steps_equal_values_computed_on_paper(variant):
     np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half * 2) + half, rtol=1e-6)
 
 
+def test_step_refuses_a_parameter_that_its_equations_do_not_read():
+    params = jaxrnn.GRUParams(jnp.ones((2, 12)), jnp.ones((4, 12)), jnp.ones(12), jnp.ones(4))
+    with pytest.raises(ValueError, match="gru_step: params.b_hn expected None, got float32"):
+        jaxrnn.gru_step(params, jnp.zeros(4), jnp.ones(2), reset_after=False)
+
+
 def test_callable_activation_is_differentiated_at_its_preactivation(x64):
     """The preactivation is 2 and the output 8, so the slope is 3 · 2², and not 3 · 8²."""
     cell = jaxrnn.rnn(1, activation=lambda a: a**3)

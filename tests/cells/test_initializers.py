@@ -36,6 +36,12 @@ def test_forget_bias_is_one_and_other_biases_are_zero():
     assert [set(block) for block in np.split(np.asarray(opened), 4)] == [{0.5}, {3.0}, {0.5}, {-1.0}]
 
 
+def test_gru_draws_b_hn_as_the_bias_of_its_last_gate():
+    params = drawn(jaxrnn.gru(4, bias_init=initializers.gate_bias(r=1.0, z=2.0, n=3.0)), 3)
+    assert set(np.asarray(params.b_hn).tolist()) == {3.0}
+    assert [set(block) for block in np.split(np.asarray(params.b), 3)] == [{1.0}, {2.0}, {3.0}]
+
+
 def test_torch_uniform_draws_from_the_range_of_pytorch():
     init = initializers.torch_uniform()
     bias = initializers.torch_uniform_bias()

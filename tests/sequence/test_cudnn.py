@@ -136,6 +136,14 @@ def test_dropout_residual_and_unequal_sizes_make_a_call_for_each_layer(cells, op
     chex.assert_trees_all_equal_shapes_and_dtypes((finals, ys), expected)
 
 
+def test_dropout_of_a_single_layer_leaves_its_two_directions_in_one_call(on_cuda):
+    made, counting = counted()
+    net, params, xs, states = network([jaxrnn.lstm(H)], jnp.float32, bidirectional=True, dropout=0.5)
+    f = lambda xs: net.unroll(params, xs, states, key=jax.random.key(0), implementation=counting)  # noqa: E731
+    jax.eval_shape(f, xs)
+    assert made == [(1, True)]
+
+
 def test_packed_weights_equal_those_of_to_cudnn():
     _net, params, *_ = network([jaxrnn.lstm(H), jaxrnn.lstm(H)], jnp.float32, bidirectional=True)
     packed = cudnn.pack(cudnn._records(params))
