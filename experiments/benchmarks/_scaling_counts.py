@@ -60,7 +60,7 @@ def _pipeline(form: str, shape: Shape, devices: int, way: str) -> tuple[Callable
     return jax.jit(jax.value_and_grad(loss), in_shardings=(by_layer, whole, whole)), (params, sequence, sequence)
 
 
-def _arrays(cell: jaxrnn.Cell, shape: Shape) -> tuple[Any, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _arrays(cell: Any, shape: Shape) -> tuple[Any, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), shape.features))
     sequence = lambda size: jax.ShapeDtypeStruct((shape.steps, shape.batch, size), jnp.float32)  # noqa: E731
     return params, sequence(shape.features), sequence(shape.hidden)

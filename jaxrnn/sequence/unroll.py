@@ -101,18 +101,9 @@ def unroll(
         3. `jax.jvp` and `jax.jacfwd` need `implementation="scan"`; `jax.hessian` does not.
     """
     given = Given(
-        lengths,
-        mask,
-        resets,
-        reset_state,
-        reverse,
-        return_states,
-        checkpoint,
-        compute_dtype,
-        truncate,
-        clip_gradient,
-        key,
-    )
+        lengths, mask, resets, reset_state, reverse, return_states,
+        checkpoint, compute_dtype, truncate, clip_gradient, key,
+    )  # fmt: skip
     request = validate(cell, params, xs, state, given)
     implementation = choose(request, implementation)
     try:

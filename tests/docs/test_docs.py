@@ -132,7 +132,8 @@ def test_readme_tour_is_short():
 
 
 def test_readme_names_the_commands_that_ci_runs():
-    text, ci = (ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    command = 'python -m pip install -e ".[test]" && python -m pytest'
-    assert command in text
-    assert command in ci
+    readme, tests, ci = ((ROOT / path).read_text(encoding="utf-8") for path in ("README.md", ".ci/test", ".ci/run"))
+    command = 'python -m pip install -e ".[test]" && python -m pytest -n auto'
+    assert command in readme
+    assert command in tests
+    assert "\nbash .ci/test\n" in ci

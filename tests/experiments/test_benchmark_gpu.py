@@ -65,7 +65,7 @@ def test_gpu_benchmark_checks_and_times_on_a_cpu(tmp_path, capsys):
     assert record["machine"]["device"] == jax.devices()[0].device_kind
     assert figure.read_bytes().startswith(b"\x89PNG\r\n")
     printed = capsys.readouterr().out
-    assert "cudnn is left out, rnn: jax.experimental.rnn has no cell but cuDNN's LSTM" in printed
+    assert "cudnn is left out, a CPU: cuDNN runs on NVIDIA's GPUs" in printed
     assert "scan x2 is left out, the plain scan has no products in bf16" in printed
     assert printed.count("right: rnn 7,3,5,8") == 7
 

@@ -305,6 +305,7 @@ def _if_installed(name):
     return [name] if _peers.installed_version(name) else []
 
 
+@pytest.mark.processes
 def test_torch_memory_is_measured_in_a_separate_process(monkeypatch):
     peer("torch")
     state = 4 * 200 * 64 * 128  # bytes of one (T, B, H) array; the layer keeps several, and the gates

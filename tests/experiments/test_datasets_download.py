@@ -231,6 +231,7 @@ def writes(archive, content, arguments):
     return f"assert sys.argv[1:] == {arguments!r}, sys.argv\nopen({archive!r}, 'wb').write({content!r})"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("package", "command", "archive", "content"),
     [
@@ -253,6 +254,7 @@ def test_package_manager_downloads_the_archive(clients, tmp_path, package, comma
     assert said == [f"small, 0 MB: {shlex.join(command)}"]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("script", "complaint"),
     [
@@ -284,6 +286,7 @@ def test_next_source_is_tried_after_a_failure(server, clients, tmp_path):
         _download.get(both, tmp_path / "data")
 
 
+@pytest.mark.processes
 def test_pip_downloads_a_wheel_without_running_it(server, monkeypatch, tmp_path):
     wheel = "small_set-1.2-py3-none-any.whl"
     about = {"METADATA": b"Metadata-Version: 2.1\nName: small-set\nVersion: 1.2\nRequires-Dist: nothing-like-it\n"}
@@ -364,6 +367,7 @@ def test_bad_commands_are_refused_in_one_line(arguments, complaint, capsys, monk
     assert err.count("\n") == 1
 
 
+@pytest.mark.processes
 def test_exit_code_reaches_the_shell():
     command = [sys.executable, "-m", "experiments.datasets", "get", "airlines"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -173,6 +173,7 @@ def test_unknown_option_is_refused_with_a_suggestion(capsys):
     assert "--epochs" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 def test_exit_code_reaches_the_shell(tmp_path):
     command = [sys.executable, "-m", "experiments.sequential_images", "--seeds", "0", "--out", str(tmp_path / "out")]
     root = Path(sequential_images.__file__).parents[1]

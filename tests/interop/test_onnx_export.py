@@ -1,5 +1,6 @@
 """Exported networks compute the same in ONNX Runtime, and survive a round trip through `from_onnx`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -42,6 +43,7 @@ def test_exported_cells_compute_the_same_in_onnxruntime(name):
 SEEDS = 24
 
 
+@functools.cache
 def random_network(seed: int) -> jaxrnn.Network:
     """Draws one to three layers of one or two directions, of cells that may differ, with any merge."""
     rng = np.random.default_rng(seed)
@@ -184,6 +186,7 @@ def in_torch(params, xs, lengths):
     return pad_packed_sequence(ys, total_length=T)[0].detach().numpy()
 
 
+@pytest.mark.peers
 def test_trained_network_predicts_the_same_in_onnxruntime_and_torch():
     """The network learns whether the sum of a sequence is positive, and is then exported."""
     network = jaxrnn.stack([cell_of("lstm"), cell_of("gru")])

@@ -197,6 +197,7 @@ def test_weights_computed_by_nodes_are_read():
     chex.assert_trees_all_equal(read, expected)
 
 
+@pytest.mark.peers
 def test_torch_exports_are_read():
     peer("torch")
     import torch

@@ -276,6 +276,7 @@ def test_given_network_with_other_arrays_is_refused(path):
             load(path, jaxrnn.stack(cells))
 
 
+@pytest.mark.processes
 def test_import_of_jaxrnn_loads_no_optional_package():
     code = "import sys, jaxrnn; print(*{'safetensors', 'onnx', 'torch', 'orbax'} & set(sys.modules))"
     root = Path(__file__).parents[2]
