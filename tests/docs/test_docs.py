@@ -43,6 +43,7 @@ def test_public_functions_have_examples():
         assert "Raises:" in f.__doc__, f.__name__
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("default_promotion", "unhooked")
 def test_readme_blocks_run():
     """Blocks run in order, in one namespace."""

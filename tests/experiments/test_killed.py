@@ -19,7 +19,7 @@ from experiments import translate_toy
 
 pytestmark = pytest.mark.processes
 
-KILLS = 20
+KILLS = 10
 EVERY = 5  # steps from one save to the next
 STEPS = 600
 OPTIONS = {
@@ -112,6 +112,7 @@ def kill_in_training(nursery, number, folder, moment):
     )
 
 
+@pytest.mark.slow
 def test_resume_after_random_kills_reproduces_an_uninterrupted_run(nursery, tmp_path):
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     started(nursery, alone)

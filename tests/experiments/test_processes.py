@@ -55,6 +55,7 @@ def workers(folder, count=2, patience=60, **options):
     ]
 
 
+@pytest.mark.slow
 def test_devices_and_processes_train_the_same_parameters(tmp_path):
     several = workers(tmp_path)
     with optax_promotes(), jax.enable_x64(True):
@@ -131,6 +132,7 @@ def arrays_of(folder):
     return {name: np.asarray(value) for name, value in found.items()}
 
 
+@pytest.mark.slow
 def test_resume_continues_after_a_process_is_killed(tmp_path):
     folder = tmp_path / "run"
     both = pair(folder, tmp_path / "said")

@@ -1,3 +1,3 @@
-"""Tests of interoperability compile programs that run only once."""
+"""Tests of this folder compile many programs that run once."""
 
 from tests.support.compilation import compiled_quickly  # noqa: F401
