@@ -18,7 +18,17 @@ from jax.test_util import check_vjp
 
 import jaxrnn
 from tests.support import in_numpy
-from tests.support.programs import NONE, PAIRS, by_hand, by_jax, cotangents_of, operands_of, program, step_of
+from tests.support.programs import (
+    NONE,
+    PAIRS,
+    backward_program,
+    by_hand,
+    by_jax,
+    cotangents_of,
+    operands_of,
+    program,
+    step_of,
+)
 from tests.support.registry import (
     CELLS,
     FAMILIES,
@@ -114,7 +124,7 @@ def test_gradients_with_any_masks_and_resets_equal_autodiff(name, implementation
 @reverses
 def test_gradients_equal_finite_differences(name, reverse, x64):
     """The differences are along a random direction of all operands."""
-    compiled = program(name, "bptt", jit=jax.jit, reverse=reverse)
+    compiled = backward_program(name, reverse=reverse)
 
     def pulled_back(operands, cotangents):
         return compiled(operands, MASKED["mask"], MASKED["resets"], cotangents)

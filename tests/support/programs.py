@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxrnn
 from jaxrnn import Cell
-from tests.support.registry import CELLS, B, T, cell_of, make, numpy_of, of_cell, quick_jit, random_like
+from tests.support.registry import CELLS, FAMILIES, B, T, cell_of, make, numpy_of, of_cell, quick_jit, random_like
 
 ALL, NONE = np.ones((T, B), bool), np.zeros((T, B), bool)
 
@@ -71,10 +71,15 @@ FUSED = ("rnn-tanh", "rnn-relu", "rnn-sigmoid", "lstm", "lstm-coupled", "gru")
 PAIRS = [of_cell(name, "bptt") for name in CELLS] + [of_cell(name, "pallas_interpret") for name in FUSED]
 
 
+def backward_program(name: str, implementation: str = "bptt", reverse: bool = False) -> Callable[..., Any]:
+    """The program of a hand-written backward pass: of one cell of each family as users compile it, of others quickly."""
+    jit = jax.jit if implementation == "bptt" and name in FAMILIES else quick_jit
+    return program(name, implementation, jit=jit, reverse=reverse)
+
+
 def by_hand(name, operands, cotangents, mask=ALL, resets=NONE, reverse=False, implementation="bptt"):
-    """Values and gradients through a hand-written backward pass. "bptt" is compiled by plain `jax.jit`."""
-    jit = jax.jit if implementation == "bptt" else quick_jit
-    return program(name, implementation, jit=jit, reverse=reverse)(operands, mask, resets, cotangents)
+    """Values and gradients through a hand-written backward pass."""
+    return backward_program(name, implementation, reverse)(operands, mask, resets, cotangents)
 
 
 def by_jax(name, operands, cotangents, mask=ALL, resets=NONE, reverse=False, key=None):
