@@ -67,7 +67,7 @@ def parse_months(text: str, name: str) -> Series:
             values.append(float(value))
         except ValueError as error:
             raise ValueError(f"{name}, line {number}: expected a month and a number, got {line!r}") from error
-        if len(months) > 1 and months[-1] != months[-2] + 1:
+        if len(months) > 1 and months[-1] != months[-2] + np.timedelta64(1, "M"):
             raise ValueError(f"{name}, line {number}: {months[-1]} does not follow {months[-2]}")
     if not values:
         raise ValueError(f"{name}: no months in it")
