@@ -122,14 +122,15 @@ class _Plan(NamedTuple):
         """Whether any layer reads both ways."""
         return any(len(directions(layer)) == 2 for layer in self.layers)
 
-    def merged(self, outputs: Sequence[Array]) -> Array:
-        """The outputs of a layer's directions, merged."""
-        return merge_of(self.merge)(*outputs) if len(outputs) == 2 else outputs[0]
-
 
 def merge_of(merge: str | Merge) -> Merge:
     """The function that merges the outputs of two directions."""
     return MERGES[merge] if isinstance(merge, str) else merge
+
+
+def merged(merge: str | Merge, outputs: Sequence[Array]) -> Array:
+    """One output of those of a layer's directions."""
+    return merge_of(merge)(*outputs) if len(outputs) == 2 else outputs[0]
 
 
 def _output_size(cell: Any) -> int:
@@ -194,7 +195,7 @@ def run_layers(
         found = [run(way, xs) for way in ways]
         kept.append([own for own, _ in found])
         outputs = [ys for _, ys in found]
-        ys = merge_of(plan.merge)(*outputs) if len(outputs) == 2 else outputs[0]
+        ys = merged(plan.merge, outputs)
         ys = ys + xs if plan.residual and k else ys
         xs = between(k, ys) if k < len(plan.layers) - 1 else ys
     return kept, xs
@@ -276,7 +277,7 @@ def _unroll_as_one_cell(
         name=f"stack([{', '.join(map(repr, plan.layers))}])",
     )
     finals, ys = unroll(cell, params, xs, states, **options)
-    return finals, plan.merged(jnp.split(ys, 2, axis=-1)) if len(layers[0]) == 2 else ys
+    return finals, merged(plan.merge, jnp.split(ys, len(layers[0]), axis=-1))
 
 
 def _check_as_one_cell(plan: _Plan, where: str, params: Params, input_shape: tuple[int, ...]) -> None:
