@@ -1,6 +1,7 @@
 """Checks of what users pass in: each error names function, argument, expected and got."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,77 +9,184 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxrnn._describe import describe, quote
 
-def describe(value: Any) -> str:
-    """A short word for a value in an error message: arrays by dtype and shape."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}{list(value.shape)}"
-    names = getattr(value, "_fields", None)
-    if isinstance(value, tuple) and names:
-        fields = ", ".join(f"{k}={describe(v)}" for k, v in zip(names, value, strict=True))
-        return f"{type(value).__name__}({fields})"
-    if isinstance(value, (tuple, list)):
-        return f"{type(value).__name__} of ({', '.join(describe(v) for v in value)})"
-    if isinstance(value, dict):
-        return f"dict of ({', '.join(f'{k}: {describe(v)}' for k, v in value.items())})"
-    return f"{type(value).__name__} {value!r}"[:120]
+LARGEST_SIZE = 2**31 - 1  # of an axis: indices are 32-bit integers
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+def is_integer(value: Any) -> bool:
+    """Whether it is an integer; booleans and traced numbers are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; booleans and traced numbers are none."""
+    return is_integer(value) or isinstance(value, (float, np.floating))
 
 
 def positive_int(where: str, name: str, value: Any) -> int:
-    """`value` as an int of at least 1; booleans are not numbers."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{where}: {name} expected a positive integer, got {describe(value)}")
+    """`value` as an int of at least 1."""
+    if not is_integer(value):
+        raise TypeError(f"{where}: {name} expected a positive integer, got {describe(value)}{_if_traced(value)}")
     if value < 1:
-        raise ValueError(f"{where}: {name} expected a positive integer, got {value}")
+        raise ValueError(f"{where}: {name} expected a positive integer, got {quote(value)}")
     return int(value)
+
+
+def size(where: str, name: str, value: Any, most: int = LARGEST_SIZE) -> int:
+    """`value` as the size of an axis, or a count of things that are made one by one: at least 1, at most `most`."""
+    value = positive_int(where, name, value)
+    if value > most:
+        raise ValueError(f"{where}: {name} expected at most {most}, got {quote(value)}")
+    return value
+
+
+def _if_traced(value: Any) -> str:
+    return "; it shapes the program, so it cannot be traced" if isinstance(value, Tracer) else ""
+
+
+def number(where: str, name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float."""
+    if not is_number(value):
+        raise TypeError(f"{where}: {name} expected {expected}, got {describe(value)}{_if_traced(value)}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"{where}: {name} expected a number that float64 can hold, got {quote(value)}") from error
 
 
 def positive_float(where: str, name: str, value: Any) -> float:
     """`value` as a float above 0, infinity included."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{where}: {name} expected a positive number, got {describe(value)}")
+    value = number(where, name, value, "a positive number")
     if not value > 0:
         raise ValueError(f"{where}: {name} expected a positive number, got {value}")
-    return float(value)
+    return value
 
 
 def rate(where: str, name: str, value: Any) -> float:
     """`value` as a probability in [0, 1)."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{where}: {name} expected a number in [0, 1), got {describe(value)}")
+    value = number(where, name, value, "a number in [0, 1)")
     if not 0 <= value < 1:
         raise ValueError(f"{where}: {name} expected a rate in [0, 1), got {value}; 1 would drop everything")
-    return float(value)
+    return value
 
 
 def boolean(where: str, name: str, value: Any) -> bool:
     """`value` as a Python bool: options that shape the program are never traced."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{where}: {name} expected True or False, got {describe(value)}")
+        raise TypeError(f"{where}: {name} expected True or False, got {describe(value)}{_if_traced(value)}")
     return bool(value)
 
 
 def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
     """`value` is one of `choices`."""
     if not any(value is choice or (isinstance(value, str) and value == choice) for choice in choices):
-        raise ValueError(f"{where}: {name} expected one of {', '.join(map(repr, choices))}; got {value!r}")
+        expected = ", ".join(quote(choice) for choice in choices)
+        raise ValueError(f"{where}: {name} expected one of {expected}; got {quote(value)}{_if_traced(value)}")
+
+
+def function(where: str, name: str, value: Any, signature: str) -> Any:
+    """`value` is callable; `signature` says of what."""
+    if not callable(value) or isinstance(value, type):
+        raise TypeError(f"{where}: {name} expected a function {signature}, got {describe(value)}")
+    return value
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array of JAX or NumPy, traced ones included."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic))
 
 
 def array(where: str, name: str, value: Any) -> jax.Array:
     """`value` as a JAX array; only arrays are taken, so that a stray list or scalar is named."""
-    if not isinstance(value, (jax.Array, np.ndarray, np.generic)):
+    if not is_array(value):
         raise TypeError(f"{where}: {name} expected an array, got {describe(value)}")
+    if not isinstance(value, jax.Array) and not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+        raise TypeError(f"{where}: {name} expected an array of numbers or booleans, got {describe(value)}")
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{where}: {name} expected an array, got a masked one; give `lengths` or `mask` instead")
     return jnp.asarray(value)
 
 
 def floating(where: str, name: str, value: Any) -> jax.Array:
     """`value` as a real floating-point array."""
     value = array(where, name, value)
-    if not jnp.issubdtype(value.dtype, jnp.floating):
+    if value.dtype.name not in FLOATS:
         raise TypeError(
-            f"{where}: {name} expected a floating-point array, got {describe(value)}; "
-            "embed or one-hot encode symbols, cast counts with astype"
+            f"{where}: {name} expected a floating-point array, got {describe(value)}; {_remedy(value.dtype)}"
         )
+    return value
+
+
+def _remedy(dtype: Any) -> str:
+    """What to do with an array of a dtype that is refused."""
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "complex numbers are not supported: split them into real and imaginary part"
+    if jnp.issubdtype(dtype, jnp.floating):
+        return f"only {', '.join(FLOATS)} are supported: cast with astype"
+    return "embed or one-hot encode symbols, cast counts with astype"
+
+
+def float_dtype(where: str, name: str, value: Any) -> Any:
+    """A floating-point dtype; `None` is JAX's default, float32, with x64 float64."""
+    if value is None:
+        return jnp.result_type(float)
+    try:
+        dtype = jnp.dtype(value)
+    except Exception:  # NumPy raises many kinds, of any object
+        dtype = None
+    if dtype is None or dtype.name not in FLOATS:
+        raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {quote(value)}")
+    return dtype
+
+
+def key(where: str, name: str, value: Any) -> jax.Array:
+    """`value` as one random key, of either kind."""
+    if isinstance(value, (jax.Array, np.ndarray)):
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if value.shape == ():
+                return jnp.asarray(value)
+        elif value.dtype == np.uint32 and value.shape == _raw_key_shape():
+            return jnp.asarray(value)
+    many = "; it is several keys, of which a call needs one" if getattr(value, "ndim", 0) else ""
+    raise TypeError(f"{where}: {name} expected a key, such as jax.random.key(0), got {describe(value)}{many}")
+
+
+def _raw_key_shape() -> tuple[int, ...]:
+    """The shape of a key of `jax.random.PRNGKey`, which depends on JAX's default generator."""
+    return _key_shape_of(jax.config.jax_default_prng_impl)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@functools.cache
+def _key_shape_of(generator: str) -> tuple[int, ...]:
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=generator))).shape
+
+
+def batch_shape(where: str, value: Any) -> tuple[Any, ...]:
+    """`value` as the batch axes of a state: a tuple of sizes, of which 0 is legal, and `jax.export`'s symbols too."""
+    if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
+        hint = f"; write ({value},) for one axis" if is_integer(value) and 0 <= value <= LARGEST_SIZE else ""
+        raise TypeError(f"{where}: batch_shape expected a tuple of sizes, got {describe(value)}{hint}")
+    for axis in value:
+        if is_integer(axis):
+            if not 0 <= axis <= LARGEST_SIZE:
+                raise ValueError(
+                    f"{where}: batch_shape expected sizes from 0 to {LARGEST_SIZE}, got {quote(axis)} "
+                    f"in {describe(value)}"
+                )
+        elif not jax.export.is_symbolic_dim(axis):
+            raise TypeError(
+                f"{where}: batch_shape expected a tuple of sizes, got {describe(axis)} in {describe(value)}"
+                f"{_if_traced(axis)}"
+            )
+    return tuple(int(axis) if is_integer(axis) else axis for axis in value)
+
+
+def mapping(where: str, name: str, value: Any) -> Mapping[Any, Any]:
+    """`value` is a dictionary or another mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where}: {name} expected a dictionary, got {describe(value)}")
     return value
 
 
@@ -86,8 +194,7 @@ def params_record(where: str, params: Any, record: type) -> None:
     """`params` is a `record`."""
     if not isinstance(params, record):
         raise TypeError(
-            f"{where}: params expected {record.__name__}, got {type(params).__name__}; "
-            "are they the params of another cell?"
+            f"{where}: params expected {record.__name__}, got {describe(params)}; are they the params of another cell?"
         )
 
 
@@ -95,8 +202,13 @@ def params_shapes(where: str, params: Any, shapes: dict[str, tuple[int, ...]]) -
     """The named fields of `params` have these shapes."""
     for name, shape in shapes.items():
         value = getattr(params, name)
-        if not hasattr(value, "shape"):
+        if not is_array(value):
             raise TypeError(f"{where}: params.{name} expected an array of shape {shape}, got {describe(value)}")
+        if value.dtype.name not in FLOATS:
+            raise TypeError(
+                f"{where}: params.{name} expected floating-point numbers, got {describe(value)}; "
+                f"cast parameters to one of {', '.join(FLOATS)}"
+            )
         if tuple(value.shape) != shape:
             raise ValueError(
                 f"{where}: params.{name} expected shape {shape}, got {tuple(value.shape)}; "
@@ -116,10 +228,10 @@ def params_presence(where: str, params: Any, present: dict[str, bool]) -> None:
 
 
 def _matrix_shape(where: str, params: Any, name: str) -> tuple[int, int]:
-    shape = getattr(getattr(params, name), "shape", None)
-    if shape is None or len(shape) != 2:
-        raise ValueError(f"{where}: params.{name} expected a matrix, got {describe(getattr(params, name))}")
-    return shape
+    value = getattr(params, name)
+    if not is_array(value) or value.ndim != 2:
+        raise ValueError(f"{where}: params.{name} expected a matrix, got {describe(value)}")
+    return value.shape
 
 
 def rows(where: str, params: Any, name: str) -> int:
@@ -137,9 +249,9 @@ def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
     name, hint = (
         ("x", "") if where.endswith("step") else ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
     )
-    shape = getattr(w_x, "shape", None)
-    if shape is None or len(shape) != 2:
+    if not is_array(w_x) or w_x.ndim != 2:
         raise ValueError(f"{where}: params.w_x expected a matrix, got {describe(w_x)}")
+    shape = w_x.shape
     if not input_shape:
         raise ValueError(f"{where}: {name} expected shape (*B, {shape[0]}), got a scalar")
     if input_shape[-1] != shape[0]:
@@ -153,14 +265,17 @@ def state_like(where: str, name: str, state: Any, expected: Any) -> None:
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
         )
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        if not hasattr(got, "shape") or not hasattr(got, "dtype"):
-            raise TypeError(f"{where}: {name} expected arrays as in {describe(expected)}, got {describe(state)}")
+        if not is_array(got):
+            raise TypeError(
+                f"{where}: {name} expected arrays as in {describe(expected)}, got {describe(state)}; "
+                f"{type(got).__name__} is no array"
+            )
         if tuple(got.shape) != tuple(want.shape):
             raise ValueError(
                 f"{where}: {name} expected {describe(expected)}, got {describe(state)}; "
                 "states are not broadcast: use jnp.broadcast_to to share one over the batch"
             )
-        if jnp.issubdtype(want.dtype, jnp.floating) and not jnp.issubdtype(got.dtype, jnp.floating):
+        if want.dtype.name in FLOATS and got.dtype.name not in FLOATS:
             raise TypeError(f"{where}: {name} expected floating-point arrays, got {describe(state)}")
 
 
@@ -179,8 +294,8 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
 
 def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, ...]) -> jax.Array:
     """Integers `(*B,)` in 0..T; the range of traced values cannot be seen and is not checked."""
-    known = None if isinstance(value, Tracer) or not hasattr(value, "shape") else np.asarray(value)
-    value = array(where, "lengths", value)
+    given, value = value, array(where, "lengths", value)
+    known = None if isinstance(given, Tracer) else np.asarray(given)  # before a cast to 32 bits
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{where}: lengths expected integers, got {describe(value)}")
     if value.shape != batch_shape:

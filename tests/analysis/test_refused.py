@@ -132,7 +132,7 @@ REFUSED = {
         TypeError,
         "cell_state_jacobian_terms: reduce expected a function",
     ),
-    "loss": (flow(None), TypeError, r"gradient_flow: loss expected a function of \(final_state, ys\), got NoneType"),
+    "loss": (flow(None), TypeError, r"gradient_flow: loss expected a function of \(final_state, ys\), got None"),
     "loss of a vector": (
         flow(lambda final, ys: ys),
         TypeError,

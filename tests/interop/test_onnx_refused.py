@@ -160,7 +160,7 @@ TO_ONNX: dict[str, tuple[Any, str]] = {
     ),
     "params of another form": (
         of_pair((PARAMS[0], PARAMS[1]._replace(b_hn=None))),
-        r"params\[1\]: params.b_hn expected an array, got NoneType",
+        r"params\[1\]: params.b_hn expected an array, got None",
     ),
     "params of another size": (
         of_pair((PARAMS[0], random_params(GRU, 0, 5))),

@@ -83,7 +83,7 @@ def test_faults_of_every_entry_are_refused(library):
                         f"{where}: entry '{entry}' expected a floating-point array, got complex64"),
             "list": (broken(weights, entry, weights[entry].tolist()), TypeError,
                      f"{where}: entry '{entry}' expected an array, got list"),
-            "none": (broken(weights, entry, None), TypeError, f"{where}: entry '{entry}' expected an array, got NoneType"),
+            "none": (broken(weights, entry, None), TypeError, f"{where}: entry '{entry}' expected an array, got None"),
             "float64": (broken(weights, entry, weights[entry].astype(np.float64)), TypeError,
                         f"{where}: entry '{entry}' expected a dtype that JAX holds, got float64; set jax_enable_x64"),
             "axes": (broken(weights, entry, np.stack([weights[entry]] * 2)), ValueError, f"{where}: entry '{entry}' expected "),

@@ -78,7 +78,7 @@ REFUSED = {
     "both": (lambda: call(XS, lengths=LENGTHS, mask=MASK), ValueError, "lengths and mask were both given"),
     # dropout
     "no stream": (lambda: call(XS, make=lambda: GRU(I, H, 2, dropout=0.5, rngs=nnx.Rngs(params=0))), TypeError,
-                  "GRU: rngs expected nnx.Rngs, an nnx.RngStream or a key, for dropout, got NoneType None; without dropout: eval"),
+                  "GRU: rngs expected nnx.Rngs, an nnx.RngStream or a key, for dropout, got None; without dropout: eval"),
     "a seed": (lambda: call(XS, rngs=0, make=lambda: GRU(I, H, 2, dropout=0.5, rngs=rngs())), TypeError, "rngs expected .* got int 0"),
     # parameters
     "load of a record": (lambda: GRU(I, H, rngs=rngs()).load(GRUCell(I, H, rngs=rngs()).params), TypeError,

@@ -38,7 +38,7 @@ def test_refused_load_changes_nothing(unhooked):
     module = LSTM(I, H, 2, bidirectional=True, rngs=rngs())
     before, last = module.params, module.params[1]
     wrong = (random_like(3, before[0], jnp.float32), last._replace(backward=last.backward._replace(b=None)))
-    with pytest.raises(ValueError, match=r"LSTM.load: params\[1\].backward.b expected an array, got NoneType"):
+    with pytest.raises(ValueError, match=r"LSTM.load: params\[1\].backward.b expected an array, got None"):
         module.load(wrong)
     assert_equal(module.params, before)
 

@@ -92,7 +92,7 @@ FORGED = {
     "a function of Python": (configured("cells", 0, factory="exec"), "factory expected one of .*, got str 'exec'"),
     "stack in a stack": (configured("cells", 0, factory="stack"), "factory expected one of .*, got str 'stack'"),
     "no cell": (configured(cells=[3]), "factory expected one of .*, got int 3"),
-    "no cells": (configured(cells={}), "stack: cells expected a list, got dict"),
+    "no cells": (configured(cells={}), "stack: cells expected a list, got an empty dict"),
     "empty cells": (configured(cells=[]), "stack: cells expected at least one"),
     "one direction": (configured("cells", 0, forward={}),
         "lstm: option expected one of 'hidden_size', .*; got 'forward'"),

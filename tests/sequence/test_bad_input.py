@@ -81,7 +81,7 @@ REFUSED = {
     "coupled": (lambda: jaxrnn.lstm(4, coupled=1), TypeError, "lstm: coupled expected True or False"),
     "layer_norm": (lambda: jaxrnn.gru(4, layer_norm=None), TypeError, "gru: layer_norm expected True or False"),
     "plain params for peephole": (lambda: unroll(LSTM, cell=jaxrnn.lstm(H, peephole=True)), ValueError,
-                                  r"unroll: params\.peephole expected an array, got NoneType"),
+                                  r"unroll: params\.peephole expected an array, got None"),
     "plain params for coupled": (lambda: unroll(LSTM, cell=jaxrnn.lstm(H, coupled=True)), ValueError,
                                  r"unroll: params\.w_x expected shape \(3, 12\), got \(3, 16\)"),
     "projected params for plain": (lambda: unroll(make("lstm-projection"), cell=jaxrnn.lstm(H), state=None), ValueError,
