@@ -193,9 +193,8 @@ def mapping(where: str, name: str, value: Any) -> Mapping[Any, Any]:
 def params_record(where: str, params: Any, record: type) -> None:
     """`params` is a `record`."""
     if not isinstance(params, record):
-        raise TypeError(
-            f"{where}: params expected {record.__name__}, got {describe(params)}; are they the params of another cell?"
-        )
+        got = type(params).__name__ if hasattr(type(params), "_fields") else describe(params)
+        raise TypeError(f"{where}: params expected {record.__name__}, got {got}; are they the params of another cell?")
 
 
 def params_shapes(where: str, params: Any, shapes: dict[str, tuple[int, ...]]) -> None:
