@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxrnn import _checks
 from jaxrnn.cells import GRUConfig, RNNConfig
-from jaxrnn.cells.rnn import ACTIVATIONS
+from jaxrnn.cells._activation import ACTIVATIONS
 from jaxrnn.network import Layer, directions
 
 
