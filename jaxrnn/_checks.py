@@ -86,9 +86,14 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{where}: {name} expected one of {expected}; got {quote(value)}{_if_traced(value)}")
 
 
+def is_function(value: Any) -> bool:
+    """Whether it can be called for a result: no class, and no record such as a cell."""
+    return callable(value) and not isinstance(value, (type, tuple))
+
+
 def function(where: str, name: str, value: Any, signature: str) -> Any:
-    """`value` is callable; `signature` says of what."""
-    if not callable(value) or isinstance(value, type):
+    """`value` can be called; `signature` says with what."""
+    if not is_function(value):
         raise TypeError(f"{where}: {name} expected a function {signature}, got {describe(value)}")
     return value
 
@@ -107,6 +112,12 @@ def array(where: str, name: str, value: Any) -> jax.Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{where}: {name} expected an array, got a masked one; give `lengths` or `mask` instead")
     return jnp.asarray(value)
+
+
+def arrays(where: str, name: str, tree: Any) -> None:
+    """Every leaf of a pytree is an array."""
+    for leaf in jax.tree.leaves(tree):
+        array(where, name, leaf)
 
 
 def floating(where: str, name: str, value: Any) -> jax.Array:

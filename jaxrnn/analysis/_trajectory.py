@@ -47,7 +47,7 @@ def trajectory(
 ) -> Trajectory:
     """Runs a cell, without noise, and keeps the states; `unroll` checks the arguments."""
     options = {"lengths": lengths, "mask": mask, "reverse": reverse}
-    final, ys, after = unroll(cell, params, xs, state, return_states=True, **options)
+    final, ys, after = unroll(cell, params, xs, state, return_states=True, key=None, **options)
     dtype, *others = {leaf.dtype for leaf in jax.tree.leaves(after)} or {jnp.dtype(int)}
     if others or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(

@@ -203,7 +203,7 @@ class _Run(NamedTuple):
 def _of_network(
     net: Network, params: Params, xs: Any, loss: Callable, states: Any, lengths: Any, mask: Any, keep: bool
 ) -> GradientFlow:
-    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask))  # checks the arguments
+    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask, key=None))  # checks the arguments
     states = net.initial_state(xs.shape[1:-1]) if states is None else states
 
     def run(way: Direction, xs: Any) -> tuple[_Run, Array]:

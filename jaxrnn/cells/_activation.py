@@ -44,7 +44,7 @@ Kept = Slope | PreActivation | None
 
 def check_activation(where: str, activation: Any) -> None:
     """`activation` is a callable, or a name in `ACTIVATIONS`."""
-    if not callable(activation) or isinstance(activation, type):
+    if not _checks.is_function(activation):
         _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
 
 

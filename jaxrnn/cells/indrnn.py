@@ -88,7 +88,7 @@ def indrnn(
     activation: Activation = "relu",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.uniform(1.0),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """An independently recurrent network: a cell whose equations are those of :func:`indrnn_step`.
 
@@ -117,7 +117,7 @@ def indrnn(
     """
     check_activation("indrnn", activation)
     config = IndRNNConfig(
-        _checks.positive_int("indrnn", "hidden_size", hidden_size),
+        _checks.size("indrnn", "hidden_size", hidden_size),
         _checks.boolean("indrnn", "use_bias", use_bias),
         activation,
     )

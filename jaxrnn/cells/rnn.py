@@ -165,7 +165,7 @@ def rnn(
     activation: Activation = "tanh",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A simple recurrent network: a cell whose equations are those of :func:`rnn_step`.
 
@@ -195,7 +195,7 @@ def rnn(
     """
     check_activation("rnn", activation)
     config = RNNConfig(
-        _checks.positive_int("rnn", "hidden_size", hidden_size),
+        _checks.size("rnn", "hidden_size", hidden_size),
         _checks.boolean("rnn", "use_bias", use_bias),
         activation,
     )

@@ -84,7 +84,7 @@ class Recurrent(Loading, nnx.Module):
 
         def network(**drawn_by: Any) -> Network:
             cells = [factory(self.hidden_size, **options, **drawn_by)] * self.num_layers
-            return stack(cells, bidirectional=self.bidirectional, dropout=self.dropout)
+            return stack(cells, bidirectional=self.bidirectional, dropout=self.dropout if self._drops else 0.0)
 
         def init(key: Array, **drawn_by: Any) -> Params:
             return network(**drawn_by).init(key, self.input_size, param_dtype)

@@ -116,7 +116,7 @@ def test_zoneout_draws_anew_at_every_step():
     held = np.asarray(ys[..., 0]) != np.arange(1, time + 1)[:, None]
     np.testing.assert_allclose(held.mean(1), 0.3, atol=4 * np.sqrt(0.3 * 0.7 / batch))
     assert abs(np.corrcoef(held[1], held[2])[0, 1]) < 0.03
-    mean = np.asarray(jaxrnn.unroll(cell, SEES, xs)[1])[:, 0, 0]
+    mean = np.asarray(jaxrnn.unroll(cell, SEES, xs, key=None)[1])[:, 0, 0]
     np.testing.assert_allclose(np.asarray(ys)[..., 0].mean(1), mean, atol=0.05)
 
 
