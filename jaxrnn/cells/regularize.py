@@ -159,6 +159,26 @@ def _zoneout_rates(cell: Cell, zoneout: Any) -> State:
     return jax.tree.map(lambda rate: _checks.rate("regularize", "zoneout", rate), zoneout)
 
 
+def _without_noise(cell: Cell) -> tuple[Rule, Rates | None]:
+    """The rule without noise, and the rates of a cell that is regularised already."""
+    assert cell.rule is not None
+    if cell.sample is None:
+        return cell.rule, None
+    if not isinstance(cell.sample, Bound) or cell.sample.func is not _sample:
+        raise NotImplementedError(
+            f"regularize: cell {_checks.describe(cell)} draws noise of its own, which another would replace; "
+            "draw all of it in your `sample`"
+        )
+    accumulate = cell.rule.accumulate
+    assert isinstance(accumulate, Bound)
+    return accumulate.args[0], cell.sample.args[1]
+
+
+def _both(inner: float, outer: float) -> float:
+    """The rate of two independent draws together; exactly one of them if the other is 0."""
+    return inner + outer if 0 in (inner, outer) else 1 - (1 - inner) * (1 - outer)
+
+
 def regularize(
     cell: Cell,
     *,
@@ -176,6 +196,8 @@ def regularize(
     Args:
         cell: any cell of this library, or one of your own that has a rule, parameters
             with a field `w_h`, and for zoneout an output that is the first part of its state.
+            A regularised cell keeps its noise: of two rates p and q of one kind, what is
+            kept has the probability (1 - p)(1 - q).
         input_dropout: drops features of x, for each sequence the same at every step.
         recurrent_dropout: drops units of h where it meets `w_h`, for each sequence the
             same at every step. What a gate carries over from h is not dropped.
@@ -188,7 +210,7 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for rates that are not numbers in [0, 1).
-        NotImplementedError: for a cell without a rule or without `w_h`.
+        NotImplementedError: for a cell without a rule or without `w_h`, or with a `sample` of its own.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -220,7 +242,9 @@ def regularize(
         _zoneout_rates(cell, zoneout),
     )
     options = rates._replace(zoneout=rates.zoneout if isinstance(zoneout, tuple) else float(zoneout))._asdict()
-    rule = _rule(cell.rule, rates)
+    plain, inner = _without_noise(cell)
+    rates = rates if inner is None else jax.tree.map(_both, inner, rates)
+    rule = _rule(plain, rates)
     return cell._replace(
         step=Bound(_step, f"{cell.name} step", cell.check, cell.initial_state, rule),
         rule=rule,
