@@ -10,7 +10,7 @@ from jaxrnn.network import Layer, directions
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
-    if not callable(nonlinearity):
+    if not _checks.is_function(nonlinearity):
         _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
     return {"activation": nonlinearity}
 

@@ -93,6 +93,12 @@ def draw(
     return init(rngs.params(), **{f"{name}_init": unwrapped(name) for name in roles}), make_param
 
 
+def values(tree: Any) -> Any:
+    """The tree with the arrays of `nnx.Variable`s in their places."""
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf[...] if is_variable(leaf) else leaf, tree, is_leaf=is_variable)
+
+
 class Weights(nnx.Module):
     """A record of parameters: an `nnx.Param` for each array, `Weights` for each record inside it."""
 
