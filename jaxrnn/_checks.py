@@ -87,8 +87,8 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def is_function(value: Any) -> bool:
-    """Whether it can be called for a result: no class, and no record such as a cell."""
-    return callable(value) and not isinstance(value, (type, tuple))
+    """Whether it can be called for a result: no class, no record such as a cell, no box around an array."""
+    return callable(value) and not isinstance(value, (type, tuple)) and not hasattr(value, "shape")
 
 
 def function(where: str, name: str, value: Any, signature: str) -> Any:
@@ -99,18 +99,16 @@ def function(where: str, name: str, value: Any, signature: str) -> Any:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of JAX or NumPy, traced ones included."""
-    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+    """Whether it is an array of JAX or NumPy, traced ones included, masked ones excluded: JAX has none."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic)) and not isinstance(value, np.ma.MaskedArray)
 
 
 def array(where: str, name: str, value: Any) -> jax.Array:
     """`value` as a JAX array; only arrays are taken, so that a stray list or scalar is named."""
     if not is_array(value):
         raise TypeError(f"{where}: {name} expected an array, got {describe(value)}")
-    if not isinstance(value, jax.Array) and not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+    if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
         raise TypeError(f"{where}: {name} expected an array of numbers or booleans, got {describe(value)}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{where}: {name} expected an array, got a masked one; give `lengths` or `mask` instead")
     return jnp.asarray(value)
 
 
@@ -148,7 +146,8 @@ def float_dtype(where: str, name: str, value: Any) -> Any:
     except Exception:  # NumPy raises many kinds, of any object
         dtype = None
     if dtype is None or dtype.name not in FLOATS:
-        raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {quote(value)}")
+        got = describe(value) if dtype is None else dtype.name
+        raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")
     return dtype
 
 
@@ -174,24 +173,26 @@ def _key_shape_of(generator: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=generator))).shape
 
 
-def batch_shape(where: str, value: Any) -> tuple[Any, ...]:
-    """`value` as the batch axes of a state: a tuple of sizes, of which 0 is legal, and `jax.export`'s symbols too."""
+def axes(where: str, name: str, value: Any) -> tuple[Any, ...]:
+    """`value` as the axes of an array: a tuple of sizes, of which 0 is legal, and `jax.export`'s symbols too."""
     if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
         hint = f"; write ({value},) for one axis" if is_integer(value) and 0 <= value <= LARGEST_SIZE else ""
-        raise TypeError(f"{where}: batch_shape expected a tuple of sizes, got {describe(value)}{hint}")
+        raise TypeError(f"{where}: {name} expected a tuple of sizes, got {describe(value)}{hint}")
     for axis in value:
         if is_integer(axis):
             if not 0 <= axis <= LARGEST_SIZE:
                 raise ValueError(
-                    f"{where}: batch_shape expected sizes from 0 to {LARGEST_SIZE}, got {quote(axis)} "
-                    f"in {describe(value)}"
+                    f"{where}: {name} expected sizes from 0 to {LARGEST_SIZE}, got {quote(axis)} in {describe(value)}"
                 )
         elif not jax.export.is_symbolic_dim(axis):
-            raise TypeError(
-                f"{where}: batch_shape expected a tuple of sizes, got {describe(axis)} in {describe(value)}"
-                f"{_if_traced(axis)}"
-            )
+            got = f"{describe(axis)} in {describe(value)}{_if_traced(axis)}"
+            raise TypeError(f"{where}: {name} expected a tuple of sizes, got {got}")
     return tuple(int(axis) if is_integer(axis) else axis for axis in value)
+
+
+def batch_shape(where: str, value: Any) -> tuple[Any, ...]:
+    """`value` as the batch axes of a state."""
+    return axes(where, "batch_shape", value)
 
 
 def mapping(where: str, name: str, value: Any) -> Mapping[Any, Any]:
@@ -256,9 +257,9 @@ def columns(where: str, params: Any, name: str) -> int:
 
 def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
     """The last axis of the input is what `w_x` expects."""
-    name, hint = (
-        ("x", "") if where.endswith("step") else ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
-    )
+    name, hint = ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
+    if where.endswith("step") or where == "generate":
+        name, hint = ("first_input" if where == "generate" else "x", "")
     if not is_array(w_x) or w_x.ndim != 2:
         raise ValueError(f"{where}: params.w_x expected a matrix, got {describe(w_x)}")
     shape = w_x.shape
@@ -268,9 +269,9 @@ def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
         raise ValueError(f"{where}: {name} has last axis {input_shape[-1]}, params.w_x expects {shape[0]}{hint}")
 
 
-def state_like(where: str, name: str, state: Any, expected: Any) -> None:
+def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str = "xs") -> None:
     """`state` has the structure and shapes of `expected`, whose leaves have a shape and a dtype."""
-    if jax.tree.structure(state) != jax.tree.structure(expected):
+    if not same_structure(state, expected):
         raise TypeError(
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
         )
@@ -283,10 +284,18 @@ def state_like(where: str, name: str, state: Any, expected: Any) -> None:
         if tuple(got.shape) != tuple(want.shape):
             raise ValueError(
                 f"{where}: {name} expected {describe(expected)}, got {describe(state)}; "
-                "states are not broadcast: use jnp.broadcast_to to share one over the batch"
+                f"states are not broadcast over the batch of {batch_of}: use jnp.broadcast_to to share one"
             )
         if want.dtype.name in FLOATS and got.dtype.name not in FLOATS:
             raise TypeError(f"{where}: {name} expected floating-point arrays, got {describe(state)}")
+
+
+def same_structure(tree: Any, expected: Any) -> bool:
+    """Whether two pytrees have the same structure."""
+    try:
+        return jax.tree.structure(tree) == jax.tree.structure(expected)
+    except (TypeError, ValueError):  # a dictionary whose keys cannot be sorted
+        return False
 
 
 def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:

@@ -137,7 +137,7 @@ def _check_model(where: str, model: Any, params: Params, states: State, first_in
         first_input = _checks.floating(where, "first_input", first_input)
         layer.check(where, own, first_input.shape)
         expected = jax.eval_shape(lambda: model.initial_state(first_input.shape[:-1]))
-        _checks.state_like(where, "states", states, expected)
+        _checks.state_like(where, "states", states, expected, "first_input")
     _checks.arrays(where, "states", states)
 
 

@@ -190,6 +190,7 @@ def _layer_size(layer: Layer, merge: Merge) -> int:
 def _init(plan: _Plan, key: Array, input_size: int, dtype: Any = None) -> Params:
     """A tuple over layers of the cells' parameters."""
     size, params = _checks.size("stack.init", "input_size", input_size), []
+    dtype = _checks.float_dtype("stack.init", "dtype", dtype)
     keys = jax.random.split(_checks.key("stack.init", "key", key), len(plan.layers))
     for layer, key_layer in zip(plan.layers, keys, strict=True):
         cells = directions(layer)
@@ -334,7 +335,9 @@ def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]
         raise ValueError(f"{where}: expected a unidirectional network; a bidirectional one needs the whole sequence")
     check_layers(where, "params", params, plan.layers)
     check_layers(where, "states", states, plan.layers)
-    kept, y = run_layers(plan, lambda way, y: way.cell.step(*way.parts, y), jnp.asarray(x), params, states)
+    kept, y = run_layers(
+        plan, lambda way, y: way.cell.step(*way.parts, y), _checks.array(where, "x", x), params, states
+    )
     return tuple(state for (state,) in kept), y
 
 
