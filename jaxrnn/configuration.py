@@ -3,7 +3,8 @@
 A cell is ``{"factory": "lstm", "hidden_size": 256, ...}``, every option of its factory by
 name; a stack ``{"factory": "stack", "cells": [...], "merge": "concat", "dropout": 0.0,
 "residual": false}``, where a layer that reads both ways is ``{"forward": ..., "backward":
-...}``. Every option is there: none is left to a default, which another version could change. Initialisers are left out: they are not needed once there are parameters.
+...}``. No option is left to a default, which another version could change. Initialisers are
+left out: they are not needed once there are parameters.
 """
 
 import inspect

@@ -221,21 +221,6 @@ def test_generation_without_a_key_passes_none_and_can_be_continued(x64):
     assert_close((end, np.concatenate([first, second])), (states, ys))
 
 
-def test_last_output_is_read_at_each_length():
-    ys = np.arange(1.0, 1 + T * B, dtype=np.float32).reshape(T, B, 1)
-    last, some = jax.jit(jaxrnn.last_output), LENGTHS > 0
-    expected = [[ys[n - 1, k, 0] if n else 0] for k, n in enumerate(LENGTHS)]
-    np.testing.assert_array_equal(jaxrnn.last_output(ys, LENGTHS), expected)
-    np.testing.assert_array_equal(last(ys, LENGTHS + 100 * (LENGTHS == T)), expected)
-    np.testing.assert_array_equal(jaxrnn.last_output(ys), ys[-1])
-    assert not np.asarray(jaxrnn.last_output(ys[:0])).any()
-    case = make("lstm")
-    final, outputs = run(case, lengths=LENGTHS)
-    assert_close(np.asarray(last(outputs, LENGTHS))[some], np.asarray(final.h)[some], "float32")
-    gradient = jax.jit(jax.grad(lambda ys: jaxrnn.last_output(ys, LENGTHS).sum()))(ys)
-    np.testing.assert_array_equal(np.sum(gradient, (0, 2)), 1.0 * some)
-
-
 # Truncation and clipping inside time
 
 
@@ -394,9 +379,6 @@ REFUSED = {
                    "generate: next_input expected a callable"),
     "next_input shape": (lambda: jaxrnn.generate(GRU, zeros_of(GRU, 4), jnp.ones(4), jnp.ones(4), lambda y, k: y[:2], 3),
                          ValueError, r"generate: next_input\(y, key\) expected what first_input is, float32\[4\]; got float32\[2\]"),
-    "last_output rank": (lambda: jaxrnn.last_output(jnp.ones(3)), ValueError, "last_output: ys expected shape"),
-    "last_output lengths": (lambda: jaxrnn.last_output(jnp.ones((3, 2, 1)), np.asarray([4, 0])), ValueError,
-                            "last_output: lengths expected values from 0 to T = 3, got 4"),
     "count of keys": (lambda: jaxrnn.count_params(jaxrnn.modules.GRU(3, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))), TypeError,
                       r"count_params: params.rngs.key.* expected an array of numbers, got key.*; of a module count its `.params`"),
     "count of a network": (lambda: jaxrnn.count_params(jaxrnn.stack([GRU])), TypeError,
