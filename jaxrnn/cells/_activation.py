@@ -44,8 +44,7 @@ Kept = Slope | PreActivation | None
 
 def check_activation(where: str, activation: Any) -> None:
     """`activation` is a callable, or a name in `ACTIVATIONS`."""
-    if not _checks.is_function(activation):
-        _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
+    _checks.name_or_function(where, "activation", activation, tuple(ACTIVATIONS))
 
 
 def mixes_units(activation: Activation, hidden_size: int) -> bool:
