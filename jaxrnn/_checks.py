@@ -1,5 +1,6 @@
 """Checks of what users pass in: each error names function, argument, expected and got."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from jax.core import Tracer
 from jaxrnn._describe import describe, quote
 
 LARGEST_SIZE = 2**31 - 1  # of an axis: indices are 32-bit integers
+MOST_AXES = 32  # of a batch
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -142,10 +144,10 @@ def float_dtype(where: str, name: str, value: Any) -> Any:
     """A floating-point dtype; `None` is JAX's default, float32, with x64 float64."""
     if value is None:
         return jnp.result_type(float)
-    try:
-        dtype = jnp.dtype(value)
-    except Exception:  # NumPy raises many kinds, of any object
-        dtype = None
+    dtype = None
+    if isinstance(value, (str, type, np.dtype)):
+        with contextlib.suppress(Exception):  # NumPy raises many kinds
+            dtype = jnp.dtype(value)
     if dtype is None or dtype.name not in FLOATS:
         got = describe(value) if dtype is None else dtype.name
         raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")
@@ -179,6 +181,8 @@ def axes(where: str, name: str, value: Any) -> tuple[Any, ...]:
     if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
         hint = f"; write ({value},) for one axis" if is_integer(value) and 0 <= value <= LARGEST_SIZE else ""
         raise TypeError(f"{where}: {name} expected a tuple of sizes, got {describe(value)}{hint}")
+    if len(value) > MOST_AXES:
+        raise ValueError(f"{where}: {name} expected at most {MOST_AXES} sizes, got {len(value)}")
     for axis in value:
         if is_integer(axis):
             if not 0 <= axis <= LARGEST_SIZE:
@@ -295,7 +299,7 @@ def same_structure(tree: Any, expected: Any) -> bool:
     """Whether two pytrees have the same structure."""
     try:
         return jax.tree.structure(tree) == jax.tree.structure(expected)
-    except (TypeError, ValueError):  # a dictionary whose keys cannot be sorted
+    except Exception:  # such as a dictionary whose keys cannot be sorted
         return False
 
 
