@@ -199,8 +199,8 @@ def _check_products(cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
             f"{WHERE}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
-            f"{cell!r} converts it to another one, so that its product is not in {compute_dtype.name}; cast the "
-            "other operand to the matrix' dtype, and give the product preferred_element_type"
+            f"{cell!r} multiplies it in another one than {compute_dtype.name}; cast the other operand to the matrix' "
+            "dtype, and give the product preferred_element_type"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxrnn._types import Cell, Rule
@@ -44,7 +45,7 @@ def closes_over_traced_values(cell: Cell, inputs: Inputs) -> bool:
 
 
 def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str]:
-    """The matrices of a rule of one's own that it multiplies in another dtype than theirs, `compute_dtype`."""
+    """The matrices of a rule of one's own that are not multiplied in `compute_dtype`."""
     rule = cell.rule
     if not isinstance(rule, Rule) or not inputs.time or not _is_own(rule):
         return []
@@ -62,18 +63,22 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
 
 
 def _widened(jaxpr: Any, names: dict[Any, str]) -> Iterator[str]:
-    """The names of variables that are converted to another dtype, inside calls as well."""
+    """The names of variables that are converted, or multiplied with another dtype, inside calls as well."""
     for equation in jaxpr.eqns:
         read = [None if hasattr(atom, "val") else names.get(atom) for atom in equation.invars]
-        name = read[0] if read else None
-        if equation.primitive.name == "convert_element_type" and name is not None:
-            yield name
-        elif equation.primitive.name in MOVES and name is not None:
-            names = {**names, equation.outvars[0]: name}
-        for inner in ("jaxpr", "call_jaxpr"):
-            found = equation.params.get(inner)
-            if found is not None:
-                found = getattr(found, "jaxpr", found)
-                if len(found.invars) == len(read):
-                    bound = {v: name for v, name in zip(found.invars, read, strict=True) if name is not None}
-                    yield from _widened(found, bound)
+        found = next(filter(None, read), None)
+        if found is None:
+            continue
+        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+        inner = getattr(inner, "jaxpr", inner)
+        if inner is not None and len(inner.invars) == len(read):
+            yield from _widened(inner, {v: name for v, name in zip(inner.invars, read, strict=True) if name})
+        elif equation.primitive.name in MOVES:
+            names = {**names, equation.outvars[0]: found}
+        elif equation.primitive.name == "convert_element_type" or len(_dtypes(equation.invars)) > 1:
+            yield found
+
+
+def _dtypes(atoms: Any) -> set[Any]:
+    dtypes = {atom.aval.dtype for atom in atoms if hasattr(atom.aval, "dtype")}
+    return {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}

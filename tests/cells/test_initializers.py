@@ -100,3 +100,41 @@ def test_init_follows_dtype_and_key():
 def test_bad_arguments_are_refused(make, error, message, unhooked):
     with pytest.raises(error, match=message):
         make()
+
+
+JAX_BIASES = {
+    "zeros_init": (jax.nn.initializers.zeros, 0.0, 0.0),
+    "ones_init": (jax.nn.initializers.ones, 1.0, 0.0),
+    "constant": (jax.nn.initializers.constant(0.3), 0.3, 0.0),
+    "normal": (jax.nn.initializers.normal(0.5), 0.0, 0.5),
+    "uniform": (jax.nn.initializers.uniform(1.0), 0.5, 1 / np.sqrt(12)),
+    "without a default": (lambda key, shape, dtype: jnp.full(shape, 2, dtype), 2.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", JAX_BIASES)
+@pytest.mark.parametrize("factory", [jaxrnn.lstm, jaxrnn.gru])
+def test_initialisers_of_jax_draw_the_bias_of_each_gate(factory, name):
+    init, mean, spread = JAX_BIASES[name]
+    size = 2000 if spread else 3
+    biases = list(drawn(factory(size, kernel_init=ZEROS, recurrent_init=ZEROS, bias_init=init), 1)[2:])
+    for block in np.split(np.concatenate([np.asarray(b) for b in biases if b is not None]), 4):
+        assert block.mean() == pytest.approx(mean, abs=0.05 if spread else 1e-6)
+        assert block.std() == pytest.approx(spread, abs=0.03 if spread else 1e-6)
+    if spread:
+        blocks = np.split(np.asarray(biases[0]), 3 if factory is jaxrnn.gru else 4)
+        assert all(abs(np.corrcoef(a, b)[0, 1]) < 0.1 for k, a in enumerate(blocks) for b in blocks[:k])
+
+
+ZEROS = jax.nn.initializers.zeros
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"bias_init": lambda key, gates, size, dtype: jnp.zeros(3, dtype)}, r"lstm.init: bias_init expected an array of shape \(16,\), got float32\[3\]"),
+    ({"bias_init": jax.nn.initializers.orthogonal()}, r"lstm.init: bias_init cannot draw shape \(4,\): "),
+    ({"kernel_init": lambda key, shape, dtype: jnp.zeros(3, dtype)}, r"lstm.init: kernel_init expected an array of shape \(2, 4\), got float32\[3\]"),
+    ({"recurrent_init": lambda key, shape, dtype: None}, r"lstm.init: recurrent_init expected an array of shape \(4, 4\), got None"),
+])  # fmt: skip
+def test_initialisers_that_return_another_shape_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        jaxrnn.lstm(4, **options).init(KEY, 2)

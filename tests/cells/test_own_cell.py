@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxrnn
 from jaxrnn import Cell, Rule
@@ -112,3 +113,50 @@ def test_output_may_differ_from_the_state():
             jax.grad(lambda a, xs, cell=cell: (jaxrnn.unroll(cell, a, xs)[1] ** 2).sum(), (0, 1))(jnp.ones(()), XS)
         )
     chex.assert_trees_all_close(*gradients, rtol=1e-7)
+
+
+class Weight(NamedTuple):
+    """The parameters of a cell whose rule names its matrix."""
+
+    w: jax.Array
+
+
+def product_cell(dot):
+    """s_t = s_{t-1} + x_t w, with a product of the user's."""
+    rule = Rule(
+        project=lambda p, xs: dot(xs, p.w),
+        forward=lambda p, s, z: (s + z, s + z, None),
+        backward=lambda p, tape, ds, dy: (ds + dy, ds + dy),
+        accumulate=lambda p, xs, tape, d: (Weight(jnp.einsum("ti,tj->ij", xs, d)), d @ p.w.astype(d.dtype).T),
+        matrices=("w",),
+    )
+    return Cell(
+        lambda key, input_size, dtype=None: Weight(jnp.ones((input_size, 2))),
+        lambda batch_shape=(), dtype=None: jnp.zeros((*batch_shape, 2)),
+        lambda p, s, x: (s + dot(x, p.w),) * 2,
+        rule,
+    )
+
+
+def promoted(x, w):
+    return jnp.dot(x, w.astype(x.dtype))
+
+
+def in_the_dtype_of_the_weight(x, w):
+    return jnp.matmul(x.astype(w.dtype), w, preferred_element_type=x.dtype)
+
+
+def test_compute_dtype_is_refused_where_a_rule_multiplies_in_another():
+    w, xs = Weight(jnp.asarray([[1.01, 0.0], [0.0, 1.0]])), jnp.asarray([[1.003, 2.0]])
+    options = {"compute_dtype": jnp.bfloat16}
+    _, ys = jaxrnn.unroll(product_cell(in_the_dtype_of_the_weight), w, xs, **options)
+    rounded = jnp.asarray([1.003, 1.01], jnp.bfloat16).astype(float)
+    np.testing.assert_allclose(ys[0, 0], rounded[0] * rounded[1], rtol=1e-7)
+    for dot in (promoted, jax.jit(promoted), lambda x, w: x @ w, lambda x, w: x @ w[:, ::1].T.T):
+        message = (
+            "unroll: compute_dtype expected a rule that multiplies params.w in its own dtype.* preferred_element_type"
+        )
+        with jax.numpy_dtype_promotion("standard"), pytest.raises(NotImplementedError, match=message):
+            jaxrnn.unroll(product_cell(dot), w, xs, **options)
+        with jax.numpy_dtype_promotion("standard"):
+            np.testing.assert_allclose(jaxrnn.unroll(product_cell(dot), w, xs)[1][0, 0], 1.003 * 1.01, rtol=1e-6)

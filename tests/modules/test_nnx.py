@@ -1,5 +1,7 @@
 """The modules and cells inside Flax: NNX's transformations, optimisers, checkpoints and wrappers, and Linen."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,3 +166,65 @@ def test_gradients_through_nnx_rnn_equal_those_of_unroll():
     expected = jax.grad(lambda p: jnp.sum(jaxrnn.unroll(cell.cell, p, XS)[1] ** 2))(cell.params)
     got = LSTMParams(**{name: gradients["cell"][name].get_value() for name in ("w_x", "w_h", "b")})
     assert_close(got, expected, "float32")
+
+
+def test_variables_are_read_as_their_arrays():
+    cell, module = CELLS["gru"](), LSTM(I, H, rngs=rngs())
+    h, x = random_like(1, jax.ShapeDtypeStruct((2, H), jnp.float32), jnp.float32), XS[0, :2]
+    assert_equal(cell(nnx.Variable(h), nnx.Param(x)), cell(h, x))
+    rows = jnp.stack([h])
+    lengths = np.asarray([3, 1])
+    wrapped = module(nnx.Param(XS[:, :2]), (nnx.Variable(rows), rows), lengths=nnx.Variable(jnp.asarray(lengths)))
+    assert_equal(wrapped, module(XS[:, :2], (rows, rows), lengths=lengths))
+    module.load(jax.tree.map(lambda leaf: nnx.Param(2 * leaf), module.params))
+    assert_equal(module.params[0].b, 2 * LSTM(I, H, rngs=rngs()).params[0].b)
+
+
+class Agent(nnx.Module):
+    def __init__(self, seed):
+        self.cell = LSTMCell(I, H, rngs=nnx.Rngs(seed))
+        self.memory = GRU(I, H, 2, rngs=nnx.Rngs(seed + 10))
+
+
+def test_users_modules_are_mapped_over_together():
+    online, target = Agent(0), Agent(1)
+    mixed = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, target, online)
+    expected = 0.9 * np.asarray(target.cell.w_x[...]) + 0.1 * np.asarray(online.cell.w_x[...])
+    np.testing.assert_allclose(mixed.cell.w_x[...], expected, rtol=1e-6)
+    expected = 0.9 * np.asarray(target.memory.layers[1].b[...]) + 0.1 * np.asarray(online.memory.layers[1].b[...])
+    np.testing.assert_allclose(mixed.memory.layers[1].b[...], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("cls", [RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell])
+def test_signature_names_every_keyword(cls):
+    parameters = inspect.signature(cls).parameters
+    keywords = {"param_dtype", "kernel_init", "recurrent_init", "bias_init", "kernel_metadata", "rngs"}
+    keywords |= (
+        {"checkpoint", "implementation", "compute_dtype", "deterministic"}
+        if not cls.__name__.endswith("Cell")
+        else set()
+    )
+    assert keywords <= set(parameters)
+    assert not {p.kind for p in parameters.values()} & {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    defaults = {name: p.default for name, p in parameters.items() if p.default is not p.empty}
+    assert "rngs" not in defaults
+    assert cls(I, H, **{k: v for k, v in defaults.items() if k not in ("input_size", "hidden_size")}, rngs=rngs())
+    assert next(iter(inspect.signature(cls(I, H, rngs=rngs())).parameters)) in ("xs", "carry")  # of a call
+
+
+class Own(LSTM):
+    def __init__(self, width, *, seed=0):
+        super().__init__(width, width, rngs=nnx.Rngs(seed))
+
+
+def test_signature_of_a_users_subclass_is_its_own():
+    assert list(inspect.signature(Own).parameters) == ["width", "seed"]
+    assert list(inspect.signature(type("Same", (GRU,), {})).parameters) == list(inspect.signature(GRU).parameters)
+
+
+def test_biases_are_drawn_by_initialisers_of_flax():
+    module = LSTM(
+        I, H, bias_init=nnx.initializers.constant(0.25), kernel_init=nnx.initializers.ones_init(), rngs=rngs()
+    )
+    assert set(np.asarray(module.params[0].b)) == {0.25}
+    assert set(np.asarray(module.params[0].w_x).ravel()) == {1.0}
