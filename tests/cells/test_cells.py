@@ -5,11 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
 from tests.support import in_numpy
 from tests.support.programs import step_of
-from tests.support.registry import CELLS, H, I, make, numpy_of, of_cell, quick_jit
+from tests.support.registry import CELLS, H, I, cell_of, make, numpy_of, of_cell, quick_jit
 
 
 @pytest.mark.parametrize("name", [of_cell(name) for name in CELLS])
@@ -97,3 +98,22 @@ def test_callable_activation_is_differentiated_at_its_preactivation(x64):
     params = jaxrnn.RNNParams(jnp.full((1, 1), 2.0), jnp.zeros((1, 1)), jnp.zeros(1))
     gradient = jax.grad(lambda x: jaxrnn.unroll(cell, params, x)[1].sum())(jnp.ones((1, 1)))
     np.testing.assert_allclose(gradient, [[2 * 3 * 2.0**2]])
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_no_two_arrays_of_parameters_and_states_share_a_buffer(name):
+    """Two that did could not be donated together."""
+    cell = cell_of(name)
+    leaves = jax.tree.leaves((cell.init(jax.random.key(0), H), cell.initial_state((2,))))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
+    add = jax.jit(lambda leaves: [leaf + 1 for leaf in leaves], donate_argnums=0)
+    before = [np.asarray(leaf).copy() for leaf in leaves]
+    chex.assert_trees_all_close(add(leaves), [leaf + 1 for leaf in before])
+    assert all(leaf.is_deleted() for leaf in leaves)
+
+
+@pytest.mark.parametrize("cls", ["LSTM", "GRU", "LSTMCell", "GRUCell"])
+def test_no_two_parameters_of_a_module_share_a_buffer(cls):
+    module = getattr(jaxrnn.modules, cls)(3, 4, layer_norm=True, rngs=nnx.Rngs(0))
+    leaves = jax.tree.leaves(nnx.state(module, nnx.Param))
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)

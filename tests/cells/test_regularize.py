@@ -178,3 +178,22 @@ def test_cell_with_noise_of_its_own_is_refused(unhooked):
     own = LINEAR._replace(sample=lambda key, params, xs: (params, xs + jax.random.normal(key, xs.shape)))
     with pytest.raises(NotImplementedError, match="regularize: cell .* draws noise of its own, which another would"):
         jaxrnn.regularize(own, zoneout=0.1)
+
+
+def test_forgotten_key_of_a_cell_with_noise_warns():
+    case = make("lstm")
+    noisy, silent = jaxrnn.regularize(case.cell, zoneout=0.5), jaxrnn.regularize(case.cell)
+    message = r"unroll: key was not given, so the noise of regularize\(lstm\(4\), zoneout=0.5\) is off; .*key=None to evaluate"
+    with pytest.warns(UserWarning, match=message) as caught:
+        forgotten = jaxrnn.unroll(noisy, case.params, case.xs)
+    assert caught[0].filename == __file__
+    assert_equal(forgotten, jaxrnn.unroll(noisy, case.params, case.xs, key=None))
+    assert_equal(jaxrnn.unroll(silent, case.params, case.xs), jaxrnn.unroll(case.cell, case.params, case.xs))
+    nets = {"noisy": jaxrnn.stack([noisy]), "dropout": jaxrnn.stack([case.cell, jaxrnn.gru(2)], dropout=0.5)}
+    for net in nets.values():
+        params = net.init(jax.random.key(0), case.xs.shape[-1])
+        with pytest.warns(UserWarning, match="stack.unroll: key was not given, so the noise of") as caught:
+            net.unroll(params, case.xs)
+        assert caught[0].filename == __file__
+        assert len(caught) == 1
+        net.unroll(params, case.xs, key=None)  # a warning would be an error here

@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
+from jaxrnn.sequence import registry
 from tests.support.registry import B, H, I, T, make
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
+MODULE = jaxrnn.modules.RNN(I, H, rngs=nnx.Rngs(0))
 LSTM, GRU, RNN = make("lstm"), make("gru"), make("rnn-tanh")
 ZEROS = np.zeros((T, B), bool)
 
@@ -145,3 +148,64 @@ def test_unsupported_calls_are_refused_with_a_reason():
         unroll(cell=cell, implementation="bptt")
     with pytest.raises(NotImplementedError, match="compute_dtype does not support cell"):
         unroll(cell=cell, compute_dtype=jnp.bfloat16)
+
+
+INTEGERS = jaxrnn.RNNParams(*(np.asarray(v, np.int32) for v in ([[1, 2], [3, 4]], [[0, 1], [1, 0]], [0, 0])))
+
+
+def test_params_of_whole_numbers_are_refused_and_as_floats_give_the_equations(unhooked):
+    """As integers they would round the inputs to zeros in the product."""
+    xs = np.asarray([[0.5, 0.25]], np.float32)
+    cell = jaxrnn.rnn(2)
+    expected = np.tanh(xs @ np.asarray(INTEGERS.w_x))
+    floats = jax.tree.map(lambda leaf: leaf.astype(np.float32), INTEGERS)
+    np.testing.assert_allclose(jaxrnn.unroll(cell, floats, xs)[1], expected, rtol=1e-6)
+    net = jaxrnn.stack([cell])
+    module = jaxrnn.modules.RNN(2, 2, rngs=nnx.Rngs(0))
+    for dtype in (np.int32, np.int8, bool, np.complex64):
+        given = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), INTEGERS)
+        calls = [
+            lambda name=name: jaxrnn.unroll(cell, given, xs, implementation=name) for name in registry.IMPLEMENTATIONS
+        ]
+        calls += [
+            lambda: jaxrnn.rnn_step(given, np.zeros(2, np.float32), xs[0]),
+            lambda: net.unroll((given,), xs),
+            lambda: net.step((given,), net.initial_state(), xs[0]),
+            lambda: jaxrnn.generate(cell, given, np.zeros(2, np.float32), xs[0], lambda y, key: y, 2),
+            lambda: module.load((given,)),
+            lambda: jaxrnn.save("unused", cell, given),
+            lambda: jaxrnn.interop.to_torch((given,)),
+            lambda: jaxrnn.analysis.state_jacobians(cell, given, xs),
+        ]
+        for call in calls:
+            with pytest.raises((TypeError, ValueError), match=rf"w_x\b.*expected .*{np.dtype(dtype).name}"):
+                call()
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda: jaxrnn.unroll(jaxrnn.stack([RNN.cell]), (RNN.params,), RNN.xs), r"unroll: cell expected a jaxrnn.Cell, got .*; call net.unroll\(params, xs\)"),
+    (lambda: jaxrnn.unroll(MODULE, RNN.params, RNN.xs), "unroll: cell expected .*; call the module itself, or its network.unroll"),
+    (lambda: jaxrnn.save("unused", MODULE, MODULE.params), r"save: network expected .*\.network"),
+    (lambda: jaxrnn.interop.to_onnx(MODULE, MODULE.params, "unused"), r"to_onnx: .*\.network"),
+    (lambda: jaxrnn.stack(jaxrnn.lstm(8)), r"stack: cells expected a list; write stack\(\[cell\]\), got lstm\(8\)"),
+    (lambda: jaxrnn.stack([RNN.cell])((RNN.params,), RNN.xs), r"a network is not called; use net.unroll\(params, xs\)"),
+    (lambda: RNN.cell(RNN.params, RNN.xs), r"a cell is not called; use jaxrnn.unroll\(cell, params, xs\)"),
+    (lambda: jaxrnn.lstm(4).initial_state(3), r"lstm.initial_state: batch_shape expected a tuple of sizes, got int 3; write \(3,\)"),
+])  # fmt: skip
+def test_messages_name_the_call_that_is_meant(call, message, unhooked):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+@pytest.mark.parametrize("call", [
+    lambda: jaxrnn.stack([RNN.cell]).unroll((RNN.params,), np.ones((60, 60, I)).tolist()),
+    lambda: unroll(RNN, lengths=[1] * 5000),
+    lambda: unroll(RNN, params=[RNN.params] * 1000),
+    lambda: jaxrnn.rnn(10**400),
+    lambda: jaxrnn.rnn(2, activation="x" * 5000),
+    lambda: RNN.cell.initial_state("x" * 5000),
+])  # fmt: skip
+def test_long_values_are_described_in_short_messages(call, unhooked):
+    with pytest.raises((TypeError, ValueError)) as caught:
+        call()
+    assert len(str(caught.value).splitlines()[0]) <= 500
