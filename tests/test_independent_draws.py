@@ -107,26 +107,27 @@ def test_carry_of_a_module_is_drawn_independently():
 # Noise
 
 
-def test_noise_of_layers_and_directions_and_dropout_between_them_are_drawn_independently():
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_noise_of_layers_and_directions_and_dropout_between_them_are_drawn_independently(bidirectional):
     """The cells output 1, so that the inputs of a layer show the dropout below it, and draw from the key they are given."""
-    seen = []
+    seen, features = [], 4 * (1 + bidirectional)
 
     def sample(key, params, xs):
         seen.append((key, xs))
         return params, xs
 
     cell = jaxrnn.rnn(4, activation="relu")._replace(sample=sample)
-    net = jaxrnn.stack([cell] * 4, bidirectional=True, dropout=0.5)
-    shapes = jax.eval_shape(lambda key: net.init(key, 8), KEY)
+    net = jaxrnn.stack([cell] * 4, bidirectional=bidirectional, dropout=0.5)
+    shapes = jax.eval_shape(lambda key: net.init(key, features), KEY)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1.0 if leaf.ndim == 1 else 0.0), shapes)
-    net.unroll(params, jnp.ones((20, 10, 8)), key=KEY)
-    places = list(itertools.product(range(4), ("forward", "backward")))
+    net.unroll(params, jnp.ones((20, 10, features)), key=KEY)
+    places = list(itertools.product(range(4), ("forward", "backward")[: 1 + bidirectional]))
     draws = {f"noise {place}": uniform(key, *xs.shape) for place, (key, xs) in zip(places, seen, strict=True)}
     for (layer, direction), (_, xs) in zip(places, seen, strict=True):
         if layer and direction == "forward":
             assert set(np.unique(xs)) == {0, 2}
             draws[f"dropout below layer {layer}"] = xs
-    assert len(draws) == 8 + 3
+    assert len(draws) == 4 * (1 + bidirectional) + 3
     assert_independent(draws)
 
 
