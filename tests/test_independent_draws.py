@@ -19,10 +19,12 @@ from flax import nnx
 import jaxrnn
 from experiments import forecast, long_sequence, polyphonic_music, translate_toy
 from experiments.datasets import batching, translation
+from experiments.datasets.images import Images
 from experiments.gradient_flow import gain
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
 from experiments.models import language
 from experiments.models.functional import Functional
+from experiments.models.problems import digits
 from experiments.models.readout import init_readout
 from experiments.training.loop import Task, begin, training
 from jaxrnn import LSTMState, analysis, initializers, modules
@@ -282,10 +284,10 @@ def test_parameters_and_noise_of_all_seeds_and_steps_are_drawn_independently():
 
 
 def batches_of_music():
-    rng = np.random.default_rng(0)
-    pieces = [rng.random((rng.integers(30, 90), polyphonic_music.PITCHES)) < 0.1 for _ in range(30)]
+    """The pieces are equal, so that batches differ by the stretches that are read of them."""
+    piece = np.random.default_rng(0).random((5000, polyphonic_music.PITCHES)) < 0.1
     model = types.SimpleNamespace(init=None, bind=None)
-    return polyphonic_music.task_of(polyphonic_music.Config(window=20), model, pieces).batch
+    return polyphonic_music.task_of(polyphonic_music.Config(window=20), model, [piece] * 16).batch
 
 
 def batches_of_forecast():
@@ -300,9 +302,16 @@ def batches_of_text():
     return lambda seed, epoch: of_a_step(seed, 3 * epoch)  # three windows an epoch
 
 
+def batches_of_images():
+    """A step is an epoch: of 50 images 40 are for training."""
+    images = np.arange(50.0).reshape(50, 1, 1), np.arange(50)
+    return digits(40, Images(*images, *images)).batch
+
+
 LENGTHS = np.arange(64)
 BATCHES = {
     **{name: lambda name=name: TASKS[name]().batch for name in TASKS},
+    "digits, by epoch": batches_of_images,
     "polyphonic_music": batches_of_music,
     "forecast": batches_of_forecast,
     "text": batches_of_text,
