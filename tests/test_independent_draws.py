@@ -19,10 +19,12 @@ from flax import nnx
 import jaxrnn
 from experiments import forecast, long_sequence, polyphonic_music, translate_toy
 from experiments.datasets import batching, translation
+from experiments.datasets.images import Images
 from experiments.gradient_flow import gain
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
 from experiments.models import language
 from experiments.models.functional import Functional
+from experiments.models.problems import digits
 from experiments.models.readout import init_readout
 from experiments.training.loop import Task, begin, training
 from jaxrnn import LSTMState, analysis, initializers, modules
@@ -107,26 +109,27 @@ def test_carry_of_a_module_is_drawn_independently():
 # Noise
 
 
-def test_noise_of_layers_and_directions_and_dropout_between_them_are_drawn_independently():
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_noise_of_layers_and_directions_and_dropout_between_them_are_drawn_independently(bidirectional):
     """The cells output 1, so that the inputs of a layer show the dropout below it, and draw from the key they are given."""
-    seen = []
+    seen, features = [], 4 * (1 + bidirectional)
 
     def sample(key, params, xs):
         seen.append((key, xs))
         return params, xs
 
     cell = jaxrnn.rnn(4, activation="relu")._replace(sample=sample)
-    net = jaxrnn.stack([cell] * 4, bidirectional=True, dropout=0.5)
-    shapes = jax.eval_shape(lambda key: net.init(key, 8), KEY)
+    net = jaxrnn.stack([cell] * 4, bidirectional=bidirectional, dropout=0.5)
+    shapes = jax.eval_shape(lambda key: net.init(key, features), KEY)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 1.0 if leaf.ndim == 1 else 0.0), shapes)
-    net.unroll(params, jnp.ones((20, 10, 8)), key=KEY)
-    places = list(itertools.product(range(4), ("forward", "backward")))
+    net.unroll(params, jnp.ones((20, 10, features)), key=KEY)
+    places = list(itertools.product(range(4), ("forward", "backward")[: 1 + bidirectional]))
     draws = {f"noise {place}": uniform(key, *xs.shape) for place, (key, xs) in zip(places, seen, strict=True)}
     for (layer, direction), (_, xs) in zip(places, seen, strict=True):
         if layer and direction == "forward":
             assert set(np.unique(xs)) == {0, 2}
             draws[f"dropout below layer {layer}"] = xs
-    assert len(draws) == 8 + 3
+    assert len(draws) == 4 * (1 + bidirectional) + 3
     assert_independent(draws)
 
 
@@ -281,10 +284,10 @@ def test_parameters_and_noise_of_all_seeds_and_steps_are_drawn_independently():
 
 
 def batches_of_music():
-    rng = np.random.default_rng(0)
-    pieces = [rng.random((rng.integers(30, 90), polyphonic_music.PITCHES)) < 0.1 for _ in range(30)]
+    """The pieces are equal, so that batches differ by the stretches that are read of them."""
+    piece = np.random.default_rng(0).random((5000, polyphonic_music.PITCHES)) < 0.1
     model = types.SimpleNamespace(init=None, bind=None)
-    return polyphonic_music.task_of(polyphonic_music.Config(window=20), model, pieces).batch
+    return polyphonic_music.task_of(polyphonic_music.Config(window=20), model, [piece] * 16).batch
 
 
 def batches_of_forecast():
@@ -299,9 +302,16 @@ def batches_of_text():
     return lambda seed, epoch: of_a_step(seed, 3 * epoch)  # three windows an epoch
 
 
+def batches_of_images():
+    """A step is an epoch: of 50 images 40 are for training."""
+    images = np.arange(50.0).reshape(50, 1, 1), np.arange(50)
+    return digits(40, Images(*images, *images)).batch
+
+
 LENGTHS = np.arange(64)
 BATCHES = {
     **{name: lambda name=name: TASKS[name]().batch for name in TASKS},
+    "digits, by epoch": batches_of_images,
     "polyphonic_music": batches_of_music,
     "forecast": batches_of_forecast,
     "text": batches_of_text,

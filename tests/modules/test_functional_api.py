@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxrnn.modules import GRU, LSTM
-from tests.support.modules import MASK, MODULES, RESETS, XS, by_layer, flat, initial, numbers, randomised, rngs
+from tests.support.modules import KINDS, MASK, MODULES, RESETS, XS, by_layer, flat, initial, numbers, randomised, rngs
 from tests.support.registry import LENGTHS, B, H, I, T, assert_close, assert_equal, gap
 
 
@@ -50,6 +50,17 @@ def test_batch_first_moves_time_and_keeps_states(name):
     alone = jax.tree.map(lambda a: a[:, 0], hx)
     first = batch_first(XS[:, 0], alone, mask=MASK[:, 0], resets=RESETS[:, 0])  # time is first without a batch
     assert_close(first, (ys[:, 0], jax.tree.map(lambda a: a[:, 0], finals)), "float32")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_batch_first_modules_begin_with_layers_and_directions(kind):
+    """There are as many sequences as rows of a state, so that no shape tells the two axes apart."""
+    module = randomised(KINDS[kind](I, H, 2, batch_first=True, bidirectional=True, rngs=rngs()))
+    for batch, has_states in (((4,), False), ((4,), True), ((4, 4), True)):
+        xs, hx = numbers(3, *batch, T, I), initial(module, *batch) if has_states else None
+        states = None if hx is None else by_layer(module, hx)
+        states, ys = module.network.unroll(module.params, np.moveaxis(xs, -2, 0), states)
+        assert_equal(module(xs, hx), (np.moveaxis(ys, 0, -2), flat(states)))
 
 
 def test_several_batch_axes_equal_one():

@@ -1,6 +1,7 @@
 """Segments of a sequence: values and gradients stay equal, memory and collectives are bounded."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from jaxrnn.sequence.segments import (
     join_time,
     segment_length,
     split_time,
+    steps_kept,
 )
 from tests.support import in_jax, in_numpy
 from tests.support.programs import differentiated
@@ -273,13 +275,20 @@ def test_segment_lengths_divide_the_steps_or_are_near_the_wanted_length(rows):
     wanted = max(SHORTEST_SEGMENT, SEGMENT_ROWS // max(rows, 1))
     for time in [0, 1, 2 * wanted - 1]:
         assert segment_length(time, rows) == max(time, 1)
-    for time in [2 * wanted, 9973, 10_000, 784]:
+    assert segment_length(2 * wanted, rows) == wanted
+    for time in [2 * wanted, 9973, 10_000, 784, 4 * 101]:
         size = segment_length(time, rows)
         if time >= 2 * wanted:
             assert wanted // 2 <= size <= 2 * wanted
             assert time % size == 0 or not any(time % k == 0 for k in range(wanted // 2, 2 * wanted + 1))
     assert segment_length(784, 64) == 16
     assert segment_length(9973, 64) == 16  # a prime
+
+
+def test_square_root_keeps_the_fewest_states_and_steps():
+    for time in range(1, 200):
+        kept = lambda size, time=time: size + math.ceil(time / size)  # noqa: E731
+        assert kept(steps_kept("sqrt", time)) == min(map(kept, range(1, time + 1)))
 
 
 def test_default_needs_at_most_the_memory_of_autodiff():
