@@ -1,7 +1,7 @@
 """Checks of what users pass in: each error names function, argument, expected and got."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -87,8 +87,8 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
 
 
 def function(where: str, name: str, value: Any, signature: str) -> Any:
-    """`value` is callable; `signature` says of what."""
-    if not callable(value) or isinstance(value, type):
+    """`value` is callable; `signature` says of what. A variable of NNX is callable, but no function."""
+    if not callable(value) or isinstance(value, type) or (hasattr(value, "shape") and hasattr(value, "dtype")):
         raise TypeError(f"{where}: {name} expected a function {signature}, got {describe(value)}")
     return value
 
@@ -259,6 +259,7 @@ def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
 
 def state_like(where: str, name: str, state: Any, expected: Any) -> None:
     """`state` has the structure and shapes of `expected`, whose leaves have a shape and a dtype."""
+    leaves(where, name, state)
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise TypeError(
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
@@ -269,6 +270,7 @@ def state_like(where: str, name: str, state: Any, expected: Any) -> None:
                 f"{where}: {name} expected arrays as in {describe(expected)}, got {describe(state)}; "
                 f"{type(got).__name__} is no array"
             )
+        array(where, name, got)
         if tuple(got.shape) != tuple(want.shape):
             raise ValueError(
                 f"{where}: {name} expected {describe(expected)}, got {describe(state)}; "
@@ -294,9 +296,9 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
 def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, ...]) -> jax.Array:
     """Integers `(*B,)` in 0..T; the range of traced values cannot be seen and is not checked."""
     given, value = value, array(where, "lengths", value)
-    known = None if isinstance(given, Tracer) else np.asarray(given)  # before a cast to 32 bits
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{where}: lengths expected integers, got {describe(value)}")
+    known = None if isinstance(given, Tracer) else np.asarray(given)  # before a cast to 32 bits
     if value.shape != batch_shape:
         raise ValueError(
             f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; "
@@ -306,3 +308,22 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
+
+
+def leaves(where: str, name: str, value: Any) -> list[Any]:
+    """The leaves of a pytree; an iterator is none, nor a dictionary with keys that have no order."""
+    try:
+        if not isinstance(value, Iterator):
+            return jax.tree.leaves(value)
+    except Exception:  # JAX raises several kinds
+        pass
+    raise TypeError(f"{where}: {name} expected arrays, in tuples, lists or dictionaries, got {describe(value)}")
+
+
+def arrays(where: str, name: str, value: Any) -> None:
+    """The leaves of `value` are arrays of numbers or booleans, or numbers."""
+    for leaf in leaves(where, name, value):
+        if is_array(leaf):
+            array(where, name, leaf)
+        elif not isinstance(leaf, (bool, float, complex)) and not (is_integer(leaf) and abs(leaf) <= LARGEST_SIZE):
+            raise TypeError(f"{where}: {name} expected arrays, got {describe(leaf)} in {describe(value)}")

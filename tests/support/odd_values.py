@@ -12,6 +12,7 @@ Tests that use it need the fixture `unhooked`, so that the library's own errors 
 
 import contextlib
 import dis
+import functools
 import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -69,7 +70,7 @@ def _like(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def make(good: Any) -> Any:
         leaves = jax.tree.leaves(good) if not callable(good) else []
         if not leaves or not all(map(_is_array, leaves)):
-            return change(jnp.ones((2, 3)))
+            return change(_shared()["array"])
         return jax.tree.map(change, good)
 
     return make
@@ -78,7 +79,7 @@ def _like(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _cast(dtype: Any) -> Callable[[Any], Any]:
     def change(leaf: Any) -> Any:
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return jnp.asarray(jax.random.key_data(leaf) if is_key else leaf).astype(dtype)
+        return jnp.asarray(np.asarray(jax.random.key_data(leaf) if is_key else leaf).astype(dtype))
 
     return _like(change)
 
@@ -91,7 +92,7 @@ def _traced(good: Any) -> Traced:
     """The good value while it is traced, if it can be."""
     leaves = jax.tree.leaves(good) if not callable(good) else []
     numbers = all(_is_array(leaf) or isinstance(leaf, (int, float)) for leaf in leaves)
-    return Traced(good if leaves and numbers else jnp.ones((2, 3)))
+    return Traced(good if leaves and numbers else _shared()["array"])
 
 
 def _torch_tensor(good: Any) -> Any:
@@ -99,6 +100,17 @@ def _torch_tensor(good: Any) -> Any:
 
     array = np.asarray(good) if _is_array(good) and not isinstance(good, jax.Array) else np.ones((2, 3), np.float32)
     return torch.from_numpy(array)
+
+
+@functools.cache
+def _shared() -> dict[str, Any]:
+    """Values of JAX, made once."""
+    return {
+        "params": jaxrnn.mgu(3).init(jax.random.key(0), 2),
+        "key": jax.random.key(0),
+        "keys": jax.random.split(jax.random.key(0), 3),
+        "array": jnp.ones((2, 3)),
+    }
 
 
 # Each entry makes its value anew, from the good value in whose place it stands.
@@ -132,6 +144,7 @@ ODD: dict[str, Callable[[Any], Any]] = {
     "an object": lambda good: object(),
     "a rude object": lambda good: Rude(),
     "a class": lambda good: dict,
+    "the class of cells": lambda good: jaxrnn.Cell,
     "a lambda": lambda good: lambda *args, **options: None,
     "a table": lambda good: Table(),
     "strings": lambda good: np.asarray(["a", "b"]),
@@ -145,13 +158,13 @@ ODD: dict[str, Callable[[Any], Any]] = {
     "a shape": lambda good: jax.ShapeDtypeStruct((2, 3), jnp.float32),
     "a cell": lambda good: jaxrnn.gru(3),
     "a network": lambda good: jaxrnn.stack([jaxrnn.rnn(3)]),
-    "params of another cell": lambda good: jaxrnn.mgu(3).init(jax.random.key(0), 2),
-    "a key": lambda good: jax.random.key(0),
-    "keys": lambda good: jax.random.split(jax.random.key(0), 3),
+    "params of another cell": lambda good: _shared()["params"],
+    "a key": lambda good: _shared()["key"],
+    "keys": lambda good: _shared()["keys"],
     "a raw key": lambda good: np.zeros(2, np.uint32),
-    "a traced number": lambda good: Traced(jnp.float32(0.5)),
-    "a traced integer": lambda good: Traced(jnp.int32(2)),
-    "a traced array": lambda good: Traced(jnp.ones((2, 3))),
+    "a traced number": lambda good: Traced(np.float32(0.5)),
+    "a traced integer": lambda good: Traced(np.int32(2)),
+    "a traced array": lambda good: Traced(_shared()["array"]),
     # Those below are the good value in another form, if it has arrays.
     "traced": _traced,
     "in NumPy": _like(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf)),
