@@ -86,16 +86,21 @@ def one_of(where: str, name: str, value: Any, choices: Sequence[Any]) -> None:
         raise ValueError(f"{where}: {name} expected one of {expected}; got {quote(value)}{_if_traced(value)}")
 
 
+def is_function(value: Any) -> bool:
+    """Whether it can be called for a result: no class, no record such as a cell, no box around an array."""
+    return callable(value) and not isinstance(value, (type, tuple)) and not hasattr(value, "shape")
+
+
 def function(where: str, name: str, value: Any, signature: str) -> Any:
-    """`value` is callable; `signature` says of what. A variable of NNX is callable, but no function."""
-    if not callable(value) or isinstance(value, type) or (hasattr(value, "shape") and hasattr(value, "dtype")):
+    """`value` can be called; `signature` says with what."""
+    if not is_function(value):
         raise TypeError(f"{where}: {name} expected a function {signature}, got {describe(value)}")
     return value
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array of JAX or NumPy, traced ones included."""
-    return isinstance(value, (jax.Array, np.ndarray, np.generic))
+    """Whether it is an array of JAX or NumPy, traced ones included, masked ones excluded: JAX has none."""
+    return isinstance(value, (jax.Array, np.ndarray, np.generic)) and not isinstance(value, np.ma.MaskedArray)
 
 
 def array(where: str, name: str, value: Any) -> jax.Array:
@@ -104,9 +109,13 @@ def array(where: str, name: str, value: Any) -> jax.Array:
         raise TypeError(f"{where}: {name} expected an array, got {describe(value)}")
     if not isinstance(value, jax.Array) and not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
         raise TypeError(f"{where}: {name} expected an array of numbers or booleans, got {describe(value)}")
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{where}: {name} expected an array, got a masked one; give `lengths` or `mask` instead")
     return jnp.asarray(value)
+
+
+def arrays(where: str, name: str, tree: Any) -> None:
+    """Every leaf of a pytree is an array."""
+    for leaf in jax.tree.leaves(tree):
+        array(where, name, leaf)
 
 
 def floating(where: str, name: str, value: Any) -> jax.Array:
@@ -257,10 +266,9 @@ def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
         raise ValueError(f"{where}: {name} has last axis {input_shape[-1]}, params.w_x expects {shape[0]}{hint}")
 
 
-def state_like(where: str, name: str, state: Any, expected: Any) -> None:
+def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str = "xs") -> None:
     """`state` has the structure and shapes of `expected`, whose leaves have a shape and a dtype."""
-    leaves(where, name, state)
-    if jax.tree.structure(state) != jax.tree.structure(expected):
+    if not same_structure(state, expected):
         raise TypeError(
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
         )
@@ -274,10 +282,20 @@ def state_like(where: str, name: str, state: Any, expected: Any) -> None:
         if tuple(got.shape) != tuple(want.shape):
             raise ValueError(
                 f"{where}: {name} expected {describe(expected)}, got {describe(state)}; "
-                "states are not broadcast: use jnp.broadcast_to to share one over the batch"
+                f"states are not broadcast over the batch of {batch_of}: use jnp.broadcast_to to share one"
             )
         if want.dtype.name in FLOATS and got.dtype.name not in FLOATS:
             raise TypeError(f"{where}: {name} expected floating-point arrays, got {describe(state)}")
+
+
+def same_structure(tree: Any, expected: Any) -> bool:
+    """Whether two pytrees have the same structure."""
+    if isinstance(tree, Iterator):  # to JAX a leaf, with a warning
+        return False
+    try:
+        return jax.tree.structure(tree) == jax.tree.structure(expected)
+    except (TypeError, ValueError):  # a dictionary whose keys cannot be sorted
+        return False
 
 
 def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -320,7 +338,7 @@ def leaves(where: str, name: str, value: Any) -> list[Any]:
     raise TypeError(f"{where}: {name} expected arrays, in tuples, lists or dictionaries, got {describe(value)}")
 
 
-def arrays(where: str, name: str, value: Any) -> None:
+def numeric_leaves(where: str, name: str, value: Any) -> None:
     """The leaves of `value` are arrays of numbers or booleans, or numbers."""
     for leaf in leaves(where, name, value):
         if is_array(leaf):

@@ -98,7 +98,8 @@ def _array(value: Any) -> str | None:
         text = f"{dtype}{cut(str(list(shape)), 60)}"
     except Exception:  # attributes of foreign objects may do anything
         return None
-    if isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct)):
+    is_plain = isinstance(value, (jax.Array, np.ndarray, np.generic, jax.ShapeDtypeStruct))
+    if is_plain and not isinstance(value, np.ma.MaskedArray):
         return text
     return f"{type(value).__name__} of {text}"
 

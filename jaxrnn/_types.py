@@ -39,6 +39,16 @@ State = PyTree
 DType = Any
 
 
+class NotGiven:
+    """The default of an argument for which `None` means something else."""
+
+    def __repr__(self) -> str:
+        return "<not given>"
+
+
+NOT_GIVEN = NotGiven()
+
+
 class Tape(NamedTuple):
     """What the forward pass keeps of a step, or of all steps with a leading axis T."""
 
@@ -205,6 +215,9 @@ class Cell(NamedTuple):
 
     def __repr__(self) -> str:
         return self.name
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        raise TypeError(f"{self.name}: a cell is not called; use jaxrnn.unroll(cell, params, xs), or cell.step")
 
     def __deepcopy__(self, memo: Any) -> "Cell":
         return self  # nothing in it changes

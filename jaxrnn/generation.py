@@ -9,7 +9,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, State
-from jaxrnn.network import Network
+from jaxrnn.network import Network, check_layers, directions
+from jaxrnn.sequence.arguments import check_cell
+from jaxrnn.sequence.sharding import align_carry
 
 
 def last_output(ys: Float[AnyArray, "T *B H"], lengths: Int[AnyArray, "*B"] | None = None) -> Float[Array, "*B H"]:
@@ -95,13 +97,13 @@ def generate(
         (7, 2, 5)
     """
     where = "generate"
-    length = _checks.positive_int(where, "length", length)
+    length = _checks.size(where, "length", length)
     return_inputs = _checks.boolean(where, "return_inputs", return_inputs)
-    if not callable(next_input):
-        raise TypeError(f"{where}: next_input expected a callable of (y, key), got {_checks.describe(next_input)}")
-    first_input = jax.tree.map(jnp.asarray, first_input)
+    _checks.function(where, "next_input", next_input, "of (y, key)")
+    key = None if key is None else _checks.key(where, "key", key)
+    _check_model(where, net_or_cell, params, states, first_input)
 
-    def body(carry: tuple[State, PyTree, Array | None], _: None):
+    def step(carry: tuple[State, PyTree, Array | None]) -> tuple[Any, Any]:
         states, x, key = carry
         key, key_t = (None, None) if key is None else jax.random.split(key)
         after, y = net_or_cell.step(params, states, x)
@@ -110,9 +112,33 @@ def generate(
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, states)
         return (after, x_next, key), (y, x_next if return_inputs else None)
 
-    states = jax.tree.map(jnp.asarray, states)
-    (states, _, _), (ys, inputs) = jax.lax.scan(body, (states, first_input, key), None, length=length)
+    start = jax.tree.map(jnp.asarray, (states, first_input, key))
+    start = align_carry(lambda carry: step(carry)[0], start)
+    (states, _, _), (ys, inputs) = jax.lax.scan(lambda carry, _: step(carry), start, None, length=length)
     return (states, ys, inputs) if return_inputs else (states, ys)
+
+
+def _check_model(where: str, model: Any, params: Params, states: State, first_input: PyTree) -> None:
+    """Raises unless it is a network or a cell, with states and a first input for it."""
+    if isinstance(model, Network):
+        if any(len(directions(layer)) == 2 for layer in model.layers):
+            raise ValueError(
+                f"{where}: net_or_cell expected a unidirectional network; a bidirectional one needs the whole sequence"
+            )
+        check_layers(where, "params", params, model.layers)
+        check_layers(where, "states", states, model.layers)
+        layer, own = model.layers[0], params[0]
+    else:
+        check_cell(where, model, "net_or_cell")
+        layer, own = model, params
+    if layer.check is None:  # a cell of one's own may read anything
+        _checks.arrays(where, "first_input", first_input)
+    else:
+        first_input = _checks.floating(where, "first_input", first_input)
+        layer.check(where, own, first_input.shape)
+        expected = jax.eval_shape(lambda: model.initial_state(first_input.shape[:-1]))
+        _checks.state_like(where, "states", states, expected)
+    _checks.arrays(where, "states", states)
 
 
 def _same(where: str, name: str, got: PyTree, wanted: PyTree) -> None:

@@ -2,13 +2,14 @@
 
 Cells draw every gate's block on its own, so an initialiser sees ``(I, H)`` or ``(H, H)``,
 never the stacked ``(I, G*H)``: "orthogonal" means one orthogonal matrix a gate, and the
-fans of Glorot are those of a gate. Bias initialisers see the names of all gates at once,
-because some of them tie one gate to another.
+fans of Glorot are those of a gate. Bias initialisers of this module see the names of all gates at
+once, because some of them tie one gate to another; one of JAX's draws each gate's ``(H,)``.
 
 What these functions return compares by value and can be pickled.
 """
 
 import dataclasses
+import inspect
 import math
 from typing import Any, Protocol, runtime_checkable
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxrnn import _describe
 from jaxrnn._bound import Bound
 
 
@@ -39,7 +41,7 @@ class Initializers:
 
     kernel: Initializer
     recurrent: Initializer
-    bias: BiasInitializer
+    bias: BiasInitializer | Initializer
 
 
 def _draw_by_jax(name: str, options: tuple[Any, ...], key: Array, shape: Any, *dtype: Any) -> Array:
@@ -193,11 +195,55 @@ def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int,
     return jnp.concatenate([biases.get(name, jnp.zeros((hidden_size,), dtype)) for name in names])
 
 
-def draw_gates(initializer: Initializer, key: Array, gates: int, shape: tuple[int, int], dtype: Any) -> Array:
+def draw_gates(
+    where: str, initializer: Initializer, key: Array, gates: int, shape: tuple[int, int], dtype: Any
+) -> Array:
     """One block of `shape` a gate, side by side: `(rows, gates * columns)`.
 
     Drawn in float32 at least: the decomposition in `orthogonal` does not support a narrower dtype.
     """
     drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-    keys = jax.random.split(key, gates)
-    return jnp.concatenate([initializer(k, shape, drawn) for k in keys], axis=-1).astype(dtype)
+    blocks = [draw(where, initializer, k, shape, drawn) for k in jax.random.split(key, gates)]
+    return jnp.concatenate(blocks, axis=-1).astype(dtype)
+
+
+def draw_biases(
+    where: str, initializer: Any, key: Array, gates: tuple[str, ...], hidden_size: int, dtype: Any
+) -> Array:
+    """The biases of all gates, `(G*H,)`, by an initialiser that sees all gates, or one of JAX's, which draws each."""
+    if _sees_gates(initializer):
+        return _checked(where, initializer, (len(gates) * hidden_size,), (key, gates, hidden_size, dtype))
+    keys = jax.random.split(key, len(gates))
+    return jnp.concatenate([draw(where, initializer, k, (hidden_size,), dtype) for k in keys])
+
+
+def draw(where: str, initializer: Initializer, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    """An array of `shape`, by an initialiser that has the signature of JAX's.
+
+    Raises:
+        ValueError: if the initialiser does not support the shape, or returns something else.
+    """
+    return _checked(where, initializer, shape, (key, shape, dtype))
+
+
+def _checked(where: str, initializer: Any, shape: tuple[int, ...], args: tuple[Any, ...]) -> Array:
+    try:
+        drawn = initializer(*args)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{where} cannot draw shape {shape}: {_describe.cut(str(error), 240)}") from error
+    if getattr(drawn, "shape", None) != shape:
+        raise ValueError(f"{where} expected an array of shape {shape}, got {_describe.describe(drawn)}")
+    return drawn
+
+
+def _sees_gates(initializer: Any) -> bool:
+    """Whether it has the signature of :class:`BiasInitializer`, and not JAX's, `(key, shape, dtype)`."""
+    try:
+        parameters = inspect.signature(initializer).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in by_position if p.default is p.empty]
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters) and len(required) < 4:
+        return len(by_position) < 2
+    return len(required) > 2 and len(by_position) > 3 and by_position[2].name != "dtype"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,8 +12,22 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._types import CELL_TYPES, AnyArray, AnyCell, Cell, LayerRules, Params, PyTree, State, format_call
+from jaxrnn._types import (
+    CELL_TYPES,
+    NOT_GIVEN,
+    AnyArray,
+    AnyCell,
+    Cell,
+    LayerRules,
+    NotGiven,
+    Params,
+    PyTree,
+    State,
+    format_call,
+)
+from jaxrnn.cells._noise import dropped
 from jaxrnn.sequence import registry
+from jaxrnn.sequence.arguments import warn_of_silence
 from jaxrnn.sequence.unroll import unroll
 
 
@@ -36,6 +51,8 @@ class Bidirectional(NamedTuple):
 
 
 Layer = AnyCell | Bidirectional
+
+MOST_LAYERS = 2**16  # each is a loop of its own in the compiled program
 
 # The walk over layers and directions. An entry is a layer, its parameters or its states.
 
@@ -85,10 +102,11 @@ class Network(NamedTuple):
     Attributes:
         init: ``(key, input_size, dtype=None) -> params``.
         initial_state: ``(batch_shape=(), dtype=None) -> states``.
-        unroll: ``(params, xs, states=None, *, key=None, **options) -> (states, ys)``, with
+        unroll: ``(params, xs, states=None, *, key, **options) -> (states, ys)``, with
             the options of :func:`jaxrnn.unroll`; ``reset_state`` has the structure of
             ``states``, and ``return_states=True`` adds the states of every layer after
-            every step. ``key`` turns on dropout and the noise of regularised cells.
+            every step. ``key`` turns on dropout and the noise of regularised cells; ``None``
+            evaluates, and so does a forgotten key, with a warning.
         step: ``(params, states, x) -> (states, y)``, for streaming; unidirectional only.
         layers: the cells, a :class:`Bidirectional` of two where a layer reads both ways.
         merge, dropout, residual: as given to :func:`stack`.
@@ -106,9 +124,14 @@ class Network(NamedTuple):
     def __deepcopy__(self, memo: Any) -> "Network":
         return self  # immutable
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        raise TypeError("Network: a network is not called; use net.unroll(params, xs), or net.step(params, states, x)")
+
     def __repr__(self) -> str:
-        options = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
-        return format_call("stack", {"cells": list(self.layers), **options}, self._field_defaults)
+        return _Plan(self.layers, self.merge, self.dropout, self.residual).name
+
+
+DEFAULTS = {"merge": "concat", "dropout": 0.0, "residual": False}
 
 
 class _Plan(NamedTuple):
@@ -116,6 +139,18 @@ class _Plan(NamedTuple):
     merge: str | Merge
     dropout: float
     residual: bool
+
+    @property
+    def name(self) -> str:
+        """What messages call the network."""
+        options = {"merge": self.merge, "dropout": self.dropout, "residual": self.residual}
+        return format_call("stack", {"cells": list(self.layers), **options}, DEFAULTS)
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether a key changes what it computes."""
+        cells = [cell for layer in self.layers for cell in directions(layer)]
+        return (self.dropout > 0 and len(self.layers) > 1) or any(cell.sample is not None for cell in cells)
 
     @property
     def is_bidirectional(self) -> bool:
@@ -154,8 +189,9 @@ def _layer_size(layer: Layer, merge: Merge) -> int:
 
 def _init(plan: _Plan, key: Array, input_size: int, dtype: Any = None) -> Params:
     """A tuple over layers of the cells' parameters."""
-    size, params = _checks.positive_int("stack.init", "input_size", input_size), []
-    for layer, key_layer in zip(plan.layers, jax.random.split(key, len(plan.layers)), strict=True):
+    size, params = _checks.size("stack.init", "input_size", input_size), []
+    keys = jax.random.split(_checks.key("stack.init", "key", key), len(plan.layers))
+    for layer, key_layer in zip(plan.layers, keys, strict=True):
         cells = directions(layer)
         keys = jax.random.split(key_layer) if len(cells) == 2 else (key_layer,)
         params.append(from_directions([cell.init(k, size, dtype) for cell, k in zip(cells, keys, strict=True)]))
@@ -165,14 +201,11 @@ def _init(plan: _Plan, key: Array, input_size: int, dtype: Any = None) -> Params
 
 def _initial_state(plan: _Plan, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
     """A tuple over layers of the cells' initial states."""
+    batch_shape = _checks.batch_shape("stack.initial_state", batch_shape)
+    dtype = _checks.float_dtype("stack.initial_state", "dtype", dtype)
     return tuple(
         from_directions([cell.initial_state(batch_shape, dtype) for cell in directions(layer)]) for layer in plan.layers
     )
-
-
-def _drop(rate: float, key: Array, ys: Array) -> Array:
-    keep = jax.random.bernoulli(key, 1 - rate, ys.shape)
-    return jnp.where(keep, ys / (1 - rate), jnp.zeros_like(ys))
 
 
 def run_layers(
@@ -207,17 +240,23 @@ def _unroll(
     xs: Float[AnyArray, "T *B I"],
     states: State | None = None,
     *,
-    key: Array | None = None,
+    key: Array | NotGiven | None = NOT_GIVEN,
     reset_state: State | None = None,
     reverse: bool = False,
     **options: Any,
 ) -> tuple[Any, ...]:
     """Runs every layer over the outputs of the one below it."""
     where, depth = "stack.unroll", len(plan.layers)
-    _check_layers(where, "params", params, plan.layers)
+    if key is NOT_GIVEN:
+        warn_of_silence(where, plan.has_noise, plan.name)
+        key = None
+    elif key is not None:
+        key = _checks.key(where, "key", key)
+    reverse = _checks.boolean(where, "reverse", reverse)
+    check_layers(where, "params", params, plan.layers)
     for name, given in (("states", states), ("reset_state", reset_state)):
         if given is not None:
-            _check_layers(where, name, given, plan.layers)
+            check_layers(where, name, given, plan.layers)
     if reverse and plan.is_bidirectional:
         raise ValueError(
             f"{where}: reverse expected False for a bidirectional network, which reads both ways; got True"
@@ -236,12 +275,12 @@ def _unroll(
         final, ys, *over_time = unroll(way.cell, own, xs, state, **given)
         return (final, *over_time), ys
 
-    def dropped(k: int, ys: Array) -> Array:
-        return _drop(plan.dropout, keys[k][1], ys) if drops else ys
+    def between(k: int, ys: Array) -> Array:
+        return dropped(keys[k][1], plan.dropout, ys) if drops else ys
 
     none = [from_directions([None] * len(cells)) for cells in layers]
     trees = (params, none if states is None else states, none if reset_state is None else reset_state, cell_keys)
-    kept, ys = run_layers(plan, run, xs, *trees, between=dropped)
+    kept, ys = run_layers(plan, run, xs, *trees, between=between)
     by_layer = ([from_directions(part) for part in zip(*layer, strict=True)] for layer in kept)
     finals, *over_time = zip(*by_layer, strict=True)
     return (finals, ys, *over_time)
@@ -274,7 +313,7 @@ def _unroll_as_one_cell(
         step=Bound(_step, plan),
         rule=LayerRules(tuple(tuple(cell.rule for cell in layer) for layer in layers)),  # pyright: ignore
         check=Bound(_check_as_one_cell, plan),
-        name=f"stack([{', '.join(map(repr, plan.layers))}])",
+        name=plan.name,
     )
     finals, ys = unroll(cell, params, xs, states, **options)
     return finals, merged(plan.merge, jnp.split(ys, len(layers[0]), axis=-1))
@@ -293,13 +332,14 @@ def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]
     where = "stack.step"
     if plan.is_bidirectional:
         raise ValueError(f"{where}: expected a unidirectional network; a bidirectional one needs the whole sequence")
-    _check_layers(where, "params", params, plan.layers)
-    _check_layers(where, "states", states, plan.layers)
+    check_layers(where, "params", params, plan.layers)
+    check_layers(where, "states", states, plan.layers)
     kept, y = run_layers(plan, lambda way, y: way.cell.step(*way.parts, y), jnp.asarray(x), params, states)
     return tuple(state for (state,) in kept), y
 
 
-def _check_layers(where: str, name: str, value: Any, layers: tuple[Layer, ...]) -> None:
+def check_layers(where: str, name: str, value: Any, layers: tuple[Layer, ...]) -> None:
+    """Raises unless `value` is a tuple over layers, of one entry a direction each."""
     if not isinstance(value, tuple) or hasattr(value, "_fields") or len(value) != len(layers):
         raise TypeError(
             f"{where}: {name} expected a tuple over {len(layers)} layers, got {_checks.describe(value)}; "
@@ -343,7 +383,7 @@ def stack(
             callable of (forward, backward).
         dropout: the rate in [0, 1) at which outputs of every layer but the last are dropped,
             with a new dropout mask each step, when `unroll` is given a key. The rest is divided
-            by 1 - rate.
+            by 1 - rate. `key=None` evaluates.
         residual: adds a layer's input to its output, from the second layer on.
 
     Returns:
@@ -353,6 +393,9 @@ def stack(
         TypeError, ValueError: for no layers, entries that are not cells, a rate outside
             [0, 1), an unknown merge, or unequal sizes with a merge or residual that needs
             equal ones.
+
+    Warns:
+        UserWarning: for dropout with one layer, where it does nothing, as in PyTorch.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -371,17 +414,26 @@ def stack(
         2. PyTorch: dropout is drawn from a key and off without one.
         3. Keras: `merge` is its `merge_mode`; "ave" is "average".
     """
-    if isinstance(cells, (*CELL_TYPES, Bidirectional)) or not isinstance(cells, Sequence):
-        raise TypeError(f"stack: cells expected a sequence of cells, got {_checks.describe(cells)}; wrap one in a list")
+    if isinstance(cells, (*CELL_TYPES, Bidirectional)):
+        raise TypeError(f"stack: cells expected a list; write stack([cell]), got {_checks.describe(cells)}")
+    if not isinstance(cells, (list, tuple)):
+        raise TypeError(f"stack: cells expected a list of cells, got {_checks.describe(cells)}")
     if not cells:
         raise ValueError("stack: cells expected at least one, got none")
+    _checks.size("stack", "the number of cells", len(cells), MOST_LAYERS)
     bidirectional = _checks.boolean("stack", "bidirectional", bidirectional)
     layers = tuple(_check_layer(k, cell, bidirectional) for k, cell in enumerate(cells))
-    if not callable(merge):
+    if not _checks.is_function(merge):
         _checks.one_of("stack", "merge", merge, (*MERGES, "a callable"))
     plan = _Plan(
         layers, merge, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
     )
+    if plan.dropout and len(layers) == 1:
+        warnings.warn(
+            f"stack: dropout = {plan.dropout} does nothing with one layer; it acts on the outputs of every layer but "
+            "the last",
+            stacklevel=2,
+        )
     sizes = [_layer_size(layer, merge_of(merge)) for layer in layers]
     for k, (below, size) in enumerate(itertools.pairwise(sizes), start=1):
         if plan.residual and below != size:

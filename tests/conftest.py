@@ -15,6 +15,16 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 @pytest.fixture(autouse=True)
+def one_device(request, monkeypatch):
+    """`unroll` runs as in a process with one device, as most users call it, but in tests marked `devices`.
+
+    Every process of the tests has 8 devices: JAX fixes their number once, and a process runs tests of all folders.
+    """
+    if request.node.get_closest_marker("devices") is None:
+        monkeypatch.setattr("jaxrnn.sequence.arguments.may_be_sharded", lambda inputs: False)
+
+
+@pytest.fixture(autouse=True)
 def traces_counted_anew():
     """Chex counts the traces of a process by the name of the function."""
     chex.clear_trace_counter()

@@ -98,7 +98,7 @@ def check_arguments(where: str, cell: Any, params: Any, xs: Any, state: Any) -> 
     xs = check_inputs(where, xs)
     if cell.check is not None:
         cell.check(where, params, xs.shape)
-    _checks.arrays(where, "params", params)
+    _checks.numeric_leaves(where, "params", params)
     if state is not None:
         _checks.state_like(where, "state", state, jax.eval_shape(lambda: cell.initial_state(xs.shape[1:-1])))
     return xs
@@ -113,14 +113,15 @@ def _valid(where: str, lengths: Any, mask: Any, shape: tuple[int, ...]) -> Bool[
     return mask_of_lengths(_checks.sequence_lengths(where, lengths, shape[0], shape[1:]), shape[0])
 
 
-def _unroll(*args: Any, **options: Any) -> tuple[State, PyTree, State]:
+def _unroll(*args: Any, **given: Any) -> tuple[State, PyTree, State]:
     """`unroll` with the states; by "scan" where the derivative by hand does not do, in forward mode."""
+    options = {"return_states": True, "key": None, **given}
     try:
-        return unroll(*args, return_states=True, **options)  # pyright: ignore[reportReturnType]
+        return unroll(*args, **options)  # pyright: ignore[reportReturnType]
     except TypeError as error:
         if "forward-mode" not in str(error):
             raise
-    return unroll(*args, return_states=True, implementation="scan", **options)  # pyright: ignore[reportReturnType]
+    return unroll(*args, implementation="scan", **options)  # pyright: ignore[reportReturnType]
 
 
 def per_sequence(steps: Steps) -> Steps:

@@ -109,7 +109,7 @@ def gradient_flow(
     """
     _checks.function(WHERE, "loss", loss, "of (final_state, ys)")
     contributions = _checks.boolean(WHERE, "contributions", contributions)
-    _checks.arrays(WHERE, "params", params)
+    _checks.numeric_leaves(WHERE, "params", params)
     if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)):
         raise TypeError(f"{WHERE}: params expected floating-point arrays, got {_checks.describe(params)}")
     if isinstance(net_or_cell, Network):

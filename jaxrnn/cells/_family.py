@@ -11,7 +11,7 @@ from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, CellConfig, Params, Rule, State
 from jaxrnn.cells._step import checked_step, zeros_state
-from jaxrnn.initializers import Initializers, draw_gates
+from jaxrnn.initializers import Initializers, draw, draw_biases, draw_gates
 
 # What draws a parameter. The others start as constants: scales at 1, offsets and peepholes at 0.
 ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias", "w_proj": "recurrent"}
@@ -39,10 +39,13 @@ class FamilyConfig(CellConfig):
         return zeros_state(self.hidden_size, batch_shape, dtype)
 
 
-def make_cell(config: FamilyConfig, step: Any, rule: Rule, draw: Initializers) -> Cell:
+def make_cell(config: FamilyConfig, step: Any, rule: Rule, initializers: Initializers) -> Cell:
     """The cell of these options."""
+    for field in dataclasses.fields(initializers):
+        name, value = f"{field.name}_init", getattr(initializers, field.name)
+        _checks.function(config.factory, name, value, "such as those of jaxrnn.initializers or jax.nn.initializers")
     return Cell(
-        init=Bound(init_params, config, draw),
+        init=Bound(init_params, config, initializers),
         initial_state=Bound(initial_state, config),
         step=step,
         rule=rule,
@@ -53,17 +56,21 @@ def make_cell(config: FamilyConfig, step: Any, rule: Rule, draw: Initializers) -
 
 
 def initial_state(config: FamilyConfig, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
-    """`config.initial_state`, as a function that compares by value."""
-    return config.initial_state(batch_shape, dtype)
+    """`config.initial_state` of checked arguments, as a function that compares by value."""
+    where = f"{config.factory}.initial_state"
+    return config.initial_state(_checks.batch_shape(where, batch_shape), _checks.float_dtype(where, "dtype", dtype))
 
 
-def init_params(config: FamilyConfig, draw: Initializers, key: Array, input_size: int, dtype: Any = None) -> Params:
+def init_params(
+    config: FamilyConfig, initializers: Initializers, key: Array, input_size: int, dtype: Any = None
+) -> Params:
     """Parameters, each field that can be drawn from a key of its own."""
-    input_size = _checks.positive_int(f"{config.factory}.init", "input_size", input_size)
-    dtype = jnp.result_type(float) if dtype is None else dtype
+    where = f"{config.factory}.init"
+    input_size = _checks.size(where, "input_size", input_size)
+    dtype = _checks.float_dtype(where, "dtype", dtype)
     shapes = config.shapes(input_size)
     drawn = [name for name in shapes._fields if name in ROLES]
-    keys = dict(zip(drawn, jax.random.split(key, len(drawn)), strict=True))
+    keys = dict(zip(drawn, jax.random.split(_checks.key(where, "key", key), len(drawn)), strict=True))
 
     def field(name: str, shape: Any) -> Any:
         if shape is None:
@@ -72,14 +79,15 @@ def init_params(config: FamilyConfig, draw: Initializers, key: Array, input_size
             return type(shape)(*map(field, shape._fields, shape))
         if name not in ROLES:
             return (jnp.ones if name.startswith("scale") else jnp.zeros)(shape, dtype)
-        initializer = getattr(draw, ROLES[name])
-        if ROLES[name] == "bias":
-            biases = initializer(keys[name], config.gates, config.hidden_size, dtype)
+        role, key = ROLES[name], keys[name]
+        initializer, at = getattr(initializers, role), f"{where}: {role}_init"
+        if role == "bias":
+            biases = draw_biases(at, initializer, key, config.gates, config.hidden_size, dtype)
             return biases[-shape[0] :]  # `b_hn` is the last gate's
         if len(shape) == 1:
-            return initializer(keys[name], shape, dtype)
+            return draw(at, initializer, key, shape, dtype)
         blocks = max(1, shape[1] // config.hidden_size)
-        return draw_gates(initializer, keys[name], blocks, (shape[0], shape[1] // blocks), dtype)
+        return draw_gates(at, initializer, key, blocks, (shape[0], shape[1] // blocks), dtype)
 
     return type(shapes)(*map(field, shapes._fields, shapes))
 

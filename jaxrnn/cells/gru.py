@@ -279,7 +279,7 @@ def gru(
     layer_norm: bool = False,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A gated recurrent unit: a cell whose equations are those of :func:`gru_step`.
 
@@ -309,7 +309,7 @@ def gru(
         (256,)
     """
     config = GRUConfig(
-        _checks.positive_int("gru", "hidden_size", hidden_size),
+        _checks.size("gru", "hidden_size", hidden_size),
         _checks.boolean("gru", "use_bias", use_bias),
         _checks.boolean("gru", "reset_after", reset_after),
         _checks.boolean("gru", "layer_norm", layer_norm),

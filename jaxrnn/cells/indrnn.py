@@ -15,8 +15,9 @@ from jaxtyping import Array, Float
 from jaxrnn import _checks, initializers
 from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell
+from jaxrnn.cells._activation import Activation, check_activation
 from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
-from jaxrnn.cells.rnn import GATES, Activation, check_activation, rule_for
+from jaxrnn.cells.rnn import GATES, rule_for
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 
@@ -53,7 +54,7 @@ def indrnn_step(
         params: `w_x (I, H)`, `w_h (H,)`, `b (H,)` or `None`.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: "tanh", "relu", "sigmoid", or an elementwise callable.
+        activation: φ: "tanh", "relu", "sigmoid", or a callable, as in :func:`rnn`.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
@@ -77,7 +78,7 @@ def indrnn_step(
     check_activation("indrnn_step", activation)
     _checks.params_record("indrnn_step", params, IndRNNParams)
     config = IndRNNConfig(_checks.columns("indrnn_step", params, "w_x"))
-    return step_of("indrnn_step", config, rule_for(activation), params, state, x)
+    return step_of("indrnn_step", config, rule_for("indrnn", activation), params, state, x)
 
 
 def indrnn(
@@ -87,7 +88,7 @@ def indrnn(
     activation: Activation = "relu",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.uniform(1.0),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """An independently recurrent network: a cell whose equations are those of :func:`indrnn_step`.
 
@@ -98,7 +99,7 @@ def indrnn(
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
-        activation: "tanh", "relu", "sigmoid", or an elementwise callable.
+        activation: "tanh", "relu", "sigmoid", or a callable, as in :func:`rnn`.
         kernel_init: draws `w_x`.
         recurrent_init: draws `w_h`, of shape `(H,)`; by default U(0, 1).
         bias_init: draws `b`, whose only gate is named "h".
@@ -116,9 +117,9 @@ def indrnn(
     """
     check_activation("indrnn", activation)
     config = IndRNNConfig(
-        _checks.positive_int("indrnn", "hidden_size", hidden_size),
+        _checks.size("indrnn", "hidden_size", hidden_size),
         _checks.boolean("indrnn", "use_bias", use_bias),
         activation,
     )
     draw = Initializers(kernel_init, recurrent_init, bias_init)
-    return make_cell(config, Bound(indrnn_step, activation=activation), rule_for(activation), draw)
+    return make_cell(config, Bound(indrnn_step, activation=activation), rule_for("indrnn", activation), draw)

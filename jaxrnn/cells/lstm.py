@@ -350,7 +350,7 @@ def lstm(
     layer_norm: bool = False,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
-    bias_init: BiasInitializer = initializers.gate_bias(f=1.0),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(f=1.0),
 ) -> Cell:
     """A long short-term memory: a cell whose equations are those of :func:`lstm_step`.
 
@@ -384,9 +384,9 @@ def lstm(
         >>> cell.init(jax.random.key(0), 28).w_h.shape
         (64, 1024)
     """
-    hidden_size = _checks.positive_int("lstm", "hidden_size", hidden_size)
+    hidden_size = _checks.size("lstm", "hidden_size", hidden_size)
     if projection_size is not None:
-        projection_size = _checks.positive_int("lstm", "projection_size", projection_size)
+        projection_size = _checks.size("lstm", "projection_size", projection_size)
         if projection_size >= hidden_size:
             raise ValueError(
                 f"lstm: projection_size expected less than hidden_size = {hidden_size}, got {projection_size}"

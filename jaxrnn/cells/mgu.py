@@ -143,7 +143,7 @@ def mgu(
     use_bias: bool = True,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A minimal gated unit: a cell whose equations are those of :func:`mgu_step`.
 
@@ -167,7 +167,5 @@ def mgu(
         >>> jaxrnn.mgu(256).init(jax.random.key(0), 28).w_h.shape
         (256, 512)
     """
-    config = MGUConfig(
-        _checks.positive_int("mgu", "hidden_size", hidden_size), _checks.boolean("mgu", "use_bias", use_bias)
-    )
+    config = MGUConfig(_checks.size("mgu", "hidden_size", hidden_size), _checks.boolean("mgu", "use_bias", use_bias))
     return make_cell(config, mgu_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))

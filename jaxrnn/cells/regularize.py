@@ -21,6 +21,7 @@ from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
 from jaxrnn.cells._algebra import Dropped
+from jaxrnn.cells._noise import bernoulli, dropped, sharding_of
 from jaxrnn.cells._step import checked_step
 
 
@@ -113,31 +114,29 @@ def _rule(inner: Rule, rates: Rates) -> Rule:
     )
 
 
-def _keep(key: Array, rate: float, shape: tuple[int, ...]) -> Array:
-    return jax.random.bernoulli(key, 1 - rate, shape)
-
-
 def _sample(initial_state: Any, rates: Rates, key: Array, params: Params, xs: Array) -> tuple[Params, PyTree]:
     """The parameters and inputs of one call with its random masks in them."""
     key_x, key_h, key_w, key_z = jax.random.split(key, 4)
-    batch_shape = xs.shape[1:-1]
+    batch_shape, batch = xs.shape[1:-1], range(1, xs.ndim - 1)
     if rates.input_dropout:
-        keep = _keep(key_x, rates.input_dropout, xs.shape[1:])
-        xs = jnp.where(jnp.broadcast_to(keep, xs.shape), xs / (1 - rates.input_dropout), jnp.zeros_like(xs))
+        xs = dropped(key_x, rates.input_dropout, xs, shared_axes=1)
     w_h = params.w_h
     if rates.dropconnect:
-        keep = _keep(key_w, rates.dropconnect, w_h.shape)
-        w_h = jnp.where(keep, w_h / (1 - rates.dropconnect), jnp.zeros_like(w_h))
+        w_h = dropped(key_w, rates.dropconnect, w_h)
     if rates.recurrent_dropout:
-        keep = _keep(key_h, rates.recurrent_dropout, (*batch_shape, w_h.shape[0]))
-        w_h = Dropped(w_h / (1 - rates.recurrent_dropout), keep)
+        kept = 1 - rates.recurrent_dropout
+        keep = bernoulli(key_h, kept, (*batch_shape, w_h.shape[0]), sharding_of(xs, (*batch, None)))
+        w_h = Dropped(w_h / kept, keep)
     params = params._replace(w_h=w_h)
     if not any(jax.tree.leaves(rates.zoneout)):
         return params, xs
     state = jax.eval_shape(lambda: initial_state(batch_shape))
     keys = jax.tree.unflatten(jax.tree.structure(state), list(jax.random.split(key_z, len(jax.tree.leaves(state)))))
-    hold = jax.tree.map(lambda k, r, s: jax.random.bernoulli(k, r, (xs.shape[0], *s.shape)), keys, rates.zoneout, state)
-    return params, Zoned(xs, hold)
+
+    def held(key: Array, rate: float, leaf: Any) -> Array:
+        return bernoulli(key, rate, (xs.shape[0], *leaf.shape), sharding_of(xs, (0, *batch, None)))
+
+    return params, Zoned(xs, jax.tree.map(held, keys, rates.zoneout, state))
 
 
 def _step(where: str, check: Any, initial_state: Any, rule: Rule, params: Params, state: State, x: PyTree):
@@ -160,6 +159,26 @@ def _zoneout_rates(cell: Cell, zoneout: Any) -> State:
     return jax.tree.map(lambda rate: _checks.rate("regularize", "zoneout", rate), zoneout)
 
 
+def _without_noise(cell: Cell) -> tuple[Rule, Rates | None]:
+    """The rule without noise, and the rates of a cell that is regularised already."""
+    assert cell.rule is not None
+    if cell.sample is None:
+        return cell.rule, None
+    if not isinstance(cell.sample, Bound) or cell.sample.func is not _sample:
+        raise NotImplementedError(
+            f"regularize: cell {_checks.describe(cell)} draws noise of its own, which another would replace; "
+            "draw all of it in your `sample`"
+        )
+    accumulate = cell.rule.accumulate
+    assert isinstance(accumulate, Bound)
+    return accumulate.args[0], cell.sample.args[1]
+
+
+def _both(inner: float, outer: float) -> float:
+    """The rate of two independent draws together; exactly one of them if the other is 0."""
+    return inner + outer if 0 in (inner, outer) else 1 - (1 - inner) * (1 - outer)
+
+
 def regularize(
     cell: Cell,
     *,
@@ -170,13 +189,15 @@ def regularize(
 ) -> Cell:
     """A cell with noise in its recurrence, drawn from the `key` that `unroll` is given.
 
-    Without a key the cell is evaluated: nothing is dropped, and zoneout mixes by its mean.
+    With `key=None` the cell is evaluated: nothing is dropped, and zoneout mixes by its mean.
     Parameters and states are those of the cell itself. What is kept by dropout and
     DropConnect is divided by the probability of keeping, so that expectations stay.
 
     Args:
         cell: any cell of this library, or one of your own that has a rule, parameters
             with a field `w_h`, and for zoneout an output that is the first part of its state.
+            A regularised cell keeps its noise: of two rates p and q of one kind, what is
+            kept has the probability (1 - p)(1 - q).
         input_dropout: drops features of x, for each sequence the same at every step.
         recurrent_dropout: drops units of h where it meets `w_h`, for each sequence the
             same at every step. What a gate carries over from h is not dropped.
@@ -189,7 +210,7 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for rates that are not numbers in [0, 1).
-        NotImplementedError: for a cell without a rule or without `w_h`.
+        NotImplementedError: for a cell without a rule or without `w_h`, or with a `sample` of its own.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -221,11 +242,13 @@ def regularize(
         _zoneout_rates(cell, zoneout),
     )
     options = rates._replace(zoneout=rates.zoneout if isinstance(zoneout, tuple) else float(zoneout))._asdict()
-    rule = _rule(cell.rule, rates)
+    plain, inner = _without_noise(cell)
+    rates = rates if inner is None else jax.tree.map(_both, inner, rates)
+    rule = _rule(plain, rates)
     return cell._replace(
         step=Bound(_step, f"{cell.name} step", cell.check, cell.initial_state, rule),
         rule=rule,
-        sample=Bound(_sample, cell.initial_state, rates),
+        sample=Bound(_sample, cell.initial_state, rates) if any(jax.tree.leaves(rates)) else None,
         name=format_call("regularize", {"cell": cell, **options}, dict.fromkeys(options, 0.0)),
         config=None if cell.config is None else RegularizeConfig(cell.config, **options),
     )

@@ -9,30 +9,19 @@ t+1 together:
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._bound import Bound
+from jaxrnn._bound import Bound, picklable
 from jaxrnn._types import AnyArray, Cell, Params, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._activation import Activation, activate, check_activation, pull_back
 from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("h",)
-
-# φ, and φ' written in the value h = φ(a), which the backward pass has at hand.
-ACTIVATIONS: dict[str, tuple[Callable, Callable]] = {
-    "tanh": (jnp.tanh, alg.tanh_slope),
-    "relu": (jax.nn.relu, alg.relu_slope),
-    "sigmoid": (jax.nn.sigmoid, alg.sigmoid_slope),
-}
-
-Activation = str | Callable[[Array], Array]
 
 
 class RNNParams(NamedTuple):
@@ -61,37 +50,34 @@ def _project(params: Params, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
     return alg.add(alg.dot(xs, params.w_x), params.b)
 
 
-def _activate(activation: Activation, a: Float[Array, "*B H"]) -> tuple[Array, Array | None]:
-    """φ(a), and φ'(a) where it cannot be had from φ(a)."""
-    if isinstance(activation, str):
-        return ACTIVATIONS[activation][0](a), None
-    h, pullback = jax.vjp(activation, a)
-    if h.shape != a.shape:
-        raise ValueError(f"rnn: activation expected an elementwise function, got one from shape {a.shape} to {h.shape}")
-    return h.astype(a.dtype), pullback(jnp.ones_like(h))[0]
+class Phi(NamedTuple):
+    """φ, and the cell that messages name."""
+
+    where: str
+    activation: Activation
+
+    def __reduce__(self) -> Any:
+        return Phi, (self.where, picklable(self.activation))
 
 
-def _forward(activation: Activation, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
-    h, slope = _pointwise_forward(activation, params, h, (z,), (alg.dot(h, params.w_h),))
-    return h, h, slope
+def _forward(phi: Phi, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
+    h, kept = _pointwise_forward(phi, params, h, (z,), (alg.dot(h, params.w_h),))
+    return h, h, kept
 
 
-def _backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    _, (da,), _ = _pointwise_backward(activation, params, tape, dh + dy)
+def _backward(phi: Phi, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+    _, (da,), _ = _pointwise_backward(phi, params, tape, dh + dy)
     return alg.dot_transposed(da, params.w_h), da
 
 
-def _pointwise_forward(
-    activation: Activation, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]
-):
+def _pointwise_forward(phi: Phi, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]):
     """From x W_x + b and h W_h."""
-    return _activate(activation, zs[0] + products[0])
+    return activate(*phi, zs[0] + products[0])
 
 
-def _pointwise_backward(activation: Activation, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
+def _pointwise_backward(phi: Phi, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
     """δa; the whole cotangent of h_{t-1} goes through the product."""
-    slope = ACTIVATIONS[activation][1](tape.after) if isinstance(activation, str) else tape.residual
-    return None, (dh * slope,), ()
+    return None, (pull_back(*phi, tape.after, tape.residual, dh),), ()
 
 
 def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
@@ -107,13 +93,14 @@ def _delta(da: Array, extra: tuple[()]) -> Array:
     return da
 
 
-def rule_for(activation: Activation) -> Rule:
+def rule_for(where: str, activation: Activation) -> Rule:
     """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
-    forward, backward = Bound(_forward, activation), Bound(_backward, activation)
+    phi = Phi(where, activation)
+    forward, backward = Bound(_forward, phi), Bound(_backward, phi)
     pointwise = Pointwise(
         hidden=alg.identity,
-        forward=Bound(_pointwise_forward, activation),
-        backward=Bound(_pointwise_backward, activation),
+        forward=Bound(_pointwise_forward, phi),
+        backward=Bound(_pointwise_backward, phi),
         add_to_hidden=alg.plus,
         delta=_delta,
         stands_for=(forward, backward),
@@ -129,12 +116,6 @@ def rule_for(activation: Activation) -> Rule:
     )
 
 
-def check_activation(where: str, activation: Any) -> None:
-    """`activation` is a callable, or a name in `ACTIVATIONS`."""
-    if not callable(activation):
-        _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
-
-
 def rnn_step(
     params: RNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: Activation = "tanh"
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
@@ -146,7 +127,8 @@ def rnn_step(
         params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: "tanh", "relu", "sigmoid", or an elementwise callable.
+        activation: φ: "tanh", "relu", "sigmoid", or a callable. One that mixes units, such as softmax, is
+            called with the vector `(H,)` of each sequence.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
@@ -173,7 +155,7 @@ def rnn_step(
     check_activation("rnn_step", activation)
     _checks.params_record("rnn_step", params, RNNParams)
     config = RNNConfig(_checks.rows("rnn_step", params, "w_h"))
-    return step_of("rnn_step", config, rule_for(activation), params, state, x)
+    return step_of("rnn_step", config, rule_for("rnn", activation), params, state, x)
 
 
 def rnn(
@@ -183,7 +165,7 @@ def rnn(
     activation: Activation = "tanh",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
-    bias_init: BiasInitializer = initializers.gate_bias(),
+    bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A simple recurrent network: a cell whose equations are those of :func:`rnn_step`.
 
@@ -192,7 +174,8 @@ def rnn(
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
-        activation: "tanh", "relu", "sigmoid", or an elementwise callable.
+        activation: "tanh", "relu", "sigmoid", or a callable. One that mixes units, such as softmax, is
+            called with the vector `(H,)` of each sequence.
         kernel_init: draws `w_x`.
         recurrent_init: draws `w_h`. With `initializers.identity()` and "relu" the cell is
             an IRNN (Le et al. 2015).
@@ -212,9 +195,9 @@ def rnn(
     """
     check_activation("rnn", activation)
     config = RNNConfig(
-        _checks.positive_int("rnn", "hidden_size", hidden_size),
+        _checks.size("rnn", "hidden_size", hidden_size),
         _checks.boolean("rnn", "use_bias", use_bias),
         activation,
     )
     draw = Initializers(kernel_init, recurrent_init, bias_init)
-    return make_cell(config, Bound(rnn_step, activation=activation), rule_for(activation), draw)
+    return make_cell(config, Bound(rnn_step, activation=activation), rule_for("rnn", activation), draw)

@@ -15,7 +15,7 @@ from jaxrnn.cells import LSTMState
 from jaxrnn.modules import _layout, _weights
 from jaxrnn.modules._loading import Loading
 from jaxrnn.modules._weights import DrawingOptions
-from jaxrnn.network import Layer, Network, stack
+from jaxrnn.network import MOST_LAYERS, Layer, Network, stack
 from jaxrnn.sequence.implementations.protocol import Implementation
 
 
@@ -64,15 +64,16 @@ class Recurrent(Loading, nnx.Module):
         **drawing: Any,
     ):
         where = type(self).__name__
-        self.input_size = _checks.positive_int(where, "input_size", input_size)
-        self.hidden_size = _checks.positive_int(where, "hidden_size", hidden_size)
-        self.num_layers = _checks.positive_int(where, "num_layers", num_layers)
+        self.input_size = _checks.size(where, "input_size", input_size)
+        self.hidden_size = _checks.size(where, "hidden_size", hidden_size)
+        self.num_layers = _checks.size(where, "num_layers", num_layers, MOST_LAYERS)
         self.bias = _checks.boolean(where, "bias", bias)
         self.batch_first = _checks.boolean(where, "batch_first", batch_first)
         self.dropout = _checks.rate(where, "dropout", dropout)
         self.bidirectional = _checks.boolean(where, "bidirectional", bidirectional)
         self.checkpoint, self.implementation, self.compute_dtype = checkpoint, implementation, compute_dtype
         self.param_dtype = param_dtype
+        _checks.float_dtype(where, "param_dtype", param_dtype)
         self.deterministic = _checks.boolean(where, "deterministic", deterministic)
         if self.dropout and self.num_layers == 1:
             warnings.warn(
@@ -84,7 +85,7 @@ class Recurrent(Loading, nnx.Module):
 
         def network(**drawn_by: Any) -> Network:
             cells = [factory(self.hidden_size, **options, **drawn_by)] * self.num_layers
-            return stack(cells, bidirectional=self.bidirectional, dropout=self.dropout)
+            return stack(cells, bidirectional=self.bidirectional, dropout=self.dropout if self._drops else 0.0)
 
         def init(key: Array, **drawn_by: Any) -> Params:
             return network(**drawn_by).init(key, self.input_size, param_dtype)
@@ -177,6 +178,7 @@ class Recurrent(Loading, nnx.Module):
             TypeError, ValueError: for arguments of a wrong type, dtype, shape or structure.
         """
         where = type(self).__name__
+        xs, hx, lengths, mask, resets = _weights.values((xs, hx, lengths, mask, resets))
         xs = _layout.time_first(where, xs, self.input_size, self.batch_first)
         time, batch_shape = xs.shape[0], xs.shape[1:-1]
         if lengths is not None:

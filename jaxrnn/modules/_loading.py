@@ -7,12 +7,18 @@ from typing import Any
 from jaxrnn import interop
 from jaxrnn._types import Params
 from jaxrnn.modules import _weights
+from jaxrnn.modules._signature import spelled_out
 from jaxrnn.modules._variants import check_torch_has
 from jaxrnn.network import Layer
 
 
 class Loading:
     """The base of layers and cells: parameters that can be replaced as a whole."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            cls.__signature__ = spelled_out(cls)
 
     @property
     @abc.abstractmethod
@@ -33,6 +39,7 @@ class Loading:
             TypeError, ValueError: if an entry is missing, unexpected or of another shape. The
                 module is then unchanged.
         """
+        params = _weights.values(params)
         _weights.check_like(f"{type(self).__name__}.load", "params", params, self.params)
         _, holders = self._parts()
         records = [params] if hasattr(params, "_fields") else params

@@ -4,13 +4,13 @@ from typing import Any
 
 from jaxrnn import _checks
 from jaxrnn.cells import GRUConfig, RNNConfig
-from jaxrnn.cells.rnn import ACTIVATIONS
+from jaxrnn.cells._activation import ACTIVATIONS
 from jaxrnn.network import Layer, directions
 
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
-    if not callable(nonlinearity):
+    if not _checks.is_function(nonlinearity):
         _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
     return {"activation": nonlinearity}
 

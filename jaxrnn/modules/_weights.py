@@ -1,6 +1,7 @@
 """Converts functional parameters to a tree of `nnx.Param`s with the same names, and back."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Required, TypedDict
@@ -27,7 +28,7 @@ class DrawingOptions(TypedDict, total=False):
     param_dtype: Any
     kernel_init: Initializer | None
     recurrent_init: Initializer | None
-    bias_init: BiasInitializer | None
+    bias_init: BiasInitializer | Initializer | None
     kernel_metadata: Metadata | None
     recurrent_metadata: Metadata | None
     bias_metadata: Metadata | None
@@ -72,6 +73,7 @@ def draw(
     roles, wrappings = _roles(where, hidden_size, drawing), {}
 
     def unwrapped(name: str) -> Callable[..., Array]:
+        @functools.wraps(roles[name].init)
         def draw(*args: Any) -> Array:
             value = roles[name].init(*args)
             if not isinstance(value, nnx.VariableMetadata):
@@ -89,6 +91,12 @@ def draw(
         return nnx.Param(wrapped, **roles[role].metadata)
 
     return init(rngs.params(), **{f"{name}_init": unwrapped(name) for name in roles}), make_param
+
+
+def values(tree: Any) -> Any:
+    """The tree with the arrays of `nnx.Variable`s in their places."""
+    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf[...] if is_variable(leaf) else leaf, tree, is_leaf=is_variable)
 
 
 class Weights(nnx.Module):

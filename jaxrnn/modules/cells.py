@@ -41,10 +41,11 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
         **drawing: Any,
     ):
         where = type(self).__name__
-        self.input_size = _checks.positive_int(where, "input_size", input_size)
-        self.hidden_size = _checks.positive_int(where, "hidden_size", hidden_size)
+        self.input_size = _checks.size(where, "input_size", input_size)
+        self.hidden_size = _checks.size(where, "hidden_size", hidden_size)
         self.bias = _checks.boolean(where, "bias", bias)
         self.param_dtype = param_dtype
+        _checks.float_dtype(where, "param_dtype", param_dtype)
         options = {**options, "use_bias": self.bias}
         self._cell = factory(self.hidden_size, **options)
 
@@ -75,7 +76,7 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
         Raises:
             TypeError, ValueError: for a wrong structure, dtype or shape.
         """
-        return self.cell.step(self.params, carry, inputs)
+        return self.cell.step(self.params, *_weights.values((carry, inputs)))
 
     def initialize_carry(
         self,

@@ -1,5 +1,6 @@
 """A batch sharded over devices or CPU cores, each of which runs its own loop over time."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxrnn import _checks
+from jaxrnn import _checks, _describe
 from jaxrnn._types import PyTree
 
 AXIS = "batch"
@@ -40,7 +41,7 @@ def data_parallel(
             `jax.config.update("jax_num_cpu_devices", os.cpu_count())` before JAX is used.
 
     Returns:
-        A function of the same positional arguments; call it under `jax.jit`.
+        A function of the same arguments, by position or by name; call it under `jax.jit`.
 
     Raises:
         TypeError, ValueError: from this call for bad axes or no devices; from the
@@ -86,8 +87,9 @@ def data_parallel(
     if devices is not None and not len(devices):
         raise ValueError(f"{WHERE}: devices expected at least one, got none")
 
-    def run(*args: PyTree) -> PyTree:
+    def run(*args: PyTree, **named: PyTree) -> PyTree:
         used = jax.devices() if devices is None else list(devices)
+        args = _by_position(f, args, named) if named else args
         if len(args) != len(in_axes):
             raise TypeError(f"{WHERE}: expected {len(in_axes)} arguments, one for each of in_axes, got {len(args)}")
         for k, (axis, arg) in enumerate(zip(in_axes, args, strict=True)):
@@ -106,6 +108,20 @@ def data_parallel(
         return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
 
     return run
+
+
+def _by_position(f: Callable[..., PyTree], args: tuple[PyTree, ...], named: dict[str, PyTree]) -> tuple[PyTree, ...]:
+    """Arguments given by name, in the order of the signature of `f`, which is that of `in_axes`."""
+    try:
+        bound = inspect.signature(f).bind(*args, **named)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{WHERE}: the arguments do not fit those of f: {_describe.cut(str(error))}") from error
+    if bound.kwargs:
+        raise TypeError(
+            f"{WHERE}: expected arguments that f takes by position too, as in_axes has one entry for each of those; "
+            f"got {_describe.listed(bound.kwargs)} by name"
+        )
+    return bound.args
 
 
 def _is_none(axis: Any) -> bool:

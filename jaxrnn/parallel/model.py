@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from jaxrnn import _checks
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
+from jaxrnn.cells._activation import mixes_units
 from jaxrnn.network import Network, from_directions, stack, walk
 from jaxrnn.parallel._meshes import automatic, axis_of
 from jaxrnn.sequence.sharding import row_shardings
@@ -151,6 +152,8 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
             f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
             f"got {cell!r}; what a unit computes must not depend on the others but through matrices"
         )
+    if mixes_units(getattr(config, "activation", "tanh"), 2):
+        raise NotImplementedError(f"{WHERE}: {where} expected an activation of each unit by itself, got {cell!r}")
     assert placement.hidden is not None
     devices = placement.mesh.shape[placement.hidden]
     for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)):

@@ -1,6 +1,7 @@
 """The arguments of `unroll`, validated in one place and made into a request."""
 
 import math
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +9,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array
 
-from jaxrnn import _checks
-from jaxrnn._types import Cell, Params, PlacedCell, PyTree, Rule, State
+from jaxrnn import _checks, _describe
+from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, State
 from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
-from jaxrnn.sequence.request import PLATFORMS, Device, Inputs, Options, Request
+from jaxrnn.sequence.request import CLOSURES, PLATFORMS, Device, Inputs, Options, Request
 from jaxrnn.sequence.segments import segment_length
 from jaxrnn.sequence.sharding import (
     check_alike,
@@ -62,8 +64,12 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
     inputs, options = _arrays(cell, params, xs, state, given), _options(cell, given)
     dtypes = dtypes_of(WHERE, cell, params, xs, given.compute_dtype)
     inputs = cast_floating(inputs, dtypes.state)
-    if given.key is not None and cell.sample is not None:
-        params, sampled = cell.sample(given.key, inputs.params, inputs.xs)
+    if dtypes.compute is not None:
+        _check_products(cell, inputs, dtypes.compute)
+    closes = closes_over_traced_values(cell, inputs)
+    key = None if given.key is None else _checks.key(WHERE, "key", given.key)
+    if key is not None and cell.sample is not None:
+        params, sampled = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=sampled)
     if placement is None:
         inputs = vary_like(inputs)
@@ -77,6 +83,7 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
         accumulate_once=options.keep_gates and may_be_sharded(inputs),
     )
     features = _features(given, options, dtypes.state, device, is_varying)
+    features = features | {CLOSURES} if closes else features
     return Request(options, inputs, features, device, repr(cell))
 
 
@@ -190,13 +197,37 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
     return dtype
 
 
-def check_cell(where: str, cell: Any) -> None:
-    """Raises unless `cell` has the fields of a :class:`jaxrnn.Cell`."""
-    missing = [name for name in Cell._fields if not hasattr(cell, name)]
-    if missing:
-        raise TypeError(
-            f"{where}: cell expected a jaxrnn.Cell, got {type(cell).__name__} without {', '.join(missing)}; "
-            "wrap your functions as jaxrnn.Cell(init, initial_state, step)"
+def _check_products(cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
+    """Raises unless the rule multiplies its matrices in `compute_dtype`."""
+    for name in widened_matrices(cell, inputs, compute_dtype):
+        raise NotImplementedError(
+            f"{WHERE}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
+            f"{cell!r} converts it to another one, so that its product is not in {compute_dtype.name}; cast the "
+            "other operand to the matrix' dtype, and give the product preferred_element_type"
+        )
+
+
+def check_cell(where: str, cell: Any, name: str = "cell") -> None:
+    """Raises unless `cell` is a :class:`jaxrnn.Cell`, placed on a mesh or not."""
+    if isinstance(cell, CELL_TYPES):
+        return
+    hint = "wrap your functions as jaxrnn.Cell(init, initial_state, step)"
+    if hasattr(cell, "network"):
+        hint = "call the module itself, or its network.unroll(module.params, xs)"
+    elif hasattr(cell, "unroll"):
+        hint = "call net.unroll(params, xs)"
+    elif hasattr(cell, "cell"):
+        hint = "give the module's cell and its params"
+    raise TypeError(f"{where}: {name} expected a jaxrnn.Cell, got {_checks.describe(cell)}; {hint}")
+
+
+def warn_of_silence(where: str, has_noise: bool, model: Any) -> None:
+    """Warns the caller's caller that noise is off, if there is any."""
+    if has_noise:
+        warnings.warn(
+            f"{where}: key was not given, so the noise of {_describe.cut(repr(model), 120)} is off; "
+            "give a key to train, key=None to evaluate",
+            stacklevel=3,
         )
 
 

@@ -27,7 +27,7 @@ from jaxrnn.sequence.implementations.protocol import TRANSFORMATIONS, Implementa
 from jaxrnn.sequence.implementations.reference import Reference
 from jaxrnn.sequence.implementations.scan import Scan
 from jaxrnn.sequence.masking import only
-from jaxrnn.sequence.request import FEATURES, Device, Inputs, Options, Outcome, Request
+from jaxrnn.sequence.request import CLOSURES, FEATURES, Device, Inputs, Options, Outcome, Request
 from jaxrnn.sequence.segments import Checkpointed, Runs
 from jaxrnn.sequence.sharding import OnMesh
 
@@ -100,7 +100,8 @@ def run(implementation: Implementation, request: Request) -> Outcome:
         runs = Checkpointed(runs)
     if request.options.placement is not None:
         runs = OnMesh(runs)
-    f = _run if implementation.is_eager else _run_compiled
+    # A program that closes over traced values is good for this one call.
+    f = _run if implementation.is_eager or CLOSURES in request.features else _run_compiled
     return f(runs, request.options, request.inputs)
 
 

@@ -114,10 +114,11 @@ OPTIONS = (
     "truncate",
     "clip_gradient",
 )
+CLOSURES = "a function that closes over traced values"
 PLACES = ("shard_map with its checks", "model_parallel", "a batch on an explicit mesh")
 DTYPES = ("float32", "float64", "bfloat16, float16")
 PLATFORMS = {"cpu": "a CPU", "cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "tpu": "a TPU"}
-FEATURES = (*OPTIONS, *PLACES, *DTYPES, *PLATFORMS.values())
+FEATURES = (*OPTIONS, CLOSURES, *PLACES, *DTYPES, *PLATFORMS.values())
 
 
 def operands(options: Options, params: Params) -> Params:

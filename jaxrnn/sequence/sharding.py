@@ -11,6 +11,7 @@ in memory, `(N, G*H)`. Reshaped to `(N, G, H)`, their last axis is the one that 
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +46,33 @@ def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree) if together else tree
+
+
+def align_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
+    """The carry of a loop, sharded and varying over mesh axes as `step` returns it: a loop needs equal types.
+
+    Outside of a mesh it is the carry itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty and not varies(carry):
+        return carry
+    leaves, structure = jax.tree.flatten(carry)
+    for _ in range(len(leaves) + 1):  # what one part gains may reach another one a step later
+        types = jax.make_jaxpr(step)(jax.tree.unflatten(structure, leaves)).out_avals
+        aligned = list(map(_as_type, leaves, types))
+        if all(a is b for a, b in zip(aligned, leaves, strict=True)):
+            break
+        leaves = aligned
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _as_type(leaf: Array, wanted: Any) -> Array:
+    """A leaf with the sharding of a type, varying over its mesh axes too."""
+    missing = tuple(sorted(wanted.manual_axis_type.varying - _axes(leaf)))
+    leaf = jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+    is_sharded = any(tuple(wanted.sharding.spec))
+    if is_sharded and jax.typeof(leaf).sharding.spec != wanted.sharding.spec:
+        leaf = jax.sharding.reshard(leaf, NamedSharding(wanted.sharding.mesh, wanted.sharding.spec))
+    return leaf
 
 
 def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:

@@ -4,10 +4,13 @@ from typing import Any
 
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn._types import AnyArray, AnyCell, Params, State
-from jaxrnn.sequence.arguments import Given, validate
-from jaxrnn.sequence.implementations.protocol import Implementation
+from jaxrnn._types import NOT_GIVEN, AnyArray, AnyCell, NotGiven, Params, State
+from jaxrnn.sequence.arguments import Given, validate, warn_of_silence
+from jaxrnn.sequence.implementations.protocol import FORWARD_MODE, Implementation
 from jaxrnn.sequence.registry import choose, run
+
+# How JAX begins its message about a function with a derivative for reverse mode.
+FORWARD_MODE_REFUSED = "can't apply forward-mode differentiation (jvp) to a custom_vjp function"
 
 
 def unroll(
@@ -27,7 +30,7 @@ def unroll(
     implementation: str | Implementation | None = None,
     truncate: int | None = None,
     clip_gradient: float | None = None,
-    key: Array | None = None,
+    key: Array | NotGiven | None = NOT_GIVEN,
 ) -> tuple[Any, ...]:
     """Runs a cell over a sequence: s_t, y_t = step(params, s_{t-1}, x_t) for every t.
 
@@ -73,9 +76,9 @@ def unroll(
         clip_gradient: clips every entry of the cotangent that a step passes to the state
             before it, the initial one included, to ± this (after Graves 2013,
             arXiv:1308.0850, section 2.1, who clips that of the gates' inputs).
-        key: turns on the noise of a cell from :func:`regularize`; without it the cell is
-            evaluated. Other cells have none and ignore it. Inside `shard_map`, fold the
-            device's index in, or all devices draw the same masks.
+        key: turns on the noise of a cell from :func:`regularize`. `None` evaluates such a cell; a
+            forgotten key does too, with a warning. Other cells have no noise. Inside `shard_map`,
+            fold the device's index in, or all devices draw the same masks.
 
     Returns:
         `(final_state, ys)`, or `(final_state, ys, states)` with `return_states`. `ys` is
@@ -85,6 +88,9 @@ def unroll(
     Raises:
         TypeError, ValueError: for arguments of a wrong type, dtype, shape or structure.
         NotImplementedError: if a named implementation does not support the call.
+
+    Warns:
+        UserWarning: if no `key` is given to a cell that has noise.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -100,6 +106,9 @@ def unroll(
         2. Keras, Flax: a length of 0 gives the initial state; NaN in padding is harmless.
         3. `jax.jvp` and `jax.jacfwd` need `implementation="scan"`; `jax.hessian` does not.
     """
+    if key is NOT_GIVEN:
+        warn_of_silence("unroll", getattr(cell, "sample", None) is not None, cell)
+        key = None
     given = Given(
         lengths, mask, resets, reset_state, reverse, return_states,
         checkpoint, compute_dtype, truncate, clip_gradient, key,
@@ -109,8 +118,12 @@ def unroll(
     try:
         final, ys, states = run(implementation, request)
     except TypeError as error:
-        if "custom_vjp" not in str(error):
+        if not str(error).startswith(FORWARD_MODE_REFUSED):
             raise
+        if FORWARD_MODE not in implementation.refused_transformations:  # a clipped cotangent has no tangent
+            raise TypeError(
+                f"unroll: clip_gradient expected None for forward-mode differentiation, got {clip_gradient!r}"
+            ) from error
         raise TypeError(
             "unroll: implementation expected 'scan' for forward-mode differentiation (jvp, jacfwd, linearize), "
             f"got {implementation.name!r}, whose derivative is written by hand for reverse mode"

@@ -1,5 +1,7 @@
 """Noise in the recurrence: gradients, statistics, and calls without a key."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -116,7 +118,7 @@ def test_zoneout_draws_anew_at_every_step():
     held = np.asarray(ys[..., 0]) != np.arange(1, time + 1)[:, None]
     np.testing.assert_allclose(held.mean(1), 0.3, atol=4 * np.sqrt(0.3 * 0.7 / batch))
     assert abs(np.corrcoef(held[1], held[2])[0, 1]) < 0.03
-    mean = np.asarray(jaxrnn.unroll(cell, SEES, xs)[1])[:, 0, 0]
+    mean = np.asarray(jaxrnn.unroll(cell, SEES, xs, key=None)[1])[:, 0, 0]
     np.testing.assert_allclose(np.asarray(ys)[..., 0].mean(1), mean, atol=0.05)
 
 
@@ -147,3 +149,32 @@ def test_cell_without_a_rule_is_refused(unhooked):
     plain = jaxrnn.Cell(*jaxrnn.lstm(2)[:3])
     with pytest.raises(NotImplementedError, match="regularize: cell expected one with a rule"):
         jaxrnn.regularize(plain, zoneout=0.1)
+
+
+@pytest.mark.parametrize("name", [of_cell("lstm"), of_cell("gru")])
+def test_regularised_cell_keeps_its_noise(name, x64):
+    """Noise of several kinds is that of one call, whichever way it was added."""
+    case = make(name)
+    cell = functools.reduce(lambda cell, kind: jaxrnn.regularize(cell, **{kind: EVERY[kind]}), EVERY, case.cell)
+    at_once = jaxrnn.regularize(case.cell, **EVERY)
+    for key in (None, KEY):
+        assert_equal(run(case._replace(cell=cell), key=key), run(case._replace(cell=at_once), key=key))
+    assert gap(run(case._replace(cell=cell), key=KEY), run(case)) > 1e-2
+
+
+def test_rates_of_one_kind_are_those_of_two_draws():
+    cell = jaxrnn.regularize(jaxrnn.regularize(LINEAR, input_dropout=0.25), input_dropout=0.5)
+    ys = np.asarray(jaxrnn.unroll(cell, SEES, jnp.ones((1, 40_000, 1)), key=KEY)[1])
+    assert set(np.unique(ys)) == {np.float32(0), np.float32(1 / (0.75 * 0.5))}
+    assert (ys > 0).mean() == pytest.approx(0.75 * 0.5, abs=4 * 0.5 / 200)
+    zoned = jaxrnn.regularize(jaxrnn.regularize(LINEAR, zoneout=0.25), zoneout=0.5)
+    xs = jnp.ones((1, 40_000, 1))
+    held = np.asarray(jaxrnn.unroll(zoned, SEES, xs, key=KEY)[1]) == 0  # the state before is 0
+    assert held.mean() == pytest.approx(1 - 0.75 * 0.5, abs=4 * 0.5 / 200)
+    np.testing.assert_allclose(jaxrnn.unroll(zoned, SEES, xs)[1], 0.75 * 0.5, rtol=1e-6)
+
+
+def test_cell_with_noise_of_its_own_is_refused(unhooked):
+    own = LINEAR._replace(sample=lambda key, params, xs: (params, xs + jax.random.normal(key, xs.shape)))
+    with pytest.raises(NotImplementedError, match="regularize: cell .* draws noise of its own, which another would"):
+        jaxrnn.regularize(own, zoneout=0.1)

@@ -93,6 +93,7 @@ def test_peers_compute_the_same(form, name, reference):
     assert contestants[name].without == (("b_hn",) if (form, name) == ("gru", "flax") else ())
 
 
+@pytest.mark.devices
 def test_batch_is_sharded_over_the_devices():
     problem = _problem.make_problem("gru", TINY._replace(batch=8))
     contestants = {"default": _contestants.unrolled(problem), "sharded": _contestants.sharded(problem)}

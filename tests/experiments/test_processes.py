@@ -55,6 +55,7 @@ def workers(folder, count=2, patience=60, **options):
     ]
 
 
+@pytest.mark.devices
 @pytest.mark.slow
 def test_devices_and_processes_train_the_same_parameters(tmp_path):
     several = workers(tmp_path)

@@ -95,6 +95,7 @@ def test_train_step_times_equal_hand_computation():
     assert paper.pipeline_efficiency(4, 13) == 13 / 16
 
 
+@pytest.mark.devices
 @pytest.mark.processes
 def test_quick_run_counts_and_times_programs(tmp_path, capsys, monkeypatch):
     """Small programs are counted, and two processes are timed."""

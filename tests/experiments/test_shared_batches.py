@@ -65,6 +65,7 @@ def sharing(monkeypatch):
     return found
 
 
+@pytest.mark.devices
 @pytest.mark.parametrize("name", TASKS)
 def test_sharded_batches_train_the_same_as_one_device(name, sharing):
     task, settings = TASKS[name](), Settings(STEPS, 2, steps_per_call=2)

@@ -11,7 +11,7 @@ from tests.support.registry import H, I, assert_equal, gap
 
 def test_train_and_eval_switch_dropout():
     module = randomised(LSTM(I, H, 2, dropout=0.5, rngs=rngs()))
-    quiet = module.network.unroll(module.params, XS)[1]
+    quiet = module.network.unroll(module.params, XS, key=None)[1]
     assert gap(module(XS)[0], quiet) > 1e-2  # a new module trains, as in PyTorch
     module.eval()
     assert module.deterministic is True

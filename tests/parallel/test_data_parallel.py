@@ -14,6 +14,8 @@ import jaxrnn
 from experiments.benchmarks._collectives import compiled_text, counted
 from tests.support.registry import assert_close, quick_jit, random_like
 
+pytestmark = pytest.mark.devices
+
 NET = jaxrnn.stack([jaxrnn.lstm(3), jaxrnn.gru(3)], bidirectional=True)
 STREAM = jaxrnn.stack([jaxrnn.lstm(3), jaxrnn.gru(3)])
 DEVICES, BATCH = 8, 16  # two sequences for each of the devices

@@ -15,6 +15,8 @@ import jaxrnn
 from experiments.benchmarks._collectives import collectives, compiled_text
 from tests.support.registry import assert_close, quick_jit, random_like
 
+pytestmark = pytest.mark.devices
+
 I, H, T, B = 4, 8, 6, 4  # noqa: E741
 N = 4  # devices along the axis of the units
 

@@ -14,6 +14,8 @@ import jaxrnn
 from experiments.benchmarks._collectives import collectives, compiled_text
 from tests.support.registry import assert_close, bits, quick_jit, random_like
 
+pytestmark = pytest.mark.devices
+
 H, T, B, L = 3, 8, 4, 4
 CELLS = {"lstm": jaxrnn.lstm(H), "gru": jaxrnn.gru(H)}
 LENGTHS = np.asarray([T, 0, 3, 7], np.int32)

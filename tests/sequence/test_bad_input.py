@@ -104,7 +104,7 @@ REFUSED = {
     "use_bias": (lambda: jaxrnn.lstm(2, use_bias=1), TypeError, "lstm: use_bias expected True or False"),
     "reset_after": (lambda: jaxrnn.gru(2, reset_after="no"), TypeError, "gru: reset_after expected True or False"),
     "activation that sums": (lambda: unroll(RNN, cell=jaxrnn.rnn(H, activation=jnp.sum)), ValueError,
-                             "rnn: activation expected an elementwise function"),
+                             r"rnn: activation expected a function to an array of the same shape, got one from shape \(4,\) to \(\)"),
     # steps
     "step feature size": (lambda: jaxrnn.gru_step(GRU.params, GRU.state, jnp.ones((B, 2))), ValueError,
                           "gru_step: x has last axis 2, params.w_x expects 3"),

@@ -300,6 +300,7 @@ def test_every_feature_is_tested():
     assert set(SUPPORTED) == Cudnn.supports
 
 
+@pytest.mark.devices
 def test_shard_map_with_checks_is_refused(on_cuda):
     """Gradients inside such a shard_map would be wrong."""
     _, counting = counted()
@@ -316,6 +317,7 @@ def test_shard_map_with_checks_is_refused(on_cuda):
     assert trace(check_vma=False).shape == (T, 4, H)
 
 
+@pytest.mark.devices
 @pytest.mark.usefixtures("unhooked")
 def test_batch_on_an_explicit_mesh_is_refused(on_cuda):
     case = make("lstm", (4,), dtype=jnp.float32)

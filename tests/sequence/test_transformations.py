@@ -104,6 +104,7 @@ def test_unroll_inside_checkpoint_and_scan_keeps_values_and_gradients(name, x64)
     np.testing.assert_allclose(value, 2 * dot(outcome, cotangents_of(name)), rtol=1e-11)
 
 
+@pytest.mark.devices
 @families
 def test_sharded_jit_and_shard_map_equal_one_device(name, x64):
     """The batch is sharded over two devices, by `jit` and by `shard_map` with its default checks."""

@@ -134,7 +134,7 @@ SCENARIOS: dict[str, dict[str, Any]] = {
 
 
 def run(case: Case, **options: Any) -> tuple[Any, ...]:
-    return jaxrnn.unroll(case.cell, case.params, case.xs, case.state, **{**case.options, **options})
+    return jaxrnn.unroll(case.cell, case.params, case.xs, case.state, **{"key": None, **case.options, **options})
 
 
 def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
@@ -151,7 +151,7 @@ def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
 
 def loss_of(case: Case, implementation: str | None, emphasis: Any = (1.0, 1.0, 1.0), **options: Any):
     """A scalar function of params, xs, initial state and reset state, whose every cotangent is nonzero."""
-    options = {**case.options, **options, "return_states": True, "implementation": implementation}
+    options = {"key": None, **case.options, **options, "return_states": True, "implementation": implementation}
 
     def loss(params: Any, xs: jax.Array, state: Any, reset_state: Any = None) -> jax.Array:
         return weighed(jaxrnn.unroll(case.cell, params, xs, state, reset_state=reset_state, **options), emphasis)

@@ -29,9 +29,9 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxrnn._types import Params, PyTree, Rule, State, Tape
-from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, Implementation
+from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
 from jaxrnn.sequence.masking import clip, only, replace, select, shifted
-from jaxrnn.sequence.request import Inputs, Options, Outcome, Request, operands
+from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request, operands
 from jaxrnn.sequence.segments import Segments, backward_through, forward_through, split_time
 from jaxrnn.sequence.sharding import vary_like
 
@@ -47,6 +47,7 @@ class Bptt(Implementation):
         "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
+    reasons: ClassVar = {CLOSURES: UNSEEN}
     refused_transformations: ClassVar = {FORWARD_MODE: BY_HAND}
 
     def unsupported_cell(self, request: Request) -> str | None:

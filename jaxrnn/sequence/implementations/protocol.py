@@ -14,6 +14,10 @@ from jaxrnn.sequence.request import FEATURES, Inputs, Options, Outcome, Request
 GRAD, SECOND, FORWARD_MODE, VMAP = "`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`"
 TRANSFORMATIONS = (GRAD, SECOND, FORWARD_MODE, VMAP)
 BY_HAND = "the derivative is written by hand for reverse mode; 'scan' supports it"
+UNSEEN = (
+    "its gradient would miss their part: give them as parameters of a cell of your own; 'scan' supports it, and "
+    "differentiates with respect to them"
+)
 
 
 class Implementation(abc.ABC):

@@ -1,0 +1,79 @@
+"""What functions of the user's do inside a cell, read off their traces: an activation, or a whole cell of one's own.
+
+Cells that have functions of the library alone are not traced here.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.core import Tracer
+
+from jaxrnn._types import Cell, Rule
+from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.request import Inputs
+
+MOVES = ("transpose", "reshape", "slice", "squeeze", "broadcast_in_dim")  # primitives that do not change numbers
+
+
+def _is_own(value: Any) -> bool:
+    """Whether a function, or a record of functions, has any that the library does not define."""
+    if isinstance(value, functools.partial):
+        return _is_own((value.func, value.args, tuple(value.keywords.values())))
+    if isinstance(value, tuple):
+        return any(map(_is_own, value))
+    return callable(value) and not str(getattr(value, "__module__", "")).startswith("jaxrnn.")
+
+
+def closes_over_traced_values(cell: Cell, inputs: Inputs) -> bool:
+    """Whether the step or the rule reads values that are traced or differentiated, besides its arguments.
+
+    A function with a derivative of its own cannot read such values: JAX would miss their part of the gradient.
+    """
+    if not inputs.time or not _is_own(cell.equations):
+        return False
+
+    def step(params: Any, state: Any, xs: Any) -> Any:
+        x, rule = jax.tree.map(lambda leaf: leaf[0], xs), cell.rule
+        by_rule = rule.forward(params, state, rule.project(params, x))[:2] if isinstance(rule, Rule) else None
+        return cell.step(params, state, x), by_rule
+
+    constants = jax.make_jaxpr(step)(inputs.params, inputs.state, inputs.xs).consts
+    return any(isinstance(constant, Tracer) for constant in constants)
+
+
+def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str]:
+    """The matrices of a rule of one's own that it multiplies in another dtype than theirs, `compute_dtype`."""
+    rule = cell.rule
+    if not isinstance(rule, Rule) or not inputs.time or not _is_own(rule):
+        return []
+    names = [name for name in rule.matrices if getattr(inputs.params, name, None) is not None]
+    others = inputs.params._replace(**dict.fromkeys(names))
+    matrices = {name: cast_floating(getattr(inputs.params, name), compute_dtype) for name in names}
+
+    def products(matrices: dict[str, Any], others: Any, state: Any, xs: Any) -> Any:
+        params = others._replace(**matrices)
+        return rule.forward(params, state, rule.project(params, jax.tree.map(lambda leaf: leaf[0], xs)))
+
+    jaxpr = jax.make_jaxpr(products)(matrices, others, inputs.state, inputs.xs).jaxpr
+    leaves = [name for name in sorted(matrices) for _ in jax.tree.leaves(matrices[name])]
+    return sorted(set(_widened(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)))))
+
+
+def _widened(jaxpr: Any, names: dict[Any, str]) -> Iterator[str]:
+    """The names of variables that are converted to another dtype, inside calls as well."""
+    for equation in jaxpr.eqns:
+        read = [None if hasattr(atom, "val") else names.get(atom) for atom in equation.invars]
+        name = read[0] if read else None
+        if equation.primitive.name == "convert_element_type" and name is not None:
+            yield name
+        elif equation.primitive.name in MOVES and name is not None:
+            names = {**names, equation.outvars[0]: name}
+        for inner in ("jaxpr", "call_jaxpr"):
+            found = equation.params.get(inner)
+            if found is not None:
+                found = getattr(found, "jaxpr", found)
+                if len(found.invars) == len(read):
+                    bound = {v: name for v, name in zip(found.invars, read, strict=True) if name is not None}
+                    yield from _widened(found, bound)
