@@ -107,7 +107,7 @@ def array(where: str, name: str, value: Any) -> jax.Array:
     """`value` as a JAX array; only arrays are taken, so that a stray list or scalar is named."""
     if not is_array(value):
         raise TypeError(f"{where}: {name} expected an array, got {describe(value)}")
-    if not isinstance(value, jax.Array) and not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
+    if not _is_numeric(value):
         raise TypeError(f"{where}: {name} expected an array of numbers or booleans, got {describe(value)}")
     return jnp.asarray(value)
 
@@ -141,12 +141,14 @@ def float_dtype(where: str, name: str, value: Any) -> Any:
     """A floating-point dtype; `None` is JAX's default, float32, with x64 float64."""
     if value is None:
         return jnp.result_type(float)
+    is_array_like = hasattr(value, "shape") and not isinstance(value, (type, np.dtype))
     try:
-        dtype = jnp.dtype(value)
+        dtype = None if is_array_like else jnp.dtype(value)
     except Exception:  # NumPy raises many kinds, of any object
         dtype = None
     if dtype is None or dtype.name not in FLOATS:
-        raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {quote(value)}")
+        got = describe(value) if is_array_like else quote(value)
+        raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")
     return dtype
 
 
@@ -328,20 +330,32 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
 
 
-def leaves(where: str, name: str, value: Any) -> list[Any]:
+def leaves(where: str, name: str, value: Any, is_leaf: Any = None) -> list[Any]:
     """The leaves of a pytree; an iterator is none, nor a dictionary with keys that have no order."""
     try:
         if not isinstance(value, Iterator):
-            return jax.tree.leaves(value)
+            return jax.tree.leaves(value, is_leaf=is_leaf)
     except Exception:  # JAX raises several kinds
         pass
     raise TypeError(f"{where}: {name} expected arrays, in tuples, lists or dictionaries, got {describe(value)}")
 
 
-def numeric_leaves(where: str, name: str, value: Any) -> None:
-    """The leaves of `value` are arrays of numbers or booleans, or numbers."""
+def numeric_leaves(where: str, name: str, value: Any, or_shapes: bool = False) -> None:
+    """The leaves of `value` are arrays of numbers, booleans or keys, or numbers; with `or_shapes` arrays or shapes."""
     for leaf in leaves(where, name, value):
-        if is_array(leaf):
-            array(where, name, leaf)
-        elif not isinstance(leaf, (bool, float, complex)) and not (is_integer(leaf) and abs(leaf) <= LARGEST_SIZE):
-            raise TypeError(f"{where}: {name} expected arrays, got {describe(leaf)} in {describe(value)}")
+        is_shape = or_shapes and isinstance(leaf, jax.ShapeDtypeStruct)
+        is_number = not or_shapes and (isinstance(leaf, (bool, float, complex)) or _is_index(leaf))
+        if not (_is_numeric(leaf) or is_shape or is_number):
+            expected = "arrays, or their shapes by jax.eval_shape" if or_shapes else "arrays of numbers"
+            raise TypeError(f"{where}: {name} expected {expected}, got {describe(leaf)} in {describe(value)}")
+
+
+def _is_index(value: Any) -> bool:
+    return is_integer(value) and abs(value) <= LARGEST_SIZE
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether it is an array that JAX has too."""
+    if not is_array(value):
+        return False
+    return isinstance(value, jax.Array) or jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_

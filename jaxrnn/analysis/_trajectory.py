@@ -92,8 +92,6 @@ def check_arguments(where: str, cell: Any, params: Any, xs: Any, state: Any) -> 
             f"{where}: cell expected a jaxrnn.Cell, got the network {describe_model(cell)}; "
             "give one of its layers, with its params and the outputs of the layer below"
         )
-    if isinstance(cell, type):
-        raise TypeError(f"{where}: cell expected a jaxrnn.Cell, got {_checks.describe(cell)}; give one that was made")
     check_cell(where, cell)
     xs = check_inputs(where, xs)
     if cell.check is not None:

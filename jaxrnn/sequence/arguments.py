@@ -123,17 +123,19 @@ def _options(cell: Cell, given: Given) -> Options:
         equations=cell.equations,
         reverse=_checks.boolean(WHERE, "reverse", given.reverse),
         return_states=_checks.boolean(WHERE, "return_states", given.return_states),
-        checkpoint=_checkpoint(given.checkpoint),
+        checkpoint=checkpoint_of(WHERE, given.checkpoint),
         clip_gradient=None if clip is None else _checks.positive_float(WHERE, "clip_gradient", clip),
     )
 
 
-def _checkpoint(checkpoint: Any) -> Any:
-    if isinstance(checkpoint, str) and checkpoint not in ("gates", "sqrt"):
-        raise ValueError(f"{WHERE}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {checkpoint!r}")
-    if checkpoint is None or isinstance(checkpoint, str):
+def checkpoint_of(where: str, checkpoint: Any) -> Any:
+    """`checkpoint`, checked."""
+    if checkpoint is None or (isinstance(checkpoint, str) and checkpoint in ("gates", "sqrt")):
         return checkpoint
-    return _checks.positive_int(WHERE, "checkpoint", checkpoint)
+    if isinstance(checkpoint, str):
+        got = _describe.quote(checkpoint)
+        raise ValueError(f"{where}: checkpoint expected None, 'gates', 'sqrt' or a number of steps; got {got}")
+    return _checks.positive_int(where, "checkpoint", checkpoint)
 
 
 def _features(given: Given, options: Options, dtype: Any, device: Device, is_varying: bool) -> frozenset[str]:
@@ -184,12 +186,7 @@ def _floats(tree: PyTree) -> list[Any]:
 
 
 def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
-    try:
-        dtype = jnp.dtype(compute_dtype)
-    except TypeError:
-        dtype = None
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{where}: compute_dtype expected a floating-point dtype, got {compute_dtype!r}")
+    dtype = _checks.float_dtype(where, "compute_dtype", compute_dtype)
     if not isinstance(cell.rule, Rule) or not cell.rule.matrices:
         raise NotImplementedError(
             f"{where}: compute_dtype does not support {cell!r}, which has no rule that names its matrices"
