@@ -1,6 +1,8 @@
 """Checks of what users pass in: each error names function, argument, expected and got."""
 
+import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +14,7 @@ from jax.core import Tracer
 from jaxrnn._describe import describe, quote
 
 LARGEST_SIZE = 2**31 - 1  # of an axis: indices are 32-bit integers
+MOST_AXES = 32  # of a batch
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -107,7 +110,7 @@ def array(where: str, name: str, value: Any) -> jax.Array:
     """`value` as a JAX array; only arrays are taken, so that a stray list or scalar is named."""
     if not is_array(value):
         raise TypeError(f"{where}: {name} expected an array, got {describe(value)}")
-    if not _is_numeric(value):
+    if not (jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_):
         raise TypeError(f"{where}: {name} expected an array of numbers or booleans, got {describe(value)}")
     return jnp.asarray(value)
 
@@ -141,13 +144,12 @@ def float_dtype(where: str, name: str, value: Any) -> Any:
     """A floating-point dtype; `None` is JAX's default, float32, with x64 float64."""
     if value is None:
         return jnp.result_type(float)
-    is_array_like = hasattr(value, "shape") and not isinstance(value, (type, np.dtype))
-    try:
-        dtype = None if is_array_like else jnp.dtype(value)
-    except Exception:  # NumPy raises many kinds, of any object
-        dtype = None
+    dtype = None
+    if isinstance(value, (str, type, np.dtype)):
+        with contextlib.suppress(Exception):  # NumPy raises many kinds
+            dtype = jnp.dtype(value)
     if dtype is None or dtype.name not in FLOATS:
-        got = describe(value) if is_array_like else quote(value)
+        got = describe(value) if dtype is None else dtype.name
         raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")
     return dtype
 
@@ -174,24 +176,28 @@ def _key_shape_of(generator: str) -> tuple[int, ...]:
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=generator))).shape
 
 
-def batch_shape(where: str, value: Any) -> tuple[Any, ...]:
-    """`value` as the batch axes of a state: a tuple of sizes, of which 0 is legal, and `jax.export`'s symbols too."""
+def axes(where: str, name: str, value: Any) -> tuple[Any, ...]:
+    """`value` as the axes of an array: a tuple of sizes, of which 0 is legal, and `jax.export`'s symbols too."""
     if not isinstance(value, (tuple, list)) or hasattr(value, "_fields"):
         hint = f"; write ({value},) for one axis" if is_integer(value) and 0 <= value <= LARGEST_SIZE else ""
-        raise TypeError(f"{where}: batch_shape expected a tuple of sizes, got {describe(value)}{hint}")
+        raise TypeError(f"{where}: {name} expected a tuple of sizes, got {describe(value)}{hint}")
+    if len(value) > MOST_AXES:
+        raise ValueError(f"{where}: {name} expected at most {MOST_AXES} sizes, got {len(value)}")
     for axis in value:
         if is_integer(axis):
             if not 0 <= axis <= LARGEST_SIZE:
                 raise ValueError(
-                    f"{where}: batch_shape expected sizes from 0 to {LARGEST_SIZE}, got {quote(axis)} "
-                    f"in {describe(value)}"
+                    f"{where}: {name} expected sizes from 0 to {LARGEST_SIZE}, got {quote(axis)} in {describe(value)}"
                 )
         elif not jax.export.is_symbolic_dim(axis):
-            raise TypeError(
-                f"{where}: batch_shape expected a tuple of sizes, got {describe(axis)} in {describe(value)}"
-                f"{_if_traced(axis)}"
-            )
+            got = f"{describe(axis)} in {describe(value)}{_if_traced(axis)}"
+            raise TypeError(f"{where}: {name} expected a tuple of sizes, got {got}")
     return tuple(int(axis) if is_integer(axis) else axis for axis in value)
+
+
+def batch_shape(where: str, value: Any) -> tuple[Any, ...]:
+    """`value` as the batch axes of a state."""
+    return axes(where, "batch_shape", value)
 
 
 def mapping(where: str, name: str, value: Any) -> Mapping[Any, Any]:
@@ -256,9 +262,9 @@ def columns(where: str, params: Any, name: str) -> int:
 
 def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
     """The last axis of the input is what `w_x` expects."""
-    name, hint = (
-        ("x", "") if where.endswith("step") else ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
-    )
+    name, hint = ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
+    if where.endswith("step") or where == "generate":
+        name, hint = ("first_input" if where == "generate" else "x", "")
     if not is_array(w_x) or w_x.ndim != 2:
         raise ValueError(f"{where}: params.w_x expected a matrix, got {describe(w_x)}")
     shape = w_x.shape
@@ -275,12 +281,11 @@ def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str =
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
         )
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        if not is_array(got):
+        if not _is_numeric(got):
             raise TypeError(
                 f"{where}: {name} expected arrays as in {describe(expected)}, got {describe(state)}; "
                 f"{type(got).__name__} is no array"
             )
-        array(where, name, got)
         if tuple(got.shape) != tuple(want.shape):
             raise ValueError(
                 f"{where}: {name} expected {describe(expected)}, got {describe(state)}; "
@@ -296,7 +301,7 @@ def same_structure(tree: Any, expected: Any) -> bool:
         return False
     try:
         return jax.tree.structure(tree) == jax.tree.structure(expected)
-    except (TypeError, ValueError):  # a dictionary whose keys cannot be sorted
+    except Exception:  # such as a dictionary whose keys cannot be sorted
         return False
 
 
@@ -328,6 +333,41 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
+
+
+def name_or_function(where: str, name: str, value: Any, names: Sequence[str]) -> None:
+    """`value` is one of `names`, or a callable."""
+    if not is_function(value) and not (isinstance(value, str) and value in names):
+        expected = ", ".join(quote(choice) for choice in names)
+        raise ValueError(f"{where}: {name} expected one of {expected} or a callable; got {quote(value)}")
+
+
+def leaves_with_path(where: str, name: str, tree: Any) -> list[tuple[Any, Any]]:
+    """The leaves of a tree, each with its path."""
+    try:
+        return jax.tree.leaves_with_path(tree)
+    except Exception as error:  # the classes in a tree may raise anything
+        raise TypeError(f"{where}: {name} expected a tree that JAX can flatten, got {describe(tree)}") from error
+
+
+def attribute(value: Any, name: str) -> Any:
+    """`getattr(value, name, None)`, also of an object whose attributes raise other errors."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
+def size_of(leaf: Any) -> Any:
+    """How many numbers an array of any library has, or its abstract form; `None` of anything else."""
+    shape, dtype = attribute(leaf, "shape"), attribute(leaf, "dtype")
+    is_own = is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    is_numeric = isinstance(dtype, np.dtype) and (jnp.issubdtype(dtype, np.number) or dtype == np.bool_)
+    if isinstance(leaf, type) or not isinstance(shape, tuple) or dtype is None or (is_own and not is_numeric):
+        return None
+    if not all(is_integer(axis) or jax.export.is_symbolic_dim(axis) for axis in shape):
+        return None
+    return math.prod(shape)
 
 
 def leaves(where: str, name: str, value: Any, is_leaf: Any = None) -> list[Any]:

@@ -14,42 +14,78 @@ from jaxrnn.sequence.arguments import check_cell
 from jaxrnn.sequence.sharding import align_carry
 
 
-def last_output(ys: Float[AnyArray, "T *B H"], lengths: Int[AnyArray, "*B"] | None = None) -> Float[Array, "*B H"]:
+def last_output(
+    ys: Float[AnyArray, "T *B H"], lengths: Int[AnyArray, "*B"] | None = None, *, bidirectional: bool = False
+) -> Float[Array, "*B H"]:
     """The output of each sequence's last step: many-to-one.
+
+    A network that reads both ways ends at both ends: its forward direction at the last step, its
+    backward direction at the first one, where `ys[length - 1]` has read a single step.
 
     Args:
         ys: `(T, *B, H)`, the outputs of an unroll.
         lengths: `(*B,)` integers in 0..T, as given to the unroll; `None` is T for all. A sequence
             of length 0 has no last step and gives zeros. Traced values are clamped.
+        bidirectional: whether the last axis of `ys` is two halves, of a forward and a backward
+            direction of the same size, as `stack(..., bidirectional=True)` gives them with
+            `merge="concat"`. The first half is read at step length - 1, the second at step 0.
 
     Returns:
         `(*B, H)`.
 
     Raises:
-        TypeError, ValueError: for wrong dtypes or shapes, or lengths outside 0..T.
+        TypeError, ValueError: for wrong dtypes or shapes, lengths outside 0..T, or two directions
+            on a last axis of an odd size.
 
     Example:
         >>> import jax.numpy as jnp, jaxrnn
-        >>> ys = jnp.arange(6.0).reshape(3, 2, 1)
+        >>> ys = jnp.arange(12.0).reshape(3, 2, 2)
         >>> jaxrnn.last_output(ys, jnp.array([3, 1])).tolist()
-        [[4.0], [1.0]]
+        [[8.0, 9.0], [2.0, 3.0]]
+        >>> jaxrnn.last_output(ys, jnp.array([3, 1]), bidirectional=True).tolist()
+        [[8.0, 1.0], [2.0, 3.0]]
 
     Differs from:
-        1. PyTorch: h_n of a packed sequence is this for one direction; indexing `output[-1]`
-           of a padded batch is not.
+        1. PyTorch: `h_n[-1]` of a packed sequence is this for one direction, and
+           `torch.cat([h_n[-2], h_n[-1]], -1)` is this with `bidirectional=True`; indexing
+           `output[-1]` of a padded batch is neither.
+        2. Keras: `Bidirectional(layer)` without `return_sequences` is this with
+           `bidirectional=True`. For its `merge_mode` "sum", "mul" or "ave" run the network with
+           `merge="concat"` and merge the halves: `jnp.split(last, 2, axis=-1)`. What a network
+           with `merge="sum"` returns for its last step is another value.
     """
     where = "last_output"
+    bidirectional = _checks.boolean(where, "bidirectional", bidirectional)
     ys = _checks.floating(where, "ys", ys)
     if ys.ndim < 2:
         raise ValueError(f"{where}: ys expected shape (T, *B, H), got {ys.shape}")
     time, zeros = ys.shape[0], jnp.zeros(ys.shape[1:], ys.dtype)
-    if lengths is None:
-        return ys[-1] if time else zeros
-    lengths = jnp.clip(_checks.sequence_lengths(where, lengths, time, ys.shape[1:-1]), 0, time)
+    if bidirectional and ys.shape[-1] % 2:
+        raise ValueError(
+            f"{where}: ys expected two halves on its last axis, of a forward and a backward direction, "
+            f"got {ys.shape[-1]} entries; is it of one direction, or merged by another merge than 'concat'?"
+        )
+    if lengths is not None:
+        lengths = jnp.clip(_checks.sequence_lengths(where, lengths, time, ys.shape[1:-1]), 0, time)
     if not time:
         return zeros
+    if not bidirectional:
+        return _at_end(ys, lengths)
+    forward, backward = jnp.split(ys, 2, axis=-1)
+    first = backward[0] if lengths is None else _of_nonempty(lengths, backward[0])
+    return jnp.concatenate([_at_end(forward, lengths), first], axis=-1)
+
+
+def _at_end(ys: Array, lengths: Array | None) -> Array:
+    """The outputs at the last step of each sequence, zeros for one without steps."""
+    if lengths is None:
+        return ys[-1]
     at = jnp.broadcast_to(jnp.maximum(lengths - 1, 0)[None, ..., None], (1, *ys.shape[1:]))
-    return jnp.where((lengths > 0)[..., None], jnp.take_along_axis(ys, at, axis=0)[0], zeros)
+    return _of_nonempty(lengths, jnp.take_along_axis(ys, at, axis=0)[0])
+
+
+def _of_nonempty(lengths: Array, ys: Array) -> Array:
+    return jnp.where((lengths > 0)[..., None], ys, jnp.zeros_like(ys))
 
 
 def generate(
@@ -137,7 +173,7 @@ def _check_model(where: str, model: Any, params: Params, states: State, first_in
         first_input = _checks.floating(where, "first_input", first_input)
         layer.check(where, own, first_input.shape)
         expected = jax.eval_shape(lambda: model.initial_state(first_input.shape[:-1]))
-        _checks.state_like(where, "states", states, expected)
+        _checks.state_like(where, "states", states, expected, "first_input")
     _checks.arrays(where, "states", states)
 
 

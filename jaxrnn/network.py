@@ -1,7 +1,6 @@
 """Stacks of cells: layers of any sizes and kinds, one or both directions, dropout between them."""
 
 import itertools
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import cut
 from jaxrnn._types import (
     CELL_TYPES,
     NOT_GIVEN,
@@ -190,6 +190,7 @@ def _layer_size(layer: Layer, merge: Merge) -> int:
 def _init(plan: _Plan, key: Array, input_size: int, dtype: Any = None) -> Params:
     """A tuple over layers of the cells' parameters."""
     size, params = _checks.size("stack.init", "input_size", input_size), []
+    dtype = _checks.float_dtype("stack.init", "dtype", dtype)
     keys = jax.random.split(_checks.key("stack.init", "key", key), len(plan.layers))
     for layer, key_layer in zip(plan.layers, keys, strict=True):
         cells = directions(layer)
@@ -334,7 +335,9 @@ def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]
         raise ValueError(f"{where}: expected a unidirectional network; a bidirectional one needs the whole sequence")
     check_layers(where, "params", params, plan.layers)
     check_layers(where, "states", states, plan.layers)
-    kept, y = run_layers(plan, lambda way, y: way.cell.step(*way.parts, y), jnp.asarray(x), params, states)
+    kept, y = run_layers(
+        plan, lambda way, y: way.cell.step(*way.parts, y), _checks.array(where, "x", x), params, states
+    )
     return tuple(state for (state,) in kept), y
 
 
@@ -423,8 +426,7 @@ def stack(
     _checks.size("stack", "the number of cells", len(cells), MOST_LAYERS)
     bidirectional = _checks.boolean("stack", "bidirectional", bidirectional)
     layers = tuple(_check_layer(k, cell, bidirectional) for k, cell in enumerate(cells))
-    if not _checks.is_function(merge):
-        _checks.one_of("stack", "merge", merge, (*MERGES, "a callable"))
+    _checks.name_or_function("stack", "merge", merge, tuple(MERGES))
     plan = _Plan(
         layers, merge, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
     )
@@ -466,16 +468,22 @@ def count_params(params: Params) -> int:
         A Python integer.
 
     Raises:
-        TypeError: if a leaf is not an array.
+        TypeError: naming the leaf, if one is no array of numbers, as random keys are none.
 
     Example:
         >>> import jax, jaxrnn
         >>> jaxrnn.count_params(jaxrnn.lstm(256).init(jax.random.key(0), 128))
         394240
     """
-    total = 0
-    for leaf in jax.tree.leaves(params):
-        if not hasattr(leaf, "shape"):
-            raise TypeError(f"count_params: params expected arrays, got {_checks.describe(leaf)}")
-        total += math.prod(leaf.shape)
+    where, total = "count_params", 0
+    for path, leaf in _checks.leaves_with_path(where, "params", params):
+        size = _checks.size_of(leaf)
+        if size is None:
+            at = f"params{cut(jax.tree_util.keystr(path), 80)}"
+            hint = "; give the params, such as `init` returns" if isinstance(params, (Network, *CELL_TYPES)) else ""
+            hint = (
+                "; of a module count its `.params`" if isinstance(_checks.attribute(params, "params"), tuple) else hint
+            )
+            raise TypeError(f"{where}: {at} expected an array of numbers, got {_checks.describe(leaf)}{hint}")
+        total += size
     return total

@@ -44,26 +44,25 @@ Kept = Slope | PreActivation | None
 
 def check_activation(where: str, activation: Any) -> None:
     """`activation` is a callable, or a name in `ACTIVATIONS`."""
-    if not _checks.is_function(activation):
-        _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
+    _checks.name_or_function(where, "activation", activation, tuple(ACTIVATIONS))
 
 
 def mixes_units(activation: Activation, hidden_size: int) -> bool:
     """Whether φ of a unit may depend on other units."""
     if isinstance(activation, str):
         return False
-    return not is_elementwise(activation, jnp.zeros(hidden_size))
+    return not is_elementwise(activation, jax.ShapeDtypeStruct((hidden_size,), jnp.float32))
 
 
 def activate(where: str, activation: Activation, a: Float[Array, "*B H"]) -> tuple[Float[Array, "*B H"], Kept]:
     """φ(a), and what `pull_back` needs besides."""
     if isinstance(activation, str):
         return ACTIVATIONS[activation][0](a), None
-    if is_elementwise(activation, a):
-        h, pullback = jax.vjp(activation, a)
-        _check_result(where, a, h)
-        return h.astype(a.dtype), Slope(pullback(jnp.ones_like(h))[0])
-    return _of_each_sequence(where, activation)(a), PreActivation(a)
+    phi = _of_each_sequence(where, activation)
+    if is_elementwise(phi, jax.ShapeDtypeStruct(a.shape[-1:], a.dtype)):
+        h, pullback = jax.vjp(phi, a)
+        return h, Slope(pullback(jnp.ones_like(h))[0])
+    return phi(a), PreActivation(a)
 
 
 def pull_back(

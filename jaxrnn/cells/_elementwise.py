@@ -18,7 +18,7 @@ ELEMENTWISE = frozenset({
 })  # fmt: skip
 
 
-def is_elementwise(f: Callable[[Array], Array], x: Array) -> bool:
+def is_elementwise(f: Callable[[Array], Array], x: Array | jax.ShapeDtypeStruct) -> bool:
     """Whether entry k of `f(x)` depends on entry k of `x` alone.
 
     False also for a function whose trace does not show it, such as one with a loop. Constants of

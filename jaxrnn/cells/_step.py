@@ -31,7 +31,7 @@ def checked_step(
     x = _checks.floating(where, "x", x)
     if check is not None:
         check(where, params, x.shape)
-    _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])))
+    _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])), "x")
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
     params, state, x = cast_floating((params, state, x), dtype)
     state, y, _ = rule.forward(params, state, rule.project(params, x))

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._types import Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
+from jaxrnn._types import CELL_TYPES, Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
 from jaxrnn.cells._algebra import Dropped
 from jaxrnn.cells._noise import bernoulli, dropped, sharding_of
 from jaxrnn.cells._step import checked_step
@@ -231,6 +231,8 @@ def regularize(
            gate; here all gates share one.
         3. Flax has none of the three.
     """
+    if not isinstance(cell, CELL_TYPES):
+        raise TypeError(f"regularize: cell expected a jaxrnn.Cell, got {_checks.describe(cell)}")
     if isinstance(cell, PlacedCell):
         raise NotImplementedError(f"regularize: cell {cell!r} is sharded by units, which noise does not support")
     if cell.rule is None or not hasattr(jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0)), "w_h"):

@@ -127,8 +127,8 @@ def rnn_step(
         params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: "tanh", "relu", "sigmoid", or a callable. One that mixes units, such as softmax, is
-            called with the vector `(H,)` of each sequence.
+        activation: φ: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
+            sequence. It may mix units, as softmax does.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
@@ -174,8 +174,8 @@ def rnn(
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
-        activation: "tanh", "relu", "sigmoid", or a callable. One that mixes units, such as softmax, is
-            called with the vector `(H,)` of each sequence.
+        activation: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
+            sequence. It may mix units, as softmax does.
         kernel_init: draws `w_x`.
         recurrent_init: draws `w_h`. With `initializers.identity()` and "relu" the cell is
             an IRNN (Le et al. 2015).

@@ -16,6 +16,8 @@ from jaxrnn.modules import _layout, _weights
 from jaxrnn.modules._loading import Loading
 from jaxrnn.modules._weights import DrawingOptions
 from jaxrnn.network import MOST_LAYERS, Layer, Network, stack
+from jaxrnn.sequence import registry
+from jaxrnn.sequence.arguments import checkpoint_of
 from jaxrnn.sequence.implementations.protocol import Implementation
 
 
@@ -71,9 +73,14 @@ class Recurrent(Loading, nnx.Module):
         self.batch_first = _checks.boolean(where, "batch_first", batch_first)
         self.dropout = _checks.rate(where, "dropout", dropout)
         self.bidirectional = _checks.boolean(where, "bidirectional", bidirectional)
-        self.checkpoint, self.implementation, self.compute_dtype = checkpoint, implementation, compute_dtype
-        self.param_dtype = param_dtype
+        self.checkpoint = checkpoint_of(where, checkpoint)
+        registry.named(where, implementation)
+        self.implementation = implementation
+        if compute_dtype is not None:
+            _checks.float_dtype(where, "compute_dtype", compute_dtype)
+        self.compute_dtype = compute_dtype
         _checks.float_dtype(where, "param_dtype", param_dtype)
+        self.param_dtype = param_dtype
         self.deterministic = _checks.boolean(where, "deterministic", deterministic)
         if self.dropout and self.num_layers == 1:
             warnings.warn(

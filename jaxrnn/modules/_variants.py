@@ -10,15 +10,14 @@ from jaxrnn.network import Layer, directions
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
-    if not _checks.is_function(nonlinearity):
-        _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
+    _checks.name_or_function(where, "nonlinearity", nonlinearity, tuple(ACTIVATIONS))
     return {"activation": nonlinearity}
 
 
 def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.lstm`; a `proj_size` of 0 is no projection, as in PyTorch."""
     options = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
-    if proj_size is not False and proj_size == 0:
+    if _checks.is_integer(proj_size) and proj_size == 0:
         return options
     proj_size = _checks.positive_int(where, "proj_size", proj_size)
     if proj_size >= _checks.positive_int(where, "hidden_size", hidden_size):

@@ -53,10 +53,18 @@ def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any]) -> dict[str
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     defaults = {"kernel": uniform, "recurrent": uniform, "bias": initializers.torch_uniform_bias()}
-    return {
-        name: Role(drawing.get(f"{name}_init") or default, drawing.get(f"{name}_metadata") or {})
-        for name, default in defaults.items()
-    }
+    return {name: _role(where, name, default, drawing) for name, default in defaults.items()}
+
+
+def _role(where: str, name: str, default: Any, drawing: Mapping[str, Any]) -> Role:
+    init, metadata = drawing.get(f"{name}_init"), drawing.get(f"{name}_metadata")
+    if init is not None:
+        _checks.function(where, f"{name}_init", init, "such as those of jaxrnn.initializers or nnx.initializers")
+    if metadata is not None and not all(
+        isinstance(key, str) for key in _checks.mapping(where, f"{name}_metadata", metadata)
+    ):
+        raise TypeError(f"{where}: {name}_metadata expected names for keys, got {_checks.describe(metadata)}")
+    return Role(default if init is None else init, metadata or {})
 
 
 def draw(
@@ -94,9 +102,13 @@ def draw(
 
 
 def values(tree: Any) -> Any:
-    """The tree with the arrays of `nnx.Variable`s in their places."""
-    is_variable = lambda leaf: isinstance(leaf, nnx.Variable)  # noqa: E731
-    return jax.tree.map(lambda leaf: leaf[...] if is_variable(leaf) else leaf, tree, is_leaf=is_variable)
+    """The tree with the arrays of `nnx.Variable`s in their places, inside tuples and lists as well."""
+    if isinstance(tree, nnx.Variable):
+        return tree[...]
+    if isinstance(tree, (tuple, list)):
+        parts = list(map(values, tree))
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree
 
 
 class Weights(nnx.Module):

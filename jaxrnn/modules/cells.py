@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells import gru, lstm, rnn
-from jaxrnn.initializers import Initializer
+from jaxrnn.initializers import Initializer, draw
 from jaxrnn.modules import _weights
 from jaxrnn.modules._loading import Loading
 from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
@@ -44,8 +44,8 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
         self.input_size = _checks.size(where, "input_size", input_size)
         self.hidden_size = _checks.size(where, "hidden_size", hidden_size)
         self.bias = _checks.boolean(where, "bias", bias)
-        self.param_dtype = param_dtype
         _checks.float_dtype(where, "param_dtype", param_dtype)
+        self.param_dtype = param_dtype
         options = {**options, "use_bias": self.bias}
         self._cell = factory(self.hidden_size, **options)
 
@@ -94,16 +94,22 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
         Raises:
             TypeError: for a `carry_init` without `rngs`.
         """
-        zeros = self.cell.initial_state(tuple(input_shape[:-1]), self.param_dtype)
+        where = f"{type(self).__name__}.initialize_carry"
+        input_shape = _checks.axes(where, "input_shape", input_shape)
+        if not input_shape:
+            raise ValueError(f"{where}: input_shape expected (*B, I), got ()")
+        zeros = self.cell.initial_state(input_shape[:-1], self.param_dtype)
         if carry_init is None:
             return zeros
+        _checks.function(where, "carry_init", carry_init, "of (key, shape, dtype)")
         stream = rngs["carry"] if isinstance(rngs, nnx.Rngs) else rngs
         if not isinstance(stream, nnx.RngStream):
             raise TypeError(
-                f"{type(self).__name__}.initialize_carry: rngs expected nnx.Rngs or an nnx.RngStream, "
-                f"as there is a carry_init; got {_checks.describe(rngs)}"
+                f"{where}: rngs expected nnx.Rngs or an nnx.RngStream, as there is a carry_init; "
+                f"got {_checks.describe(rngs)}"
             )
-        return jax.tree.map(lambda leaf: carry_init(stream(), leaf.shape, leaf.dtype), zeros)
+        draw_leaf = lambda leaf: draw(f"{where}: carry_init", carry_init, stream(), leaf.shape, leaf.dtype)  # noqa: E731
+        return jax.tree.map(draw_leaf, zeros)
 
     @property
     def num_feature_axes(self) -> int:

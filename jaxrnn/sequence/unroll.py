@@ -10,7 +10,7 @@ from jaxrnn.sequence.implementations.protocol import FORWARD_MODE, Implementatio
 from jaxrnn.sequence.registry import choose, run
 
 # How JAX begins its message about a function with a derivative for reverse mode.
-FORWARD_MODE_REFUSED = "can't apply forward-mode differentiation (jvp) to a custom_vjp function"
+FORWARD_MODE_REFUSED = "can't apply forward-mode "
 
 
 def unroll(

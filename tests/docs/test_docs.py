@@ -52,8 +52,11 @@ def test_readme_blocks_run():
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
         if "label" in namespace and "one_for_each" not in namespace:
-            namespace["one_for_each"] = namespace["label"].shape, namespace["both_ends"].shape
-    assert namespace["one_for_each"] == ((16, 128), (16, 128))
+            namespace["one_for_each"] = namespace["label"], namespace["both_ends"]
+    label, both_ends = namespace["one_for_each"]
+    assert label.shape == (16, 128)
+    assert np.abs(label).max() > 0.01
+    np.testing.assert_array_equal(label, both_ends)
     assert namespace["sampled"].shape == (20, 16, 12)
     assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros predicts uniformly
     assert namespace["ys"].shape == (20, 4, 32)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
 from jaxrnn import Bidirectional
@@ -222,21 +223,6 @@ def test_generation_without_a_key_passes_none_and_can_be_continued(x64):
     assert_close((end, np.concatenate([first, second])), (states, ys))
 
 
-def test_last_output_is_read_at_each_length():
-    ys = np.arange(1.0, 1 + T * B, dtype=np.float32).reshape(T, B, 1)
-    last, some = jax.jit(jaxrnn.last_output), LENGTHS > 0
-    expected = [[ys[n - 1, k, 0] if n else 0] for k, n in enumerate(LENGTHS)]
-    np.testing.assert_array_equal(jaxrnn.last_output(ys, LENGTHS), expected)
-    np.testing.assert_array_equal(last(ys, LENGTHS + 100 * (LENGTHS == T)), expected)
-    np.testing.assert_array_equal(jaxrnn.last_output(ys), ys[-1])
-    assert not np.asarray(jaxrnn.last_output(ys[:0])).any()
-    case = make("lstm")
-    final, outputs = run(case, lengths=LENGTHS)
-    assert_close(np.asarray(last(outputs, LENGTHS))[some], np.asarray(final.h)[some], "float32")
-    gradient = jax.jit(jax.grad(lambda ys: jaxrnn.last_output(ys, LENGTHS).sum()))(ys)
-    np.testing.assert_array_equal(np.sum(gradient, (0, 2)), 1.0 * some)
-
-
 # Truncation and clipping inside time
 
 
@@ -328,6 +314,21 @@ def test_parameter_counts_equal_their_formulas(cell, formula):
     assert jaxrnn.count_params(params) == formula
 
 
+def test_parameter_counts_are_those_of_any_arrays():
+    """An array without axes is one parameter, one with an axis of no entries is none."""
+    tree = {
+        "scalars": (jnp.float32(2), np.float64(3), np.ones(()), jax.ShapeDtypeStruct((), jnp.float32)),
+        "none": [np.ones((0, 4)), None, ()],
+        "matrix": np.ones((2, 3)),
+    }
+    assert jaxrnn.count_params(tree) == 4 + 0 + 6
+    assert jaxrnn.count_params(jnp.float32(2)) == 1
+    assert jaxrnn.count_params(()) == 0
+    assert jax.jit(lambda x: jnp.full((), jaxrnn.count_params(x)))(jnp.ones((2, 2))) == 4
+    module = jaxrnn.modules.GRU(I, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    assert jaxrnn.count_params(nnx.state(module, nnx.Param)) == jaxrnn.count_params(module.params) == 38 + 32
+
+
 # Refusals
 
 GRU, LSTM = jaxrnn.gru(4), jaxrnn.lstm(3)
@@ -380,10 +381,16 @@ REFUSED = {
                    "generate: next_input expected a function"),
     "next_input shape": (lambda: jaxrnn.generate(GRU, zeros_of(GRU, 4), jnp.ones(4), jnp.ones(4), lambda y, k: y[:2], 3),
                          ValueError, r"generate: next_input\(y, key\) expected what first_input is, float32\[4\]; got float32\[2\]"),
-    "last_output rank": (lambda: jaxrnn.last_output(jnp.ones(3)), ValueError, "last_output: ys expected shape"),
-    "last_output lengths": (lambda: jaxrnn.last_output(jnp.ones((3, 2, 1)), np.asarray([4, 0])), ValueError,
-                            "last_output: lengths expected values from 0 to T = 3, got 4"),
-    "count": (lambda: jaxrnn.count_params({"a": "b"}), TypeError, "count_params: params expected arrays"),
+    "count of keys": (lambda: jaxrnn.count_params(jaxrnn.modules.GRU(3, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))), TypeError,
+                      r"count_params: params.rngs.key.* expected an array of numbers, got key.*; of a module count its `.params`"),
+    "count of a network": (lambda: jaxrnn.count_params(jaxrnn.stack([GRU])), TypeError,
+                           "count_params: params.init expected an array of numbers, got Bound.*; give the params, such as `init` returns"),
+    "count of strings": (lambda: jaxrnn.count_params([np.array(["a"])]), TypeError,
+                         r"count_params: params\[0\] expected an array of numbers, got <U1\[1\]"),
+    "count of numbers": (lambda: jaxrnn.count_params((1.0,)), TypeError, r"count_params: params\[0\] expected an array of numbers"),
+    "count of mixed names": (lambda: jaxrnn.count_params({1: np.ones(1), "a": np.ones(1)}), TypeError,
+                             "count_params: params expected a tree that JAX can flatten"),
+    "count": (lambda: jaxrnn.count_params({"a": "b"}), TypeError, r"count_params: params\['a'\] expected an array of numbers, got str 'b'"),
 }  # fmt: skip
 
 

@@ -1,0 +1,82 @@
+"""Odd values of every argument of cells: rightly accepted, or refused in words that name function and argument."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxrnn
+from jaxrnn import initializers as init
+from tests.support.odd_values import faults
+
+pytestmark = pytest.mark.usefixtures("unhooked")
+
+H, I, B = 3, 2, 2  # noqa: E741
+KEY = jax.random.key(0)
+FACTORIES = {f.__name__: f for f in (jaxrnn.rnn, jaxrnn.lstm, jaxrnn.gru, jaxrnn.mgu, jaxrnn.indrnn)}
+STEPS = {
+    f.__name__: f for f in (jaxrnn.rnn_step, jaxrnn.lstm_step, jaxrnn.gru_step, jaxrnn.mgu_step, jaxrnn.indrnn_step)
+}
+OPTIONS = {
+    "rnn": {"activation": "tanh"},
+    "lstm": {"projection_size": None, "peephole": False, "coupled": False, "layer_norm": False},
+    "gru": {"reset_after": True, "layer_norm": False},
+    "mgu": {},
+    "indrnn": {"activation": "relu"},
+}
+
+# What is right for an argument. `FORMS` are the good value in another form.
+FORMS = {"traced", "in NumPy", "float16", "NaN"}
+KEYS = {"a key", "a raw key", "traced", "in NumPy", "one axis less"}
+FLAG = {"True"}
+RIGHT = {"projection_size": {"None"}, "use_bias": FLAG, "reset_after": FLAG}
+RIGHT |= dict.fromkeys(("peephole", "coupled", "layer_norm"), FLAG)
+
+
+def traced(f):
+    """The function, which is traced and not compiled. Arguments stay as they are."""
+    return lambda **arguments: jax.eval_shape(lambda: f(**arguments))
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_odd_options_of_a_factory_are_refused(name):
+    def call(**options):
+        cell = FACTORIES[name](**options)
+        return jaxrnn.unroll(cell, cell.init(KEY, I), jnp.ones((2, I)))
+
+    recurrent = init.uniform(1.0) if name == "indrnn" else init.orthogonal()
+    good = {"hidden_size": H, "use_bias": True, "kernel_init": init.glorot_uniform(), "recurrent_init": recurrent}
+    good |= {"bias_init": init.gate_bias(), **OPTIONS[name]}
+    assert not faults((name, f"{name}.init", f"{name}_step"), traced(call), good, accepted=RIGHT)
+
+
+@pytest.mark.parametrize("name", FACTORIES)
+def test_odd_arguments_of_init_and_initial_state_are_refused(name):
+    cell = FACTORIES[name](H)
+    good = {"key": KEY, "input_size": I, "dtype": None}
+    right = {"key": KEYS, "dtype": {"None"}}
+    assert not faults(f"{name}.init", traced(cell.init), good, accepted=right)
+    right = {"batch_shape": {"an empty list", "an empty tuple"}, "dtype": {"None"}}
+    good = {"batch_shape": (B,), "dtype": None}
+    assert not faults(f"{name}.initial_state", traced(cell.initial_state), good, accepted=right)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_odd_arguments_of_a_step_are_refused(name):
+    cell = FACTORIES[name.removesuffix("_step")](H)
+    good = {"params": cell.init(KEY, I), "state": cell.initial_state((B,)), "x": jnp.ones((B, I))}
+    arrays = {"a traced array"} if name != "lstm_step" else set()  # it has the shape of a state
+    right = {"params": FORMS, "state": FORMS | arrays, "x": FORMS}
+    if name == "mgu_step":
+        right["params"] = FORMS | {"params of another cell"}  # they are an MGU's
+    for step in (STEPS[name], lambda params, state, x: cell.step(params, state, x)):
+        assert not faults(name, traced(step), good, accepted=right)
+
+
+def test_odd_arguments_of_regularize_are_refused():
+    def call(**options):
+        cell = jaxrnn.regularize(**options)
+        return jaxrnn.unroll(cell, cell.init(KEY, I), jnp.ones((2, I)), key=KEY)
+
+    rates = dict.fromkeys(("input_dropout", "recurrent_dropout", "dropconnect", "zoneout"), 0.1)
+    right = {"cell": {"a cell"}, **{name: {"0"} for name in rates}}
+    assert not faults("regularize", traced(call), {"cell": jaxrnn.lstm(H), **rates}, accepted=right)
