@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -281,7 +281,7 @@ def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str =
             f"{where}: {name} expected {describe(expected)}, got {describe(state)}; is it the state of another cell?"
         )
     for got, want in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        if not is_array(got):
+        if not _is_numeric(got):
             raise TypeError(
                 f"{where}: {name} expected arrays as in {describe(expected)}, got {describe(state)}; "
                 f"{type(got).__name__} is no array"
@@ -297,6 +297,8 @@ def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str =
 
 def same_structure(tree: Any, expected: Any) -> bool:
     """Whether two pytrees have the same structure."""
+    if isinstance(tree, Iterator):  # to JAX a leaf, with a warning
+        return False
     try:
         return jax.tree.structure(tree) == jax.tree.structure(expected)
     except Exception:  # such as a dictionary whose keys cannot be sorted
@@ -319,9 +321,9 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
 def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, ...]) -> jax.Array:
     """Integers `(*B,)` in 0..T; the range of traced values cannot be seen and is not checked."""
     given, value = value, array(where, "lengths", value)
-    known = None if isinstance(given, Tracer) else np.asarray(given)  # before a cast to 32 bits
     if not jnp.issubdtype(value.dtype, jnp.integer):
         raise TypeError(f"{where}: lengths expected integers, got {describe(value)}")
+    known = None if isinstance(given, Tracer) else np.asarray(given)  # before a cast to 32 bits
     if value.shape != batch_shape:
         raise ValueError(
             f"{where}: lengths expected the batch shape {batch_shape}, got {value.shape}; "
@@ -366,3 +368,34 @@ def size_of(leaf: Any) -> Any:
     if not all(is_integer(axis) or jax.export.is_symbolic_dim(axis) for axis in shape):
         return None
     return math.prod(shape)
+
+
+def leaves(where: str, name: str, value: Any, is_leaf: Any = None) -> list[Any]:
+    """The leaves of a pytree; an iterator is none, nor a dictionary with keys that have no order."""
+    try:
+        if not isinstance(value, Iterator):
+            return jax.tree.leaves(value, is_leaf=is_leaf)
+    except Exception:  # JAX raises several kinds
+        pass
+    raise TypeError(f"{where}: {name} expected arrays, in tuples, lists or dictionaries, got {describe(value)}")
+
+
+def numeric_leaves(where: str, name: str, value: Any, or_shapes: bool = False) -> None:
+    """The leaves of `value` are arrays of numbers, booleans or keys, or numbers; with `or_shapes` arrays or shapes."""
+    for leaf in leaves(where, name, value):
+        is_shape = or_shapes and isinstance(leaf, jax.ShapeDtypeStruct)
+        is_number = not or_shapes and (isinstance(leaf, (bool, float, complex)) or _is_index(leaf))
+        if not (_is_numeric(leaf) or is_shape or is_number):
+            expected = "arrays, or their shapes by jax.eval_shape" if or_shapes else "arrays of numbers"
+            raise TypeError(f"{where}: {name} expected {expected}, got {describe(leaf)} in {describe(value)}")
+
+
+def _is_index(value: Any) -> bool:
+    return is_integer(value) and abs(value) <= LARGEST_SIZE
+
+
+def _is_numeric(value: Any) -> bool:
+    """Whether it is an array that JAX has too."""
+    if not is_array(value):
+        return False
+    return isinstance(value, jax.Array) or jnp.issubdtype(value.dtype, np.number) or value.dtype == np.bool_

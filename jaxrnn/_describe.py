@@ -105,3 +105,9 @@ def _array(value: Any) -> str | None:
     if is_plain and not isinstance(value, np.ma.MaskedArray):
         return text
     return f"{type(value).__name__} of {text}"
+
+
+def describe_model(value: Any) -> str:
+    """A short word for a value that should be a cell or a network: these by the call that makes them."""
+    is_model = {"init", "initial_state", "step"} <= set(getattr(value, "_fields", ()))
+    return cut(repr(value)) if is_model and not isinstance(value, type) else describe(value)

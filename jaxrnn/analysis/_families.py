@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array
 
+from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import describe_model
 from jaxrnn._types import CELL_TYPES, Cell, Params
 from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
 from jaxrnn.cells.gru import GATES as GRU_GATES
@@ -25,6 +27,9 @@ class Family(NamedTuple):
     gates: tuple[str, ...]  # without the candidate
     values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
     kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
+
+
+RECORDS = (LSTMParams, GRUParams, MGUParams, RNNParams, IndRNNParams)
 
 
 def _lstm_values(residual: Any) -> Values:
@@ -53,13 +58,45 @@ def _family(params: Any) -> Family | None:
 
 def family_of_params(where: str, params: Any) -> Family:
     """The family that `params` belong to."""
+    _check_record(where, params)
     family = _family(params)
-    if family is None:
+    assert family is not None
+    return family
+
+
+def _check_record(where: str, params: Any) -> None:
+    if not isinstance(params, RECORDS):
+        got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise TypeError(
-            f"{where}: params expected those of one of this library's cells, got {type(params).__name__}; "
+            f"{where}: params expected those of one of this library's cells, got {got}; "
             "of a network, give those of one layer in one direction"
         )
-    return family
+
+
+def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
+    """W_h, and W_p if there is one, of params of a cell of this library; raises unless their shapes fit."""
+    _check_record(where, params)
+    w_h = _array(where, params, "w_h", 1 if isinstance(params, IndRNNParams) else 2)
+    w_proj = None if getattr(params, "w_proj", None) is None else _array(where, params, "w_proj", 2)
+    hidden = (w_h if w_proj is None else w_proj).shape[0]
+    if isinstance(params, LSTMParams):
+        _array(where, params, "w_x", 2)
+    expected = (hidden, len(family_of_params(where, params).blocks) * hidden)[: w_h.ndim]
+    if w_proj is not None:
+        expected = (w_proj.shape[1], *expected[1:])
+    if w_h.shape != expected:
+        raise ValueError(f"{where}: params.w_h expected shape {expected}, got {w_h.shape}")
+    return w_h, w_proj
+
+
+def _array(where: str, params: Any, name: str, axes: int) -> Array:
+    value = _checks.floating(where, f"params.{name}", getattr(params, name))
+    if value.ndim != axes:
+        raise ValueError(
+            f"{where}: params.{name} expected {axes} {'axis' if axes == 1 else 'axes'}, got shape {value.shape}; "
+            "of several layers, give the params of one"
+        )
+    return value
 
 
 def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
@@ -67,7 +104,9 @@ def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
     if family is None or not family.gates or cell.rule is None:
-        raise NotImplementedError(f"{where}: cell expected an LSTM, GRU or MGU, which have gates; got {cell!r}")
+        raise NotImplementedError(
+            f"{where}: cell expected an LSTM, GRU or MGU, which have gates; got {describe_model(cell)}"
+        )
     return family, shapes
 
 

@@ -10,8 +10,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
+from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyCell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
+from jaxrnn.network import Network
+from jaxrnn.sequence.arguments import check_cell
 from jaxrnn.sequence.masking import mask_of_lengths, only, shifted
 from jaxrnn.sequence.unroll import unroll
 
@@ -45,22 +48,78 @@ def trajectory(
     mask: Any = None,
     reverse: bool = False,
 ) -> Trajectory:
-    """Runs a cell, without noise, and keeps the states; `unroll` checks the arguments."""
-    options = {"lengths": lengths, "mask": mask, "reverse": reverse}
-    final, ys, after = unroll(cell, params, xs, state, return_states=True, key=None, **options)
+    """Runs a cell, without noise, and keeps the states."""
+    xs = check_arguments(where, cell, params, xs, state)
+    valid = _valid(where, lengths, mask, xs.shape[:-1])
+    final, ys, after = _unroll(cell, params, xs, state, lengths=lengths, mask=mask, reverse=reverse)
     dtype, *others = {leaf.dtype for leaf in jax.tree.leaves(after)} or {jnp.dtype(int)}
     if others or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"{where}: cell expected one whose state is floating-point throughout, got {cell!r} with "
+            f"{where}: cell expected one whose state is floating-point throughout, got {describe_model(cell)} with "
             f"{_checks.describe(final)}; only such a state has a Jacobian"
         )
     initial = cell.initial_state(xs.shape[1:-1]) if state is None else state
     params, xs, initial = cast_floating(jax.tree.map(jnp.asarray, (params, xs, initial)), dtype)
-    if lengths is not None:
-        mask = mask_of_lengths(_checks.sequence_lengths(where, lengths, xs.shape[0], xs.shape[1:-1]), xs.shape[0])
-    mask = None if mask is None else jnp.asarray(mask)
-    steps = Steps(shifted(initial, after, reverse), only(mask, xs), mask)
+    steps = Steps(shifted(initial, after, reverse), only(valid, xs), valid)
     return Trajectory(params, steps, final, ys)
+
+
+def check_reduce(where: str, reduce: Any, signature: str) -> None:
+    """`reduce` is `None`, or a function that programs can be compiled for."""
+    if reduce is None:
+        return
+    _checks.function(where, "reduce", reduce, signature)
+    try:
+        hash(reduce)
+    except Exception as error:
+        raise TypeError(
+            f"{where}: reduce expected a function that has a hash, got {_checks.describe(reduce)}; wrap it in a lambda"
+        ) from error
+
+
+def check_inputs(where: str, xs: Any) -> Array:
+    """`xs` as a floating-point array of two axes at least."""
+    xs = _checks.floating(where, "xs", xs)
+    if xs.ndim < 2:
+        raise ValueError(f"{where}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
+    return xs
+
+
+def check_arguments(where: str, cell: Any, params: Any, xs: Any, state: Any) -> Array:
+    """`xs` as an array; raises unless it is one of inputs of the cell, and params and state are the cell's."""
+    if isinstance(cell, Network):
+        raise TypeError(
+            f"{where}: cell expected a jaxrnn.Cell, got the network {describe_model(cell)}; "
+            "give one of its layers, with its params and the outputs of the layer below"
+        )
+    check_cell(where, cell)
+    xs = check_inputs(where, xs)
+    if cell.check is not None:
+        cell.check(where, params, xs.shape)
+    _checks.numeric_leaves(where, "params", params)
+    if state is not None:
+        _checks.state_like(where, "state", state, jax.eval_shape(lambda: cell.initial_state(xs.shape[1:-1])))
+    return xs
+
+
+def _valid(where: str, lengths: Any, mask: Any, shape: tuple[int, ...]) -> Bool[Array, "T *B"] | None:
+    """Which steps are valid, from the one of `lengths` and `mask` that is given; the shape is `(T, *B)`."""
+    if lengths is None:
+        return None if mask is None else _checks.step_mask(where, "mask", mask, shape)
+    if mask is not None:
+        raise ValueError(f"{where}: lengths and mask were both given, expected one; a mask says all that lengths can")
+    return mask_of_lengths(_checks.sequence_lengths(where, lengths, shape[0], shape[1:]), shape[0])
+
+
+def _unroll(*args: Any, **given: Any) -> tuple[State, PyTree, State]:
+    """`unroll` with the states; by "scan" where the derivative by hand does not do, in forward mode."""
+    options = {"return_states": True, "key": None, **given}
+    try:
+        return unroll(*args, **options)  # pyright: ignore[reportReturnType]
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+    return unroll(*args, implementation="scan", **options)  # pyright: ignore[reportReturnType]
 
 
 def per_sequence(steps: Steps) -> Steps:

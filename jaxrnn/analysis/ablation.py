@@ -8,7 +8,6 @@ replaced by zero instead of the weights, so that the other gates do not change.
 
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -16,6 +15,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import describe_model
 from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import gated_family_of
 from jaxrnn.cells._algebra import Dropped
@@ -134,13 +134,20 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     """
     where = "ablate_gates"
     family, shapes = gated_family_of(where, cell)
-    if not isinstance(cell, Cell) or cell.sample is not None:
-        raise NotImplementedError(f"{where}: cell expected one without noise, got {cell!r}; ablate it, then regularize")
-    if gate not in family.gates or gate not in family.blocks:
-        coupled = gate in family.gates
+    if not isinstance(cell, Cell):
+        raise NotImplementedError(f"{where}: cell expected one that is not sharded, got one of model_parallel")
+    if cell.sample is not None:
+        raise NotImplementedError(
+            f"{where}: cell expected one without noise, got {describe_model(cell)}; ablate it, then regularize"
+        )
+    if not isinstance(gate, str) or gate not in family.gates or gate not in family.blocks:
+        coupled = isinstance(gate, str) and gate in family.gates
         why = "; in a coupled LSTM it is 1 - f" if coupled else "; a candidate (tanh) is no gate"
         names = [name for name in family.gates if name in family.blocks]
-        raise ValueError(f"{where}: gate expected one of {', '.join(map(repr, names))} of {cell!r}, got {gate!r}{why}")
+        raise ValueError(
+            f"{where}: gate expected one of {', '.join(map(repr, names))} of {describe_model(cell)}, "
+            f"got {_checks.quote(gate)}{why}"
+        )
     place = family.blocks.index(gate)
     hidden = shapes.w_x.shape[-1] // len(family.blocks)
     peephole = None
@@ -157,14 +164,21 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     )
 
 
+def _is_real_array(value: Any) -> bool:
+    """Whether it is an array of real numbers; one with a mask is none, nor one of booleans."""
+    if not _checks.is_array(value) or isinstance(value, np.ma.MaskedArray):
+        return False
+    return jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)
+
+
 def _logit(where: str, value: Any, hidden: int) -> tuple[float, ...]:
     if isinstance(value, Tracer):
         raise TypeError(f"{where}: value expected a number or an array, got a traced one; make the cell outside of jit")
-    if isinstance(value, (bool, str)) or not isinstance(value, (int, float, np.ndarray, np.generic, jax.Array)):
+    if not (_is_real_array(value) or _checks.is_number(value)):
         raise TypeError(
             f"{where}: value expected a number in [0, 1] or an array of them, got {_checks.describe(value)}"
         )
-    numbers = np.asarray(value, np.float64)
+    numbers = np.asarray(value if _is_real_array(value) else _checks.number(where, "value", value), np.float64)
     if numbers.shape not in ((), (hidden,)):
         raise ValueError(f"{where}: value expected a number or shape (H,) = ({hidden},), got {numbers.shape}")
     if not ((numbers >= 0) & (numbers <= 1)).all():

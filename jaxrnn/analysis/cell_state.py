@@ -24,9 +24,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
+from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
 from jaxrnn.analysis._families import Values, family_of_params, own_residual
-from jaxrnn.analysis._trajectory import Steps, batched, per_sequence, trajectory
+from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
 from jaxrnn.cells.lstm import hidden
 from jaxrnn.sequence.masking import select
@@ -97,14 +98,14 @@ def cell_state_jacobian_terms(
         (5, 2)
     """
     where = "cell_state_jacobian_terms"
-    if reduce is not None and not callable(reduce):
-        raise TypeError(f"{where}: reduce expected a function of one term, got {_checks.describe(reduce)}")
+    check_reduce(where, reduce, "of one term")
     if not isinstance(params, LSTMParams) or getattr(cell, "rule", None) is None:
+        got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise NotImplementedError(
-            f"{where}: cell expected an LSTM with its params, got {cell!r} and {type(params).__name__}"
+            f"{where}: cell expected an LSTM with its params, got {describe_model(cell)} and params {got}"
         )
     run = trajectory(where, cell, params, xs, state, lengths)
-    return _terms(cell.rule, repr(cell), reduce, run.params, run.steps)
+    return _terms(cell.rule, describe_model(cell), reduce, run.params, run.steps)
 
 
 def _gates(rule: Rule, name: str, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:

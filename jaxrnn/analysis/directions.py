@@ -107,6 +107,7 @@ def _direction(where: str, name: str, given: Any, key: Array | None, run: Trajec
     if (given is None) == (key is None):
         raise ValueError(f"{where}: expected either {name} or key, got {'neither' if key is None else 'both'}")
     if key is not None:
+        key = _checks.key(where, "key", key)
         leaves, structure = jax.tree.flatten(run.final)
         keys = jax.random.split(key, len(leaves))
         drawn = [jax.random.normal(k, leaf.shape, leaf.dtype) for k, leaf in zip(keys, leaves, strict=True)]

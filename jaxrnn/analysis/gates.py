@@ -13,6 +13,8 @@ from jaxrnn.analysis._families import Family, Values, gated_family_of, own_resid
 from jaxrnn.analysis._trajectory import Steps, trajectory
 from jaxrnn.sequence.masking import only
 
+MOST_BINS = 2**16  # of a histogram with H * bins counts
+
 
 class GateStatistics(NamedTuple):
     """Statistics of one gate, unit by unit, over the valid steps of all sequences."""
@@ -95,7 +97,7 @@ def gate_statistics(
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`gate_values`.
         low, high: a gate is closed below `low` and open above `high`; 0 < low <= high < 1.
-        bins: the number of bins of the histogram.
+        bins: the number of bins of the histogram, at most 65536.
 
     Returns:
         A dictionary of :class:`GateStatistics` by the name of the gate: i f o, r z, or f.
@@ -124,7 +126,7 @@ def gate_statistics(
     low, high = _checks.positive_float(where, "low", low), _checks.positive_float(where, "high", high)
     if not low <= high < 1:
         raise ValueError(f"{where}: low and high expected 0 < low <= high < 1, got {low} and {high}")
-    bins = _checks.positive_int(where, "bins", bins)
+    bins = _checks.size(where, "bins", bins, MOST_BINS)
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     values = _values(family, cell.rule, run.params, run.steps)
     found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in family.gates}

@@ -29,9 +29,11 @@ from jaxrnn.analysis._logscale import (
     times,
     unscaled,
 )
-from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, trajectory
-from jaxrnn.network import Direction, Network, from_directions, merge_of, run_layers, walk
+from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory
+from jaxrnn.network import Direction, Network, check_directions, from_directions, merge_of, run_layers, walk
 from jaxrnn.sequence.masking import only, select
+
+WHERE = "gradient_flow"
 
 
 class GradientFlow(NamedTuple):
@@ -105,15 +107,14 @@ def gradient_flow(
         Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, equations 3 to 5, whose "temporal
         components" split the gradient further, by pairs of steps.
     """
-    where = "gradient_flow"
-    if not callable(loss):
-        raise TypeError(f"{where}: loss expected a function of (final_state, ys), got {_checks.describe(loss)}")
-    contributions = _checks.boolean(where, "contributions", contributions)
+    _checks.function(WHERE, "loss", loss, "of (final_state, ys)")
+    contributions = _checks.boolean(WHERE, "contributions", contributions)
+    _checks.numeric_leaves(WHERE, "params", params)
     if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)):
-        raise TypeError(f"{where}: params expected floating-point arrays, got {_checks.describe(params)}")
+        raise TypeError(f"{WHERE}: params expected floating-point arrays, got {_checks.describe(params)}")
     if isinstance(net_or_cell, Network):
         return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
-    run = trajectory(where, net_or_cell, params, xs, state, lengths, mask)
+    run = trajectory(WHERE, net_or_cell, params, xs, state, lengths, mask)
     value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
     found, _ = _back(net_or_cell.step, False, contributions, run.params, run.steps, dfinal, _plain(dys, xs))
     return GradientFlow(value, *found)
@@ -122,10 +123,9 @@ def gradient_flow(
 def _scalar(loss: Callable[[State, Array], Array]) -> Callable[[State, Array], Array]:
     def checked(final: State, ys: Array) -> Array:
         value = loss(final, ys)
-        if jnp.shape(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise TypeError(
-                f"gradient_flow: loss expected to return a floating-point scalar, got {_checks.describe(value)}"
-            )
+        is_number = isinstance(value, float) or (_checks.is_array(value) and not value.shape)
+        if not is_number or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(f"{WHERE}: loss expected to return a floating-point scalar, got {_checks.describe(value)}")
         return value
 
     return checked
@@ -203,12 +203,15 @@ class _Run(NamedTuple):
 def _of_network(
     net: Network, params: Params, xs: Any, loss: Callable, states: Any, lengths: Any, mask: Any, keep: bool
 ) -> GradientFlow:
-    jax.eval_shape(lambda: net.unroll(params, xs, states, lengths=lengths, mask=mask, key=None))  # checks the arguments
+    xs = check_inputs(WHERE, xs)
+    _check_layers("params", params, net)
+    if states is not None:
+        _check_layers("state", states, net)
     states = net.initial_state(xs.shape[1:-1]) if states is None else states
 
     def run(way: Direction, xs: Any) -> tuple[_Run, Array]:
         own, state = way.parts
-        found = trajectory("gradient_flow", way.cell, own, xs, state, lengths, mask, way.reverse)
+        found = trajectory(WHERE, way.cell, own, xs, state, lengths, mask, way.reverse)
         return _Run(way, found), found.ys
 
     layers, ys = run_layers(net, run, xs, params, states)
@@ -225,6 +228,17 @@ def _of_network(
         dys = plus(*(dxs for _, dxs in backs), *([dys] if net.residual and k else []))
     norms, weights, contributions = (tuple(values) for values in zip(*found, strict=True))
     return GradientFlow(value, norms, weights, contributions if keep else None)
+
+
+def _check_layers(name: str, value: Any, net: Network) -> None:
+    """Raises unless `value` is a tuple over the layers of the network, with their directions."""
+    if not isinstance(value, tuple) or hasattr(value, "_fields") or len(value) != len(net.layers):
+        raise TypeError(
+            f"{WHERE}: {name} expected a tuple over {len(net.layers)} layers, got {_checks.describe(value)}; "
+            "those of a single cell are one entry of it"
+        )
+    for k, (layer, entry) in enumerate(zip(net.layers, value, strict=True)):
+        check_directions(WHERE, f"{name}[{k}]", layer, entry)
 
 
 def _unmerged(net: Network, runs: list[_Run], dys: Scaled) -> list[Scaled]:

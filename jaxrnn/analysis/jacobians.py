@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
-from jaxrnn.analysis._trajectory import Step, Steps, batched, flat_step, per_sequence, trajectory
+from jaxrnn.analysis._trajectory import Step, Steps, batched, check_reduce, flat_step, per_sequence, trajectory
 from jaxrnn.sequence.masking import select
 
 Reduce = Callable[[Array], PyTree]
@@ -63,8 +62,7 @@ def state_jacobians(
         (6, 2, 8, 8)
     """
     where = "state_jacobians"
-    if reduce is not None and not callable(reduce):
-        raise TypeError(f"{where}: reduce expected a function of one Jacobian, got {_checks.describe(reduce)}")
+    check_reduce(where, reduce, "of one Jacobian")
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     return jacobians_of(cell.step, reduce, run.params, run.steps)
 

@@ -85,13 +85,16 @@ def lyapunov_exponents(
         arXiv:2006.14123.
     """
     where = "lyapunov_exponents"
-    if isinstance(discard, bool) or not isinstance(discard, (int, np.integer)) or discard < 0:
-        raise ValueError(f"{where}: discard expected a number of steps, at least 0; got {discard!r}")
+    if not _checks.is_integer(discard):
+        raise TypeError(f"{where}: discard expected a number of steps, got {_checks.describe(discard)}")
+    if discard < 0:
+        raise ValueError(f"{where}: discard expected a number of steps, at least 0; got {_checks.quote(discard)}")
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     size = state_size(run.final, run.steps.xs.ndim - 2)
     start = _start(where, count, directions, size).astype(factored_dtype(run.steps.xs.dtype))
     growth = _growth(cell.step, run.params, run.steps, start)
-    counted = jnp.broadcast_to(jnp.arange(growth.shape[0])[(..., *[None] * (growth.ndim - 1))] >= discard, growth.shape)
+    first = min(discard, growth.shape[0])
+    counted = jnp.broadcast_to(jnp.arange(growth.shape[0])[(..., *[None] * (growth.ndim - 1))] >= first, growth.shape)
     if run.steps.mask is not None:
         counted = counted & run.steps.mask[..., None]
     total = jnp.sum(jnp.where(counted, growth, jnp.zeros_like(growth)), 0)
@@ -103,7 +106,9 @@ def _start(where: str, count: Any, directions: Any, size: int) -> Float[Array, "
     if directions is None:
         count = size if count is None else _checks.positive_int(where, "count", count)
         if count > size:
-            raise ValueError(f"{where}: count expected at most S = {size}, the entries of the state; got {count}")
+            raise ValueError(
+                f"{where}: count expected at most S = {size}, the entries of the state; got {_checks.quote(count)}"
+            )
         directions = np.random.default_rng(0).standard_normal((size, count))
         return jnp.asarray(np.linalg.qr(directions)[0])
     if count is not None:
@@ -113,7 +118,7 @@ def _start(where: str, count: Any, directions: Any, size: int) -> Float[Array, "
         raise ValueError(
             f"{where}: directions expected shape (S, k) with S = {size} and k from 1 to S, got {directions.shape}"
         )
-    return jnp.linalg.qr(directions)[0]
+    return jnp.linalg.qr(directions.astype(factored_dtype(directions.dtype)))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Complex, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import Params
-from jaxrnn.analysis._families import family_of_params
+from jaxrnn.analysis._families import family_of_params, recurrent_matrices
 from jaxrnn.analysis._jacobi_svd import after, ball
 from jaxrnn.analysis._trajectory import factored_dtype
 
@@ -62,23 +62,21 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
         [1.0, 1.0, 1.0, 1.0]
     """
     where = "recurrent_spectrum"
-    family = family_of_params(where, params)
-    if powers != 0 or isinstance(powers, bool):
-        powers = _checks.positive_int(where, "powers", powers)
-    matrices = _matrices(params, len(family.blocks))
-    found = _spectra(int(powers), matrices)
-    return {name: jax.tree.map(lambda leaf, k=k: leaf[k], found) for k, name in enumerate(family.blocks)}
+    w_h, w_proj = recurrent_matrices(where, params)
+    names = family_of_params(where, params).blocks
+    if not (_checks.is_integer(powers) and powers == 0):
+        powers = _checks.size(where, "powers", powers)
+    found = _spectra(int(powers), _matrices(w_h, w_proj, len(names)))
+    return {name: jax.tree.map(lambda leaf, k=k: leaf[k], found) for k, name in enumerate(names)}
 
 
-def _matrices(params: Any, count: int) -> Float[Array, "G H H"]:
+def _matrices(w_h: Array, w_proj: Array | None, count: int) -> Float[Array, "G H H"]:
     """The matrix of each gate."""
-    w_h = jnp.asarray(params.w_h)
     w_h = w_h.astype(factored_dtype(w_h.dtype))
     if w_h.ndim == 1:
         return jnp.diag(w_h)[None]
     blocks = jnp.stack(jnp.split(w_h, count, axis=-1))
-    projection = getattr(params, "w_proj", None)
-    return blocks if projection is None else jnp.einsum("hp,gpk->ghk", jnp.asarray(projection, w_h.dtype), blocks)
+    return blocks if w_proj is None else jnp.einsum("hp,gpk->ghk", w_proj.astype(w_h.dtype), blocks)
 
 
 @functools.partial(jax.jit, static_argnums=0)

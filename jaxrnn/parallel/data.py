@@ -13,6 +13,7 @@ from jaxrnn._types import PyTree
 
 AXIS = "batch"
 WHERE = "data_parallel"
+MOST_AXES = 64  # of an array of NumPy
 
 
 def data_parallel(
@@ -76,23 +77,22 @@ def data_parallel(
         4. With lengths, a mean over valid steps is not the mean of the devices' means: let
            `f` return sums, of the loss and of the steps, and divide one mean by the other.
     """
-    if not isinstance(in_axes, Sequence):
+    _checks.function(WHERE, "f", f, "of arrays")
+    if not isinstance(in_axes, Sequence) or isinstance(in_axes, (str, bytes)):
         raise TypeError(f"{WHERE}: in_axes expected a sequence, one entry an argument, got {_checks.describe(in_axes)}")
     for axis in in_axes:
-        if not _is_axis(axis):
-            raise ValueError(f"{WHERE}: in_axes expected None or the number of an axis for each argument, got {axis!r}")
-    for axis in jax.tree.leaves(out_axes, is_leaf=_is_none):
-        if not _is_axis(axis):
-            raise ValueError(f"{WHERE}: out_axes expected None or the number of an axis for each result, got {axis!r}")
-    if devices is not None and not len(devices):
-        raise ValueError(f"{WHERE}: devices expected at least one, got none")
+        _check_axis("in_axes", axis, "argument")
+    for axis in _checks.leaves(WHERE, "out_axes", out_axes, _is_none):
+        _check_axis("out_axes", axis, "result")
+    chosen = None if devices is None else _checked_devices(devices)
 
     def run(*args: PyTree, **named: PyTree) -> PyTree:
-        used = jax.devices() if devices is None else list(devices)
+        used = jax.devices() if chosen is None else chosen
         args = _by_position(f, args, named) if named else args
         if len(args) != len(in_axes):
             raise TypeError(f"{WHERE}: expected {len(in_axes)} arguments, one for each of in_axes, got {len(args)}")
         for k, (axis, arg) in enumerate(zip(in_axes, args, strict=True)):
+            _checks.numeric_leaves(WHERE, f"argument {k}", arg)
             if axis is not None:
                 _check_divides(k, axis, arg, len(used))
 
@@ -128,8 +128,23 @@ def _is_none(axis: Any) -> bool:
     return axis is None
 
 
-def _is_axis(axis: Any) -> bool:
-    return axis is None or (isinstance(axis, int) and not isinstance(axis, bool) and axis >= 0)
+def _check_axis(name: str, axis: Any, what: str) -> None:
+    if axis is not None and not (_checks.is_integer(axis) and 0 <= axis < MOST_AXES):
+        got = _checks.quote(axis)
+        raise ValueError(f"{WHERE}: {name} expected None or the number of an axis for each {what}, got {got}")
+
+
+def _checked_devices(devices: Any) -> list[Any]:
+    """The devices as a list."""
+    is_sequence = isinstance(devices, Sequence) or (isinstance(devices, np.ndarray) and devices.ndim == 1)
+    if not is_sequence or not all(isinstance(each, jax.Device) for each in devices):
+        got = _checks.describe(devices)
+        raise TypeError(f"{WHERE}: devices expected a sequence of devices, as of jax.devices(), got {got}")
+    if not len(devices):
+        raise ValueError(f"{WHERE}: devices expected at least one, got none")
+    if len(set(devices)) < len(devices):
+        raise ValueError(f"{WHERE}: devices expected each device once, got {_checks.describe(devices)}")
+    return list(devices)
 
 
 def _spec(axis: int | None) -> PartitionSpec:
@@ -141,6 +156,8 @@ def _over_results(f: Callable[[int | None, PyTree], PyTree], out_axes: Any, resu
 
     def checked(axis: int | None, part: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(part):
+            if not _checks.is_array(leaf):
+                raise TypeError(f"{WHERE}: f expected to return arrays, got {_checks.describe(leaf)} in its results")
             if axis is None and not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
                 raise TypeError(
                     f"{WHERE}: out_axes expected the batch axis of a result that is not floating-point, which has no "
@@ -155,7 +172,7 @@ def _over_results(f: Callable[[int | None, PyTree], PyTree], out_axes: Any, resu
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{WHERE}: out_axes expected one entry, or a tuple as f returns them, for {_checks.describe(results)}; "
-            f"got {out_axes!r}"
+            f"got {_describe.cut(repr(out_axes))}"
         ) from error
     return jax.tree.map(checked, out_axes, results, is_leaf=_is_none)
 

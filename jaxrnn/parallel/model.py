@@ -6,11 +6,12 @@ import jax
 from jax.sharding import Mesh
 
 from jaxrnn import _checks
+from jaxrnn._describe import describe_model
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
 from jaxrnn.cells._activation import mixes_units
 from jaxrnn.network import Network, from_directions, stack, walk
-from jaxrnn.parallel._meshes import automatic, axis_of
+from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.sharding import row_shardings
 
 WHERE = "model_parallel"
@@ -90,10 +91,7 @@ def model_parallel(
     """
     axis_of(WHERE, "axis", mesh, axis)
     automatic(WHERE, mesh)
-    if batch_axis is not None:
-        axis_of(WHERE, "batch_axis", mesh, batch_axis)
-        if batch_axis == axis:
-            raise ValueError(f"{WHERE}: batch_axis expected another axis than that of the units, got {axis!r} for both")
+    batch_axis_of(WHERE, mesh, batch_axis, axis, "units")
     placement = Placement(mesh, axis, () if batch_axis is None else (batch_axis,))
     if isinstance(model, Cell):
         return _placed("model", model, placement)
@@ -139,7 +137,9 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
         1. NNX: modules of :mod:`jaxrnn.modules` hold the same as metadata of their parameters, set
            by `recurrent_metadata={"out_sharding": ("model", None)}`.
     """
-    axis_of("param_shardings", "axis", mesh, axis)
+    where = "param_shardings"
+    axis_of(where, "axis", mesh, axis)
+    _checks.numeric_leaves(where, "params", params, or_shapes=True)
     return row_shardings(params, Placement(mesh, axis, ()))
 
 
@@ -150,16 +150,18 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
         names = ", ".join(each.factory for each in CONFIGS)
         raise NotImplementedError(
             f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
-            f"got {cell!r}; what a unit computes must not depend on the others but through matrices"
+            f"got {describe_model(cell)}; what a unit computes must not depend on the others but through matrices"
         )
     if mixes_units(getattr(config, "activation", "tanh"), 2):
-        raise NotImplementedError(f"{WHERE}: {where} expected an activation of each unit by itself, got {cell!r}")
+        raise NotImplementedError(
+            f"{WHERE}: {where} expected an activation of each unit by itself, got {describe_model(cell)}"
+        )
     assert placement.hidden is not None
     devices = placement.mesh.shape[placement.hidden]
     for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)):
         if leaf.shape[-1] % devices:
             raise ValueError(
                 f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.hidden!r} "
-                f"divide, got {leaf.shape[-1]} in {cell!r}"
+                f"divide, got {leaf.shape[-1]} in {describe_model(cell)}"
             )
     return PlacedCell(cell, placement)

@@ -11,6 +11,7 @@ chunk, and what they compute is discarded.
     layer 2                  0     1     2        C = 3, L = 3
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,11 +21,13 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from jaxrnn import _checks
+from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells._step import cast_floating
-from jaxrnn.parallel._meshes import automatic, axis_of
-from jaxrnn.sequence.arguments import dtypes_of
+from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
+from jaxrnn.sequence.arguments import checkpoint_of, dtypes_of
 from jaxrnn.sequence.masking import mask_of_lengths, select
+from jaxrnn.sequence.registry import named
 from jaxrnn.sequence.sharding import vary_like
 from jaxrnn.sequence.unroll import unroll
 
@@ -58,7 +61,7 @@ def pipeline(
             before it, and a read-out after it.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
         axis: the mesh axis of the layers; its n devices divide their number L.
-        chunk: the number of steps in a chunk.
+        chunk: the number of steps in a chunk; more than T make one chunk.
         batch_axis: the mesh axis over which the first batch axis is sharded, for data parallelism too.
 
     Returns:
@@ -92,14 +95,11 @@ def pipeline(
     """
     axis_of(WHERE, "axis", mesh, axis)
     automatic(WHERE, mesh)
-    if batch_axis is not None:
-        axis_of(WHERE, "batch_axis", mesh, batch_axis)
-        if batch_axis == axis:
-            raise ValueError(
-                f"{WHERE}: batch_axis expected another axis than that of the layers, got {axis!r} for both"
-            )
+    batch_axis_of(WHERE, mesh, batch_axis, axis, "layers")
     if not isinstance(cell, Cell):
-        raise TypeError(f"{WHERE}: cell expected a Cell, got {_checks.describe(cell)}")
+        raise TypeError(f"{WHERE}: cell expected a Cell, got {describe_model(cell)}")
+    if cell.sample is not None:
+        warnings.warn(f"{WHERE}: the noise of {describe_model(cell)} is off: a pipeline draws none", stacklevel=2)
     plan = _Plan(cell, mesh, axis, batch_axis, _checks.positive_int(WHERE, "chunk", chunk))
 
     def run(
@@ -116,6 +116,7 @@ def pipeline(
         clip_gradient: float | None = None,
     ) -> tuple[State, Array]:
         xs = _checks.floating(WHERE, "xs", xs)
+        _check_inputs(plan, xs)
         layers = _check_layers(plan, params, xs)
         steps = xs.shape[:-1]
         if lengths is not None:
@@ -126,15 +127,20 @@ def pipeline(
             None if value is None else _checks.step_mask(WHERE, name, value, steps)
             for name, value in (("mask", mask), ("resets", resets))
         )
-        if mask is None and (steps[0] % plan.chunk or not steps[0]):
+        if mask is None and (not steps[0] or steps[0] % min(plan.chunk, steps[0])):
             mask = jnp.ones(steps, bool)  # the steps that fill the last chunk are masked
         dtypes = dtypes_of(WHERE, cell, params, xs, compute_dtype)
-        states = cell.initial_state((layers, *steps[1:])) if states is None else jax.tree.map(jnp.asarray, states)
+        initial = lambda: cell.initial_state((layers, *steps[1:]))  # noqa: E731
+        if states is not None:
+            _checks.state_like(WHERE, "states", states, jax.eval_shape(initial), "layers and xs")
+        states = initial() if states is None else jax.tree.map(jnp.asarray, states)
         options = {
-            "checkpoint": checkpoint,
+            "checkpoint": checkpoint_of(WHERE, checkpoint),
             "compute_dtype": compute_dtype,
-            "implementation": implementation,
-            "clip_gradient": clip_gradient,
+            "implementation": named(WHERE, implementation),
+            "clip_gradient": None
+            if clip_gradient is None
+            else _checks.positive_float(WHERE, "clip_gradient", clip_gradient),
         }
         over_time = (xs.astype(dtypes.output), mask, resets)  # as wide as outputs, which layers read
         return _run(plan, params, cast_floating(states, dtypes.state), over_time, options)
@@ -143,14 +149,23 @@ def pipeline(
 
 
 def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
-    """The number of layers; raises unless the devices divide it and the inputs have the layers' width."""
+    """The number of layers; raises unless the devices divide it and the params are those of the cell."""
     devices = plan.mesh.shape[plan.axis]
-    sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in jax.tree.leaves(params)}
+    _checks.numeric_leaves(WHERE, "params", params)
+    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(params)}
     if len(sizes) != 1 or min(sizes) % devices or not min(sizes):
         raise ValueError(
             f"{WHERE}: params expected leaves with a first axis of layers that the {devices} devices of the mesh axis "
             f"{plan.axis!r} divide, got {_checks.describe(params)}"
         )
+    check = plan.cell.check
+    if check is not None:
+        jax.eval_shape(lambda params: check(WHERE, jax.tree.map(lambda leaf: leaf[0], params), xs.shape), params)
+    return sizes.pop()
+
+
+def _check_inputs(plan: _Plan, xs: Array) -> None:
+    """Raises unless the inputs are as wide as the outputs, and the devices divide their batch."""
     if xs.ndim < 2:
         raise ValueError(f"{WHERE}: xs expected shape (T, *B, H), got {xs.shape}")
     if plan.batch_axis is not None and (xs.ndim < 3 or xs.shape[1] % plan.mesh.shape[plan.batch_axis]):
@@ -161,20 +176,20 @@ def _check_layers(plan: _Plan, params: Params, xs: Array) -> int:
     width = jax.tree.leaves(jax.eval_shape(plan.cell.initial_state))[0].shape[-1]
     if xs.shape[-1] != width:
         raise ValueError(
-            f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {plan.cell!r}, got {xs.shape}; "
-            "run a first layer of another width before"
+            f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {describe_model(plan.cell)}, "
+            f"got {xs.shape}; run a first layer of another width before"
         )
-    return sizes.pop()
 
 
 def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
     """The `shard_map`; it replicates `over_time` over the layers' axis, in chunks `(C, K, *B, ·)`."""
     time = over_time[0].shape[0]
-    chunks = max(1, -(-time // plan.chunk))
+    chunk = min(plan.chunk, max(time, 1))
+    chunks = max(1, -(-time // chunk))
 
     def chunked(leaf: Array) -> Array:
-        filled = jnp.pad(leaf, [(0, chunks * plan.chunk - time)] + [(0, 0)] * (leaf.ndim - 1))
-        return filled.reshape(chunks, plan.chunk, *leaf.shape[1:])
+        filled = jnp.pad(leaf, [(0, chunks * chunk - time)] + [(0, 0)] * (leaf.ndim - 1))
+        return filled.reshape(chunks, chunk, *leaf.shape[1:])
 
     def on_device(params: Params, states: State, over_time: Any) -> tuple[State, Array]:
         params, states, over_time = vary_like((params, states, over_time), jax.lax.axis_index(plan.axis))
@@ -191,7 +206,7 @@ def _run(plan: _Plan, params: Params, states: State, over_time: Any, options: di
         out_specs=(held, PartitionSpec(plan.axis, None, None, plan.batch_axis)),
     )(params, states, jax.tree.map(chunked, over_time))
     ys = ys[-1]  # of the last device
-    return states, ys.reshape(chunks * plan.chunk, *ys.shape[2:])[:time]
+    return states, ys.reshape(chunks * chunk, *ys.shape[2:])[:time]
 
 
 def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: dict[str, Any]) -> tuple[State, Array]:
@@ -204,7 +219,7 @@ def _ticks(plan: _Plan, params: Params, states: State, over_time: Any, options: 
         after = []
         for k in range(jax.tree.leaves(states)[0].shape[0]):
             own, state = jax.tree.map(lambda leaf, k=k: leaf[k], (params, states))
-            state, x = unroll(plan.cell, own, x, state, mask=mask, resets=resets, **options)
+            state, x = unroll(plan.cell, own, x, state, mask=mask, resets=resets, key=None, **options)
             after.append(state)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *after), x
 

@@ -126,6 +126,22 @@ def test_no_steps_return_the_states(options):
     assert ys.dtype == jnp.float32
 
 
+def test_a_chunk_longer_than_the_sequence_is_one_chunk(x64):
+    cell = CELLS["gru"]
+    args = operands(cell)
+    assert_close(quick_jit(piped(cell, chunk=10**12))(*args), quick_jit(stacked(cell))(*args))
+
+
+def test_a_cell_with_noise_warns_that_it_is_off(x64):
+    noisy = jaxrnn.regularize(CELLS["gru"], input_dropout=0.5)
+    with pytest.warns(
+        UserWarning, match=r"pipeline: the noise of regularize\(gru\(3\), .* is off: a pipeline draws none"
+    ):
+        run = piped(noisy)
+    args = operands(CELLS["gru"])
+    assert_close(quick_jit(run)(*args), quick_jit(stacked(CELLS["gru"]))(*args))
+
+
 def test_pipeline_trains_as_the_stack(x64):
     optimizer = optax.adam(1e-2)
 

@@ -233,19 +233,19 @@ def _as_for_users() -> Iterator[None]:
         jax.config.update("jax_traceback_filtering", before)
 
 
-def error_of(call: Callable[..., Any], arguments: Mapping[str, Any]) -> Exception | None:
+def error_of(call: Callable[..., Any], arguments: Mapping[str, Any], only_traced: bool = False) -> Exception | None:
     """The error that a call raises, or `None`; an argument that is `Traced` is traced during the call."""
     traced = {name: value.value for name, value in arguments.items() if type(value) is Traced}
     plain = {name: value for name, value in arguments.items() if name not in traced}
 
     def run(values: dict[str, Any]) -> None:
         result = call(**plain, **values)
-        if not values:
+        if not values and not only_traced:
             jax.block_until_ready(result)
 
     try:
         with _as_for_users():
-            jax.eval_shape(run, traced) if traced else run({})
+            jax.eval_shape(run, traced) if traced or only_traced else run({})
     except Exception as error:
         return error
     return None
@@ -260,6 +260,7 @@ def faults(
     accepted: Mapping[str, Collection[str]] | None = None,
     words: Mapping[str, Collection[str]] | None = None,
     arguments: Collection[str] | None = None,
+    only_traced: bool = False,
 ) -> list[str]:
     """Calls `call(**good)` with each argument replaced by each odd value, and returns what went wrong, in words.
 
@@ -272,15 +273,16 @@ def faults(
             that returns for another one is a fault; so is an error for one of these.
         words: for each argument the words that name it in messages, if they are not its name.
         arguments: those to replace, by default all.
+        only_traced: programs are traced, not compiled and run: for programs that compile slowly.
     """
     names = (name,) if isinstance(name, str) else name
     found = []
-    if (error := error_of(call, good)) is not None:
+    if (error := error_of(call, good, only_traced)) is not None:
         raise AssertionError(f"{names[0]} refuses the good arguments") from error
     for argument in good if arguments is None else arguments:
         right = None if accepted is None else accepted.get(argument, ())
         for odd_name, make in odd.items():
-            error = error_of(call, {**good, argument: make(good[argument])})
+            error = error_of(call, {**good, argument: make(good[argument])}, only_traced)
             if error is not None:
                 fault = fault_of_error(error, names, (words or {}).get(argument, (argument,)))
                 if fault is None and right is not None and odd_name in right:
