@@ -160,26 +160,31 @@ def test_params_of_whole_numbers_are_refused_and_as_floats_give_the_equations(un
     expected = np.tanh(xs @ np.asarray(INTEGERS.w_x))
     floats = jax.tree.map(lambda leaf: leaf.astype(np.float32), INTEGERS)
     np.testing.assert_allclose(jaxrnn.unroll(cell, floats, xs)[1], expected, rtol=1e-6)
-    net = jaxrnn.stack([cell])
-    module = jaxrnn.modules.RNN(2, 2, rngs=nnx.Rngs(0))
-    for dtype in (np.int32, np.int8, bool, np.complex64):
-        given = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), INTEGERS)
-        calls = [
-            lambda name=name: jaxrnn.unroll(cell, given, xs, implementation=name) for name in registry.IMPLEMENTATIONS
-        ]
-        calls += [
-            lambda: jaxrnn.rnn_step(given, np.zeros(2, np.float32), xs[0]),
-            lambda: net.unroll((given,), xs),
-            lambda: net.step((given,), net.initial_state(), xs[0]),
-            lambda: jaxrnn.generate(cell, given, np.zeros(2, np.float32), xs[0], lambda y, key: y, 2),
-            lambda: module.load((given,)),
-            lambda: jaxrnn.save("unused", cell, given),
-            lambda: jaxrnn.interop.to_torch((given,)),
-            lambda: jaxrnn.analysis.state_jacobians(cell, given, xs),
-        ]
-        for call in calls:
-            with pytest.raises((TypeError, ValueError), match=rf"w_x\b.*expected .*{np.dtype(dtype).name}"):
-                call()
+
+
+def uses_of(cell, params, xs):
+    """Every function that reads parameters, on these."""
+    h, net, module = np.zeros(2, np.float32), jaxrnn.stack([cell]), jaxrnn.modules.RNN(2, 2, rngs=nnx.Rngs(0))
+    calls = [lambda name=name: jaxrnn.unroll(cell, params, xs, implementation=name) for name in registry.IMPLEMENTATIONS]
+    return [
+        *calls,
+        lambda: jaxrnn.rnn_step(params, h, xs[0]),
+        lambda: net.unroll((params,), xs),
+        lambda: net.step((params,), (h,), xs[0]),
+        lambda: jaxrnn.generate(cell, params, h, xs[0], lambda y, key: y, 2),
+        lambda: module.load((params,)),
+        lambda: jaxrnn.save("unused", cell, params),
+        lambda: jaxrnn.interop.to_torch((params,)),
+        lambda: jaxrnn.analysis.state_jacobians(cell, params, xs),
+    ]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int8, bool, np.complex64])
+def test_every_use_of_params_that_are_no_floats_is_refused(dtype, unhooked):
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), INTEGERS)
+    for call in uses_of(jaxrnn.rnn(2), params, np.asarray([[0.5, 0.25]], np.float32)):
+        with pytest.raises((TypeError, ValueError), match=rf"w_x\b.*{np.dtype(dtype).name}"):
+            call()
 
 
 @pytest.mark.parametrize(("call", "message"), [
