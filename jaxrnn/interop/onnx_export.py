@@ -169,8 +169,9 @@ def _entries(where: str, k: int, layer: Any, params: Any) -> list[_Entry]:
 
 def _entry(where: str, name: str, cell: AnyCell, params: Any) -> _Entry:
     form = layout.form_of(f"{where}: {name}", cell)
+    w_x: Any = params.w_x if hasattr(type(params), "w_x") else None
     if cell.check is not None:
-        cell.check(f"{where}: {name}", params, getattr(getattr(params, "w_x", None), "shape", ())[:1])
+        cell.check(f"{where}: {name}", params, w_x.shape[:1] if _checks.is_array(w_x) else ())
     given = {field: value for field, value in params._asdict().items() if value is not None}
     return _Entry(name, form, {field: as_numpy(where, f"{name}.{field}", value) for field, value in given.items()})
 
