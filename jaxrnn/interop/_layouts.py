@@ -21,6 +21,7 @@ from jaxrnn.interop._mappings import (
     check_names,
     check_shape,
     entry,
+    hint_of_module,
     to_jax,
 )
 from jaxrnn.interop._sizes import Axis, Claim, Fit, fit
@@ -29,6 +30,7 @@ from jaxrnn.network import walk_layer
 RECORDS: dict[str, Any] = {"rnn": RNNParams, "lstm": LSTMParams, "gru": GRUParams}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 COUPLED = (0, 1, 2)  # the gates of a coupled LSTM
+BOTH_WAYS = "; one layer in both directions is (Bidirectional(forward, backward),)"
 NEEDED = ("w_x", "w_h")  # the fields that no record is without
 
 Fields = dict[str, np.ndarray]
@@ -184,8 +186,8 @@ def read_record(where: str, name: str, params: Any, peer: str, projection: bool 
     """A record of ours as fields; raises for what `peer` cannot hold, and if `in_jax` for what JAX cannot."""
     if not is_record(params):
         raise TypeError(
-            f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {_named(params)}; "
-            f"{peer} has no other cells of ours"
+            f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {_named(params)}"
+            f"{hint_of_module(params, 'params') or f'; {peer} has no other cells of ours'}"
         )
     kind = next(kind for kind, record in RECORDS.items() if isinstance(params, record))
     for field, reason in (("norm", "layer normalisation"), ("peephole", "peephole connections")):
@@ -230,8 +232,8 @@ def read_layers(where: str, params: Any, peer: str, projection: bool = False, in
     """The layers of a network's parameters, each of one direction or two."""
     if not isinstance(params, tuple) or hasattr(params, "_fields") or not params:
         raise TypeError(
-            f"{where}: params expected a record or a tuple over layers, got {describe(params)}; "
-            "one layer in both directions is (Bidirectional(forward, backward),)"
+            f"{where}: params expected a record or a tuple over layers, got {describe(params)}"
+            f"{hint_of_module(params, 'params') or BOTH_WAYS}"
         )
     layers: list[list[Layer]] = []
     for k, layer in enumerate(params):

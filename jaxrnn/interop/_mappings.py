@@ -131,6 +131,18 @@ def listed(names: Iterable[str], room: int = 180) -> str:
     return (", ".join(words) or "no entries") + (f" and {more} more" if more else "")
 
 
+def hint_of_module(value: Any, *parts: str) -> str:
+    """What to give instead of a module, for a message; the first of the attributes `parts` that it has."""
+    for part in parts:
+        try:
+            found = getattr(value, part, None)
+        except Exception:  # foreign objects may raise anything
+            continue
+        if found is not None:
+            return f"; of a module give its .{part}"
+    return ""
+
+
 def child(entries: Entries, path: str) -> Entries:
     """The entries below `path`."""
     path += entries.separator

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 
 from jaxrnn import _checks
+from jaxrnn._describe import quote
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
@@ -87,13 +88,16 @@ class _Library(NamedTuple):
     hint: str
 
 
-def _read(entries: maps.Entries, library: _Library) -> Params:
-    """The record of a cell, or the tree of records of a module that holds cells."""
+def _read(entries: maps.Entries, library: _Library, above: int = 0) -> Params:
+    """The record of a cell, or the tree of records of a module that holds cells; `above` are the modules around it."""
+    if above > maps.DEEPEST:
+        path = quote(entries.prefix, maps.LONGEST_NAME)
+        raise ValueError(f"{entries.where}: expected at most {maps.DEEPEST} modules in each other, got more, at {path}")
     below = dict.fromkeys(_module(name, library.sequential) for name in entries.values)
     halves = ("forward_rnn", "backward_rnn")
     if any(half in below for half in halves):
         _check_modules(entries, below, halves, library.hint)
-        both = [_read(maps.child(entries, half), library) for half in halves]
+        both = [_read(maps.child(entries, half), library, above + 1) for half in halves]
         features = {entries.label(half): len(one.w_x) for half, one in zip(halves, both, strict=True)}
         lay.check_inputs(entries.where, features)
         return Bidirectional(*both)
@@ -104,7 +108,7 @@ def _read(entries: maps.Entries, library: _Library) -> Params:
     if layers:
         places = [f"{library.sequential}{k}" for k in range(len(layers))]
         _check_modules(entries, below, places, library.hint)
-        return tuple(_read(maps.child(entries, place), library) for place in places)
+        return tuple(_read(maps.child(entries, place), library, above + 1) for place in places)
     return library.cell(entries)
 
 

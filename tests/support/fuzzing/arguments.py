@@ -60,7 +60,7 @@ def odd_argument(rng: np.random.Generator) -> Attempt:
 def attempt_with(where: str, name: str, odd: str) -> Attempt:
     """The call of a function with the argument `name` replaced by an odd value."""
     function, arguments = CALLS[where]
-    names: tuple[str, ...] = (name,)
+    names: tuple[str, ...] = (name, "params") if name == "network" else (name,)  # those of another cell
     if name in ("path", "model"):
         names = ("a path", "path", "model", "file")
     if name in ("state_dict", "weights", "variables", "params"):
