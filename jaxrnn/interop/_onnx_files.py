@@ -45,7 +45,7 @@ def read_model(where: str, model: Any) -> Source:
         source = _read_file(where, model)
     else:
         raise TypeError(f"{where}: model expected an onnx.ModelProto or a path, got {describe(model)}")
-    _check_depth(source)
+    _check_graphs(source)
     if any(isinstance(text, bytes) for text in _texts(source.model)):  # what protobuf makes of others
         raise ValueError(f"{source.where}: {source.label} expected names in UTF-8, got others; is it corrupted?")
     return source
@@ -87,8 +87,8 @@ def _content(where: str, given: str | os.PathLike[str]) -> tuple[Path, bytes]:
         raise ValueError(f"{where}: model expected a path, got {quote(str(path))} ({said(error)})") from error
 
 
-def _check_depth(source: Source) -> None:
-    """Raises for graphs so deep in each other that protobuf cannot write or copy them."""
+def _check_graphs(source: Source) -> None:
+    """Raises for graphs too deep in each other for protobuf to copy, and for those that fill the memory."""
     model = source.model
     graphs = [(graph, 1) for graph in (model.graph, *model.functions)]
     graphs += [(graph, 1) for info in model.training_info for graph in (info.algorithm, info.initialization)]
@@ -101,6 +101,12 @@ def _check_depth(source: Source) -> None:
             )
         for node in graph.node:
             for attribute in node.attribute:
+                # Onnx's shape inference makes a list of so many numbers.
+                if (node.op_type, attribute.name) == ("Split", "num_outputs") and attribute.i > len(node.output):
+                    raise ValueError(
+                        f"{source.where}: node {quote(node.name)} (Split) attribute num_outputs expected "
+                        f"{len(node.output)}, as many as it has outputs, got {attribute.i}"
+                    )
                 if attribute.HasField("g"):
                     graphs.append((attribute.g, depth + 1))
                 graphs += [(below, depth + 1) for below in attribute.graphs]
