@@ -95,7 +95,7 @@ def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarr
     for proto in values.source.model.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
             continue
-        w_proj = values.get(proto.input[1]) if len(proto.input) == 2 else None
+        w_proj = values.constant(proto.input[1]) if len(proto.input) == 2 else None
         if w_proj is None or w_proj.ndim != 3 or w_proj.shape[:2] != (directions, hidden) or w_proj.shape[2] >= hidden:
             continue
         if all(layout.unfold(w, r.T) is not None for w, r in zip(w_proj, weights.R, strict=True)):

@@ -44,7 +44,7 @@ def _spread(array: np.ndarray, shape: tuple[int, ...], axis: int, block: int) ->
     axis %= len(shape)
     if block:
         blocks = tuple(-(-length // block) if k == axis else length for k, length in enumerate(shape))
-        if block < 0 or array.shape != blocks:
+        if array.shape != blocks:
             return None
         return np.take(array, np.arange(shape[axis]) // block, axis)
     if array.shape != (shape[axis],):

@@ -73,6 +73,10 @@ class Values:
             self.arrays[name] = tensor_array(self.source, self.stored[name])
         return self.arrays.get(name)
 
+    def constant(self, name: str) -> np.ndarray | None:
+        """The array of a constant; `None` if it depends on the inputs of the model or on random numbers."""
+        return None if name in self.probed else self.get(name)
+
     def probe(self, name: str, array: np.ndarray) -> None:
         """Replaces a tensor by random numbers."""
         self.arrays[name] = array
@@ -120,12 +124,12 @@ class Values:
                     self.arrays[name] = array
                     self.probed |= {name: None} if random else {}
                 return
-        if node.op_type in _onnx_quantized.KNOWN and not random:
+        if node.op_type in _onnx_quantized.KNOWN:
             self._follow_quantised(node, inputs, outputs[0])
         self._follow_fills(node, inputs, outputs)
 
     def _follow_quantised(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
-        arrays = [self.get(name) for name in inputs]
+        arrays = [self.constant(name) for name in inputs]
         if any(array is None for array in arrays) or list(node.input) != inputs:
             return
         attributes = {a.name: attribute_value(self.source, self._label(node), a) for a in node.attribute}

@@ -14,7 +14,7 @@ from jaxrnn.interop._mappings import as_numpy, check_dtype, items, listed, said,
 from jaxrnn.interop._onnx_chain import Layer, join, read_layers
 from jaxrnn.interop._onnx_files import Source, read_model
 from jaxrnn.interop._onnx_reader import DIRECTIONS, Node, read_node, recurrent_nodes
-from jaxrnn.interop._onnx_values import MIXED, Values
+from jaxrnn.interop._onnx_values import MIXED, Values, ancestors
 from jaxrnn.interop._sizes import shown
 from jaxrnn.network import Bidirectional, Network, from_directions, stack
 
@@ -40,7 +40,8 @@ def from_onnx(
     `DequantizeLinear`, which are read as the numbers that it computes.
 
     Lengths and initial states belong to a call, not to a network: give them to `unroll`. Constant
-    lengths that are the T of the model, for every sequence, change nothing.
+    lengths that are the T of the model, for every sequence, change nothing. A decoder, whose
+    initial state is what another operator returns, is read apart, by `nodes`.
     The network is time-first for any `layout` of the operators. Other parts of the model, such
     as an embedding before or a read-out after, are not read.
 
@@ -104,6 +105,7 @@ def _read(source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: boo
         for node in layer.nodes:
             # The layers of a stack read equally many steps, of which onnx may not follow all.
             _check_call(values, node, values.sizes(node)[0] or next(iter(fixed), None))
+    _check_origins(values, selected)
     joined = join(values, layers)
     pairs = [_layer(layer) for layer in layers]
     network = stack([cell for cell, _ in pairs], merge=joined.merge or "concat", residual=bool(joined.residual))
@@ -163,7 +165,7 @@ def _weights(values: Values, node: Node) -> layout.Weights:
         tensor = node.inputs.get(role)
         if tensor is None:
             continue
-        array, name = values.get(tensor), f"{where} input {role} ({quote(tensor)})"
+        array, name = values.constant(tensor), f"{where} input {role} ({quote(tensor)})"
         if array is None:
             raise ValueError(
                 f"{where} input {role} expected a constant, got {quote(tensor)}, which the model computes or is given; "
@@ -209,6 +211,25 @@ def _check_call(values: Values, node: Node, steps: int | None) -> None:
             f"{where} sequence_lens ({quote(node.inputs['sequence_lens'])}) expected what each call gives, or {every}, "
             "for every sequence, got another constant; lengths are given to unroll"
         )
+
+
+def _check_origins(values: Values, nodes: dict[int, Node]) -> None:
+    """Raises if an initial state is computed from what another of the operators returns, as a decoder's is."""
+    graph = values.source.model.graph
+    carrying = [proto for proto in graph.node if proto.op_type not in ("Shape", "Size")]
+    for k, node in nodes.items():
+        for role in ("initial_h", "initial_c"):
+            if role not in node.inputs or values.fill(node.inputs[role]) is not None:
+                continue
+            behind = ancestors(carrying, [node.inputs[role]])
+            for j, other in nodes.items():
+                if j != k and behind.intersection(graph.node[j].output):
+                    name, origin = quote(node.name), quote(other.name)
+                    raise ValueError(
+                        f"{WHERE}: node {name} input {role} ({quote(node.inputs[role])}) expected what each call "
+                        f"gives, got what node {origin} returns, which a stack does not hand on; read them apart, by "
+                        f"nodes={origin} and nodes={name}"
+                    )
 
 
 def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:

@@ -115,16 +115,6 @@ def test_graphs_nested_deeper_than_protobuf_reads_are_refused(tmp_path):
     )
 
 
-def test_graphs_in_an_attribute_are_not_copied():
-    """Nodes between the operators are run alone; one that holds a graph is not followed."""
-    model = lstm()
-    moving = node("Identity", "a.W", "w")
-    moving.attribute.add(name="then_branch", type=onnx.AttributeProto.GRAPH).g.CopyFrom(nested_ifs(30).graph)
-    model.graph.node.insert(0, moving)
-    model.graph.node[-1].input[1] = "w"
-    refused(model, "^from_onnx: node 'a' input W expected a constant, got 'w', which the model computes")
-
-
 def test_deep_graphs_of_functions_and_of_training_are_refused():
     for place in ("functions", "training_info"):
         model = lstm()

@@ -198,6 +198,81 @@ def test_weights_computed_by_nodes_are_read():
     chex.assert_trees_all_equal(read, expected)
 
 
+def test_weights_computed_from_outputs_are_not_taken_for_constants():
+    """Random numbers stand for those outputs."""
+    xs = {"one": np.array([1]), "shape": np.array([1, 16, 4]), "scale": np.float32(0.5), "zero": np.int8(0)}
+    for made in (
+        [node("Reshape", "a.Y shape", "b.W")],
+        [node("Mul", "a.Y scale", "m"), node("Reshape", "m shape", "b.W")],
+        [
+            node("Reshape", "a.Y shape", "r"),
+            node("QuantizeLinear", "r scale zero", "q"),
+            node("DequantizeLinear", "q scale zero", "b.W"),
+        ],
+    ):
+        below, weights = operator("a", "x", 3, directions=1)
+        above, more = operator("b", "xs", 4, directions=1)
+        more = {name: array for name, array in more.items() if name != "b.W"}
+        model = model_of([below, node("Squeeze", "a.Y one", "xs"), *made, above], weights | more | xs, ["b.Y"])
+        model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 4, 3]))
+        with pytest.raises(
+            ValueError, match="^from_onnx: node 'b' input W expected a constant, got 'b.W', which the model computes"
+        ):
+            from_onnx(model)
+    below, weights = operator("a", "x", 3, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    more["b.R"] = np.zeros((1, 16, 4), np.float32)  # a product with any projection
+    made = [
+        node("Squeeze", "a.Y one", "xs"),
+        node("Slice", "a.Y from to axes", "part"),
+        node("Squeeze", "part one", "w"),
+    ]
+    steps = {"from": np.array([0, 0, 0]), "to": np.array([1, 4, 2]), "axes": np.array([0, 2, 3]), "one": np.array([1])}
+    model = model_of([below, *made, above, node("MatMul", "b.Y w", "y")], weights | more | steps, ["y"])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 4, 3]))
+    assert repr(from_onnx(model)[0]) == "stack([lstm(4), lstm(4)])"
+
+
+@pytest.mark.parametrize("role", ["initial_h", "initial_c"])
+def test_states_that_an_operator_hands_to_another_are_refused(role):
+    """A stack does not hand the state of one layer to the next: ONNX Runtime gives other outputs."""
+    below, weights = operator("a", "x", I, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    above.input.extend(["", "h"] if role == "initial_h" else ["", "", "h"])
+    made = [
+        below,
+        node("Squeeze", "a.Y one", "xs"),
+        node("Identity", "a.Y_h", "h"),
+        above,
+        node("Squeeze", "b.Y one", "y"),
+    ]
+    model = model_of(made, weights | more | AXES, ["y"])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [T, B, I]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [T, B, 4]))
+    with pytest.raises(
+        ValueError,
+        match=rf"^from_onnx: node 'b' input {role} \('h'\) expected what each call gives, got what node 'a' returns.*by nodes='a' and nodes='b'$",
+    ):
+        from_onnx(model)
+    xs = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
+    (encoder, first), (decoder, second) = (from_onnx(model, nodes=name) for name in "ab")
+    ((state,), ys) = encoder.unroll(first, xs)
+    initial = LSTMState(state.h, 0 * state.h) if role == "initial_h" else LSTMState(0 * state.h, state.h)
+    theirs = run(model, {"x": xs})["y"]
+    assert gap(decoder.unroll(second, ys, (initial,))[1], theirs) <= TOLERANCE
+    assert gap(decoder.unroll(second, ys)[1], theirs) > 0.01
+
+
+def test_zeros_in_the_shape_of_outputs_are_initial_states():
+    below, weights = operator("a", "x", I, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    above.input.extend(["n", "h"])
+    made = [below, node("Squeeze", "a.Y one", "xs"), node("Shape", "a.Y_h", "s"), node("Expand", "nothing s", "h")]
+    made += [node("Shape", "xs", "sizes"), node("Gather", "sizes zero", "t"), node("Expand", "t sizes", "n"), above]
+    model = model_of(made, weights | more | AXES | {"nothing": np.zeros(1, np.float32)}, ["b.Y"])
+    assert len(from_onnx(model)[0].layers) == 2
+
+
 @pytest.mark.peers
 def test_torch_exports_are_read():
     peer("torch")
