@@ -1,6 +1,7 @@
 """Checks of what users pass in: each error names function, argument, expected and got."""
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -306,3 +307,38 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
         wrong = known.min() if known.min() < 0 else known.max()
         raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
+
+
+def name_or_function(where: str, name: str, value: Any, names: Sequence[str]) -> None:
+    """`value` is one of `names`, or a callable."""
+    if not callable(value) and not (isinstance(value, str) and value in names):
+        expected = ", ".join(quote(choice) for choice in names)
+        raise ValueError(f"{where}: {name} expected one of {expected} or a callable; got {quote(value)}")
+
+
+def leaves_with_path(where: str, name: str, tree: Any) -> list[tuple[Any, Any]]:
+    """The leaves of a tree, each with its path."""
+    try:
+        return jax.tree.leaves_with_path(tree)
+    except Exception as error:  # the classes in a tree may raise anything
+        raise TypeError(f"{where}: {name} expected a tree that JAX can flatten, got {describe(tree)}") from error
+
+
+def attribute(value: Any, name: str) -> Any:
+    """`getattr(value, name, None)`, also of an object whose attributes raise other errors."""
+    try:
+        return getattr(value, name, None)
+    except Exception:
+        return None
+
+
+def size_of(leaf: Any) -> Any:
+    """How many numbers an array of any library has, or its abstract form; `None` of anything else."""
+    shape, dtype = attribute(leaf, "shape"), attribute(leaf, "dtype")
+    is_own = is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+    is_numeric = isinstance(dtype, np.dtype) and (jnp.issubdtype(dtype, np.number) or dtype == np.bool_)
+    if isinstance(leaf, type) or not isinstance(shape, tuple) or dtype is None or (is_own and not is_numeric):
+        return None
+    if not all(is_integer(axis) or jax.export.is_symbolic_dim(axis) for axis in shape):
+        return None
+    return math.prod(shape)

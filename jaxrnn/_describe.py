@@ -46,7 +46,10 @@ def listed(words: Iterable[Any], most: int = 6) -> str:
 
 def describe(value: Any) -> str:
     """A short word for a value: arrays by dtype and shape, containers by a few of their entries."""
-    return cut(_describe(value, _DEPTH))
+    try:
+        return cut(_describe(value, _DEPTH))
+    except Exception:  # attributes of foreign objects may do anything
+        return f"{type(value).__name__} that cannot be read"
 
 
 def _describe(value: Any, depth: int) -> str:

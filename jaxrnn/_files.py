@@ -6,7 +6,7 @@ the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its check
     version         the version of this layout: 1
     configuration   how the network was made (:mod:`jaxrnn.configuration`), or null
     input_size      I
-    checksums       the CRC-32 of each array's bytes, to find which one is corrupted
+    checksums       the CRC-32 of the bytes of every array, to find which one is corrupted or missing
     metadata        the user's metadata
 
 Reading executes nothing: safetensors holds numbers and text.
@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import _checks
+from jaxrnn._describe import cut, describe, listed, quote
 
 VERSION = 1
 ENTRY, ENTRY_CHECKSUM = "jaxrnn", "jaxrnn_crc32"
@@ -53,9 +54,36 @@ class Content(NamedTuple):
 
 def checked_path(where: str, path: Any) -> Path:
     """`path` as a Path."""
+    expected = f"{where}: path expected a string or a path"
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"{where}: path expected a string or a path, got {_checks.describe(path)}")
-    return Path(path)
+        raise TypeError(f"{expected}, got {describe(path)}")
+    try:
+        text = os.fspath(path)
+    except Exception as error:  # a class of the user's own may raise anything
+        raise TypeError(f"{expected}, got {describe(path)}, whose __fspath__ fails") from error
+    if not isinstance(text, str):
+        raise TypeError(f"{expected}, got {describe(path)}, which is a path in bytes")
+    if "\0" in text or not _can_be_encoded(text):
+        raise ValueError(f"{where}: path expected characters that the name of a file can have, got {quote(text)}")
+    return Path(text)
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path in a message, its middle left out if it is long."""
+    return cut(str(path), 120)
+
+
+def _os_error(error: OSError, message: str, path: Path) -> OSError:
+    """An error of the same kind with our words; the text of an `OSError` ends with its path."""
+    return OSError(error.errno, message, cut(str(path), 300))
 
 
 def write(where: str, path: Path, content: Content) -> None:
@@ -84,8 +112,8 @@ def write_whole(where: str, path: Path, content: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         if isinstance(error, OSError):
-            said = error.strerror or error
-            raise OSError(error.errno, f"{where}: path: {said}; nothing was changed", str(path)) from error
+            said = error.strerror or cut(str(error))
+            raise _os_error(error, f"{where}: path: {said}; nothing was changed", path) from error
         raise
 
 
@@ -93,11 +121,22 @@ def read(where: str, path: Path) -> Content:
     """The content of a file, with all checks that do not need its network."""
     arrays, metadata = read_arrays(where, path)
     entry = _entry(where, path, metadata)
-    for name, array in arrays.items():
-        crc = zlib.crc32(array.tobytes())
-        if entry["checksums"].get(name, crc) != crc:
-            raise ValueError(f"{where}: {path}: {name} does not have its checksum; the file is corrupted")
+    _compare_checksums(f"{where}: {shown(path)}", arrays, entry["checksums"])
     return Content(arrays, entry["configuration"], entry["input_size"], entry["metadata"])
+
+
+def _compare_checksums(where: str, arrays: Mapping[str, np.ndarray], checksums: Mapping[str, Any]) -> None:
+    """Raises unless every array has its checksum, and every checksum its array."""
+    missing = [quote(name) for name in arrays if name not in checksums]
+    if missing:
+        raise ValueError(f"{where}: checksums expected one of {listed(missing, 3)}, got none; the file is corrupted")
+    extra = [quote(name) for name in checksums if name not in arrays]
+    if extra:
+        raise ValueError(f"{where}: checksums expected none of {listed(extra, 3)}, got one; is an array missing?")
+    for name, array in arrays.items():
+        given = checksums[name]
+        if type(given) is not int or given != zlib.crc32(array.tobytes()):
+            raise ValueError(f"{where}: {quote(name)} does not have its checksum; the file is corrupted")
 
 
 def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -106,17 +145,20 @@ def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str
     try:
         whole = path.read_bytes()
     except OSError as error:
-        raise OSError(error.errno, f"{where}: path: {error.strerror}", str(path)) from error
+        raise _os_error(error, f"{where}: path: {error.strerror or cut(str(error))}", path) from error
     try:
         tensors = deserialise(whole)
     except Exception as error:
         guess = next((kind for magic, kind in OTHER_FILES.items() if whole.startswith(magic)), "")
-        got = f"{guess}; nothing of it was run" if guess else f"one that is truncated, corrupted or another ({error})"
-        raise ValueError(f"{where}: {path}: expected a safetensors file, got {got}") from error
+        damaged = f"one that is truncated, corrupted or another ({cut(str(error))})"
+        got = f"{guess}; nothing of it was run" if guess else damaged
+        raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}") from error
     arrays = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in DTYPES:
-            raise ValueError(f"{where}: {path}: {name} expected one of {', '.join(DTYPES)}, got {tensor['dtype']}")
+            raise ValueError(
+                f"{where}: {shown(path)}: {cut(name, 80)} expected one of {', '.join(DTYPES)}, got {tensor['dtype']}"
+            )
         arrays[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     return arrays, header.get("__metadata__") or {}
@@ -132,33 +174,38 @@ def _safetensors(where: str) -> Any:
 
 
 def _entry(where: str, path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The JSON object; raises unless it has every entry of the layout."""
+    """The JSON object; raises unless it has the entries of the layout, and no others."""
+    where = f"{where}: {shown(path)}"
     if ENTRY not in metadata:
         raise ValueError(
-            f"{where}: {path}: expected a file that jaxrnn.save wrote, got safetensors from elsewhere; "
+            f"{where}: expected a file that jaxrnn.save wrote, got safetensors from elsewhere; "
             "jaxrnn.interop converts other libraries' weights"
         )
     text = metadata[ENTRY]
     if metadata.get(ENTRY_CHECKSUM) != str(zlib.crc32(text.encode())):
-        raise ValueError(f"{where}: {path}: {ENTRY} in its metadata does not have its checksum; the file is corrupted")
+        raise ValueError(f"{where}: {ENTRY} in its metadata does not have its checksum; the file is corrupted")
     try:
         entry = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: {path}: {ENTRY} in its metadata expected JSON: {error}") from error
+        raise ValueError(f"{where}: {ENTRY} in its metadata expected JSON: {cut(str(error))}") from error
     entry = entry if isinstance(entry, dict) else {}
-    version = entry.get("version")
-    if isinstance(version, int) and version > VERSION:
+    version: Any = entry.get("version")
+    if _checks.is_integer(version) and version > VERSION:
         raise ValueError(
-            f"{where}: {path}: version expected at most {VERSION}, got {version}; update jaxrnn, a newer one wrote it"
+            f"{where}: version expected at most {VERSION}, got {quote(version)}; update jaxrnn, a newer one wrote it"
         )
+    size: Any = entry.get("input_size")
     valid = {
-        "version": version == VERSION,
+        "version": _checks.is_integer(version) and version == VERSION,
         "configuration": isinstance(entry.get("configuration", 0), (dict, type(None))),
-        "input_size": isinstance(entry.get("input_size"), int) and entry["input_size"] >= 1,
+        "input_size": _checks.is_integer(size) and 1 <= size <= _checks.LARGEST_SIZE,
         "checksums": isinstance(entry.get("checksums"), dict),
         "metadata": isinstance(entry.get("metadata"), dict),
     }
     for name, is_valid in valid.items():
         if not is_valid:
-            raise ValueError(f"{where}: {path}: {name} is missing or wrong, got {_checks.describe(entry.get(name))}")
+            raise ValueError(f"{where}: {name} is missing or wrong, got {describe(entry.get(name))}")
+    unknown = [quote(name) for name in entry if name not in valid]
+    if unknown:
+        raise ValueError(f"{where}: expected the entries {', '.join(valid)}; got {listed(unknown, 3)} beside them")
     return entry

@@ -1,7 +1,6 @@
 """Stacks of cells: layers of any sizes and kinds, one or both directions, dropout between them."""
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import cut
 from jaxrnn._types import CELL_TYPES, AnyArray, AnyCell, Cell, LayerRules, Params, PyTree, State, format_call
 from jaxrnn.sequence import registry
 from jaxrnn.sequence.unroll import unroll
@@ -377,8 +377,7 @@ def stack(
         raise ValueError("stack: cells expected at least one, got none")
     bidirectional = _checks.boolean("stack", "bidirectional", bidirectional)
     layers = tuple(_check_layer(k, cell, bidirectional) for k, cell in enumerate(cells))
-    if not callable(merge):
-        _checks.one_of("stack", "merge", merge, (*MERGES, "a callable"))
+    _checks.name_or_function("stack", "merge", merge, tuple(MERGES))
     plan = _Plan(
         layers, merge, _checks.rate("stack", "dropout", dropout), _checks.boolean("stack", "residual", residual)
     )
@@ -414,16 +413,22 @@ def count_params(params: Params) -> int:
         A Python integer.
 
     Raises:
-        TypeError: if a leaf is not an array.
+        TypeError: naming the leaf, if one is no array of numbers, as random keys are none.
 
     Example:
         >>> import jax, jaxrnn
         >>> jaxrnn.count_params(jaxrnn.lstm(256).init(jax.random.key(0), 128))
         394240
     """
-    total = 0
-    for leaf in jax.tree.leaves(params):
-        if not hasattr(leaf, "shape"):
-            raise TypeError(f"count_params: params expected arrays, got {_checks.describe(leaf)}")
-        total += math.prod(leaf.shape)
+    where, total = "count_params", 0
+    for path, leaf in _checks.leaves_with_path(where, "params", params):
+        size = _checks.size_of(leaf)
+        if size is None:
+            at = f"params{cut(jax.tree_util.keystr(path), 80)}"
+            hint = "; give the params, such as `init` returns" if isinstance(params, (Network, *CELL_TYPES)) else ""
+            hint = (
+                "; of a module count its `.params`" if isinstance(_checks.attribute(params, "params"), tuple) else hint
+            )
+            raise TypeError(f"{where}: {at} expected an array of numbers, got {_checks.describe(leaf)}{hint}")
+        total += size
     return total

@@ -11,6 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from jaxrnn import _checks, _files, configuration
+from jaxrnn._describe import cut, describe, listed, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Params
 from jaxrnn.network import Network
 
@@ -35,7 +36,8 @@ def save(
         network: a network from :func:`stack`, or a cell; for a module of `jaxrnn.modules` its
             `network`. The options that it was made with are written, without its initialisers,
             later changes by `_replace`, and the devices of `model_parallel`.
-        params: its parameters, of any dtypes, which are kept; for a module its `params`.
+        params: its parameters, real numbers of 8 to 64 bits, whose dtypes are kept; for a module
+            its `params`.
         metadata: any other data that JSON can hold: dictionaries with strings for keys, lists,
             strings, finite numbers, booleans, `None`.
         params_only: leaves the configuration out, for a network that cannot be written: one
@@ -65,15 +67,16 @@ def save(
     """
     where, path = "save", _files.checked_path("save", path)
     _check_network(where, network)
-    arrays = {name: _numbers(where, name, leaf) for name, leaf in _named(params).items()}
-    if len(arrays) != len(jax.tree.leaves(params)):
-        raise ValueError(f"{where}: params expected leaves with paths of their own, got {_checks.describe(params)}")
+    params_only = _checks.boolean(where, "params_only", params_only)
+    arrays = _arrays(where, params)
     input_size = _input_size(network, arrays)
     expected = _abstract(network, input_size)
-    _compare(where, "params", repr(network), arrays, _named(expected))
+    _compare(where, "params", network, arrays, _named(expected), _hint_of_params(params))
     if jax.tree.structure(params) != jax.tree.structure(expected):
-        raise TypeError(f"{where}: params expected {_checks.describe(expected)}, got {_checks.describe(params)}")
-    configured = None if _checks.boolean(where, "params_only", params_only) else _describe(network)
+        raise TypeError(
+            f"{where}: params expected {describe(expected)}, got {describe(params)}{_hint_of_params(params)}"
+        )
+    configured = None if params_only else _describe(network)
     plain = {} if metadata is None else _plain(where, metadata)
     _files.write(where, path, _files.Content(arrays, configured, input_size, plain))
 
@@ -97,10 +100,11 @@ def load(
         params have the dtypes that were saved, and are on the default device.
 
     Raises:
-        ValueError: naming the array or the option: for a file of another kind, truncated,
-            corrupted or of a newer version; for arrays that are missing, unexpected, or of a
-            wrong shape or dtype; for unknown cells and options; for a file without
-            configuration when no network is given, and a network that does not fit.
+        ValueError: naming the file and the array or the option: for a file of another kind,
+            truncated, corrupted or of a newer version; for arrays or checksums that are missing
+            or unexpected, and arrays of a wrong shape or dtype; for unknown cells and options,
+            and more layers than the file has arrays; for a file without configuration when no
+            network is given, and a network that does not fit.
         TypeError: for something that is not a path, or not a network.
         OSError: if the file cannot be read.
         ImportError: without safetensors; `pip install "jaxrnn[interop]"` installs it.
@@ -121,9 +125,9 @@ def load(
     if network is not None:
         _check_network(where, network)
     saved = _files.read(where, path)
-    network = _choose(where, path, saved.configuration, network)
+    network = _choose(where, path, saved, network)
     expected = _abstract(network, saved.input_size)
-    _compare(where, str(path), repr(network), saved.arrays, _named(expected))
+    _compare(where, _files.shown(path), network, saved.arrays, _named(expected))
     leaves = [_to_jax(where, path, name, saved.arrays[name]) for name in _named(expected)]
     params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
     return (network, params, saved.metadata) if return_metadata else (network, params)
@@ -134,8 +138,11 @@ def load(
 
 def _named(params: Params) -> dict[str, Any]:
     """The leaves by their paths, such as `0.forward.w_x`; a bare array is `params`."""
-    paths = jax.tree.leaves_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator=".") or "params": leaf for path, leaf in paths}
+    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".") or "params"
 
 
 def _abstract(network: Network | AnyCell, input_size: int) -> Params:
@@ -154,33 +161,61 @@ def _input_size(network: Network | AnyCell, arrays: Mapping[str, np.ndarray]) ->
     return 1
 
 
-def _compare(where: str, what: str, network: str, given: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def _compare(
+    where: str,
+    what: str,
+    network: Any,
+    given: Mapping[str, np.ndarray],
+    expected: Mapping[str, jax.ShapeDtypeStruct],
+    hint: str = "",
+) -> None:
     """Raises unless `given` has the names and shapes of `expected`, and numbers of the same kind."""
-    remedy = f"is it of another network than {network}?"
+    where = f"{where}: {what}"
+    remedy = hint or f"; is it of another network than {cut(repr(network), 100)}?"
     missing = [name for name in expected if name not in given]
     if missing:
-        raise ValueError(f"{where}: {what}: expected arrays {', '.join(missing)}, got none; {remedy}")
+        raise ValueError(f"{where}: expected arrays {cut(listed(missing))}, got none{remedy}")
     extra = [name for name in given if name not in expected]
     if extra:
-        raise ValueError(f"{where}: {what}: expected no arrays {', '.join(extra)}, got them; {remedy}")
+        raise ValueError(f"{where}: expected no arrays {cut(listed(extra))}, got them{remedy}")
     for name, want in expected.items():
-        got = given[name]
+        got, name = given[name], cut(name, 80)
         if tuple(got.shape) != tuple(want.shape):
-            raise ValueError(
-                f"{where}: {what}: {name} expected shape {tuple(want.shape)}, got {tuple(got.shape)}; {remedy}"
-            )
+            raise ValueError(f"{where}: {name} expected shape {tuple(want.shape)}, got {tuple(got.shape)}{remedy}")
         if not any(jnp.issubdtype(got.dtype, kind) and jnp.issubdtype(want.dtype, kind) for kind in KINDS):
-            raise ValueError(f"{where}: {what}: {name} expected numbers like {want.dtype}, got {got.dtype}")
+            raise ValueError(f"{where}: {name} expected numbers like {want.dtype}, got {got.dtype}")
 
 
-def _numbers(where: str, name: str, leaf: Any) -> np.ndarray:
+def _arrays(where: str, params: Params) -> dict[str, np.ndarray]:
+    """The leaves of params by their paths, which are their names in the file."""
+    hint = _hint_of_params(params)
+    leaves = _checks.leaves_with_path(where, "params", params)
+    named = {_name(path): leaf for path, leaf in leaves}
+    if len(named) != len(leaves):
+        raise ValueError(f"{where}: params expected leaves with paths of their own, got {describe(params)}")
+    for name in named:
+        if name == "__metadata__" or name != name.encode("utf-8", "replace").decode():
+            raise ValueError(f"{where}: params expected names that safetensors can hold, got {quote(name)}")
+    return {name: _numbers(f"{where}: params: {cut(name, 80)}", leaf, hint) for name, leaf in named.items()}
+
+
+def _numbers(where: str, leaf: Any, hint: str) -> np.ndarray:
     """A leaf of params as a row-major NumPy array."""
     if isinstance(leaf, Tracer):
-        raise TypeError(f"{where}: params: {name} expected numbers, got a traced array; save outside of jit and grad")
-    if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
-        raise TypeError(f"{where}: params: {name} expected an array, got {_checks.describe(leaf)}")
+        raise TypeError(f"{where} expected numbers, got a traced array; save outside of jit and grad")
+    if not _checks.is_array(leaf):
+        raise TypeError(f"{where} expected an array, got {describe(leaf)}{hint}")
+    if isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{where} expected an array, got a masked one; fill it first")
     if not any(leaf.dtype == dtype for dtype in _files.DTYPES.values()):
-        raise TypeError(f"{where}: params: {name} expected real numbers of 8 to 64 bits, got {_checks.describe(leaf)}")
+        raise TypeError(f"{where} expected real numbers of 8 to 64 bits, got {describe(leaf)}{hint}")
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        raise ValueError(f"{where} expected numbers, got a deleted array; was it donated to a compiled function?")
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        raise ValueError(
+            f"{where} expected an array on devices of this process, got one on those of several; "
+            "gather it with jax.experimental.multihost_utils.process_allgather"
+        )
     return np.asarray(leaf, order="C")
 
 
@@ -188,14 +223,39 @@ def _to_jax(where: str, path: os.PathLike[str], name: str, array: np.ndarray) ->
     """An array of the file in JAX, in the same dtype."""
     if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
         raise ValueError(
-            f"{where}: {path}: {name} is {array.dtype}, which needs jax.config.update('jax_enable_x64', True)"
+            f"{where}: {_files.shown(path)}: {cut(name, 80)} is {array.dtype}, "
+            "which needs jax.config.update('jax_enable_x64', True)"
         )
     return jnp.array(array)
 
 
 def _check_network(where: str, network: Any) -> None:
     if not isinstance(network, (Network, *CELL_TYPES)):
-        raise TypeError(f"{where}: network expected one from jaxrnn.stack, or a cell, got {_checks.describe(network)}")
+        expected = f"{where}: network expected one from jaxrnn.stack, or a cell"
+        raise TypeError(f"{expected}, got {describe(network)}{_hint_of_network(where, network)}")
+    if not callable(network.init):
+        raise TypeError(f"{where}: network expected one with a function init, got {describe(network.init)}")
+
+
+def _hint_of_network(where: str, given: Any) -> str:
+    """What to give instead of what is no network."""
+    parts = [name for name in ("network", "cell") if isinstance(_checks.attribute(given, name), (Network, *CELL_TYPES))]
+    if parts and _is_of_flax(given):
+        return f"; give its `.{parts[0]}`" + (
+            " and its `.params`" if where == "save" else ", then call its `load(params)`"
+        )
+    if any(given is factory for factory in configuration.FACTORIES.values()):
+        return f"; call it to make a cell: {given.__name__}(...)"
+    return "; make one of the cells with jaxrnn.stack" if isinstance(given, (list, tuple)) else ""
+
+
+def _hint_of_params(given: Any) -> str:
+    return "; of a module give its `.params`" if _is_of_flax(given) else ""
+
+
+def _is_of_flax(value: Any) -> bool:
+    """Whether it is a module or a state of Flax, which is not imported for the question."""
+    return any(str(kind.__module__).startswith("flax.") for kind in type(value).__mro__)
 
 
 def _describe(network: Network | AnyCell) -> Any:
@@ -203,28 +263,30 @@ def _describe(network: Network | AnyCell) -> Any:
         return configuration.describe(network)
     except (TypeError, ValueError) as error:
         remedy = "params_only=True saves without it, and load is then given the network"
-        raise type(error)(f"save: network: {error}; {remedy}") from error
+        raise type(error)(f"save: network: {cut(str(error), 300)}; {remedy}") from error
 
 
-def _choose(where: str, path: os.PathLike[str], entry: Any, network: Network | AnyCell | None) -> Network | AnyCell:
+def _choose(
+    where: str, path: os.PathLike[str], saved: _files.Content, network: Network | AnyCell | None
+) -> Network | AnyCell:
     """The network of the file, or the given one if it has the same equations."""
-    if entry is None:
+    shown = _files.shown(path)
+    if saved.configuration is None:
         if network is None:
-            raise ValueError(f"{where}: network expected one, got None; {path} was saved with params_only")
+            raise ValueError(f"{where}: network expected one, got None; {shown} was saved with params_only")
         return network
     try:
-        saved = configuration.build(entry)
+        built = configuration.build(saved.configuration, most_layers=len(saved.arrays))  # a layer has an array or more
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{where}: {path}: configuration: {error}; is it corrupted, or of a newer version of jaxrnn?"
-        ) from error
+        remedy = "is it corrupted, or of a newer version of jaxrnn?"
+        raise ValueError(f"{where}: {shown}: {cut(str(error), 280)}; {remedy}") from error
     if network is None:
-        return saved
+        return built
     given = _equations(network)
-    if given is not None and given != _equations(saved):
+    if given is not None and given != _equations(built):
         raise ValueError(
-            f"{where}: network expected the equations of {path}, {saved!r}, got {network!r}; "
-            "load without a network gives params that can go with any"
+            f"{where}: network expected the equations of {shown}, {cut(repr(built), 100)}, "
+            f"got {cut(repr(network), 100)}; load without a network gives params that can go with any"
         )
     return network
 
@@ -240,15 +302,27 @@ def _equations(network: Network | AnyCell) -> Any:
 def _plain(where: str, metadata: Any) -> dict[str, Any]:
     """The metadata; raises unless JSON reproduces it unchanged."""
     if not isinstance(metadata, Mapping):
-        raise TypeError(f"{where}: metadata expected a dictionary, got {_checks.describe(metadata)}")
-    plain = dict(metadata)
+        raise TypeError(f"{where}: metadata expected a dictionary, got {describe(metadata)}")
     try:
+        plain = dict(metadata)
         again = json.loads(json.dumps(plain, allow_nan=False))
-    except (TypeError, ValueError, RecursionError) as error:
-        raise TypeError(f"{where}: metadata expected what JSON can hold: {error}") from error
-    if again != plain:
-        raise TypeError(
-            f"{where}: metadata expected what JSON can hold, got {plain}, which it would give back as {again}; "
-            "write tuples as lists, and keys as strings"
-        )
+        changed = _changed("metadata", plain, again)
+    except Exception as error:  # mappings and values of the user's own may raise anything
+        raise TypeError(f"{where}: metadata expected what JSON can hold: {cut(str(error))}") from error
+    if changed:
+        raise TypeError(f"{where}: {changed}; write tuples as lists, and keys as strings")
     return plain
+
+
+def _changed(at: str, given: Any, again: Any) -> str | None:
+    """The first part of the metadata that JSON gives back as another value."""
+    if again == given:
+        return None
+    if isinstance(given, dict) and isinstance(again, dict) and given.keys() == again.keys():
+        parts = [(f"{at}[{quote(name, 40)}]", given[name], again[name]) for name in given]
+    elif isinstance(given, list) and isinstance(again, list) and len(given) == len(again):
+        parts = [(f"{at}[{k}]", *pair) for k, pair in enumerate(zip(given, again, strict=True))]
+    else:
+        got = f"{describe(given)}, which it would give back as {describe(again)}"
+        return f"{cut(at, 80)} expected what JSON can hold, got {got}"
+    return next(filter(None, (_changed(*part) for part in parts)), None)

@@ -131,8 +131,7 @@ def rule_for(activation: Activation) -> Rule:
 
 def check_activation(where: str, activation: Any) -> None:
     """`activation` is a callable, or a name in `ACTIVATIONS`."""
-    if not callable(activation):
-        _checks.one_of(where, "activation", activation, (*ACTIVATIONS, "a callable"))
+    _checks.name_or_function(where, "activation", activation, tuple(ACTIVATIONS))
 
 
 def rnn_step(

@@ -10,8 +10,7 @@ from jaxrnn.network import Layer, directions
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
-    if not callable(nonlinearity):
-        _checks.one_of(where, "nonlinearity", nonlinearity, (*ACTIVATIONS, "a callable"))
+    _checks.name_or_function(where, "nonlinearity", nonlinearity, tuple(ACTIVATIONS))
     return {"activation": nonlinearity}
 
 

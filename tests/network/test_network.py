@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
 from jaxrnn import Bidirectional
@@ -326,6 +327,21 @@ def test_parameter_counts_equal_their_formulas(cell, formula):
     assert jaxrnn.count_params(params) == formula
 
 
+def test_parameter_counts_are_those_of_any_arrays():
+    """An array without axes is one parameter, one with an axis of no entries is none."""
+    tree = {
+        "scalars": (jnp.float32(2), np.float64(3), np.ones(()), jax.ShapeDtypeStruct((), jnp.float32)),
+        "none": [np.ones((0, 4)), None, ()],
+        "matrix": np.ones((2, 3)),
+    }
+    assert jaxrnn.count_params(tree) == 4 + 0 + 6
+    assert jaxrnn.count_params(jnp.float32(2)) == 1
+    assert jaxrnn.count_params(()) == 0
+    assert jax.jit(lambda x: jnp.full((), jaxrnn.count_params(x)))(jnp.ones((2, 2))) == 4
+    module = jaxrnn.modules.GRU(I, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))
+    assert jaxrnn.count_params(nnx.state(module, nnx.Param)) == jaxrnn.count_params(module.params) == 38 + 32
+
+
 # Refusals
 
 GRU, LSTM = jaxrnn.gru(4), jaxrnn.lstm(3)
@@ -381,7 +397,16 @@ REFUSED = {
     "last_output rank": (lambda: jaxrnn.last_output(jnp.ones(3)), ValueError, "last_output: ys expected shape"),
     "last_output lengths": (lambda: jaxrnn.last_output(jnp.ones((3, 2, 1)), np.asarray([4, 0])), ValueError,
                             "last_output: lengths expected values from 0 to T = 3, got 4"),
-    "count": (lambda: jaxrnn.count_params({"a": "b"}), TypeError, "count_params: params expected arrays"),
+    "count of keys": (lambda: jaxrnn.count_params(jaxrnn.modules.GRU(3, 2, num_layers=2, dropout=0.5, rngs=nnx.Rngs(0))), TypeError,
+                      r"count_params: params.rngs.key.* expected an array of numbers, got key.*; of a module count its `.params`"),
+    "count of a network": (lambda: jaxrnn.count_params(jaxrnn.stack([GRU])), TypeError,
+                           "count_params: params.init expected an array of numbers, got Bound.*; give the params, such as `init` returns"),
+    "count of strings": (lambda: jaxrnn.count_params([np.array(["a"])]), TypeError,
+                         r"count_params: params\[0\] expected an array of numbers, got <U1\[1\]"),
+    "count of numbers": (lambda: jaxrnn.count_params((1.0,)), TypeError, r"count_params: params\[0\] expected an array of numbers"),
+    "count of mixed names": (lambda: jaxrnn.count_params({1: np.ones(1), "a": np.ones(1)}), TypeError,
+                             "count_params: params expected a tree that JAX can flatten"),
+    "count": (lambda: jaxrnn.count_params({"a": "b"}), TypeError, r"count_params: params\['a'\] expected an array of numbers, got str 'b'"),
 }  # fmt: skip
 
 

@@ -1,24 +1,22 @@
 """Refusals of damaged files, of impossible paths and of bad arguments; failed saves keep the old file."""
 
-import json
 import os
 import pickle
 import resource
 import sys
 import zipfile
-import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 
 import jaxrnn
 from jaxrnn import LSTMState
 from jaxrnn.saving import load, save
 from tests.support.registry import I
-from tests.support.saving import TINY, assert_same_bits, own_cell, params_of
+from tests.support.saving import TINY, assert_same_bits, forge, own_cell, params_of
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
@@ -29,19 +27,6 @@ def path(tmp_path):
 
 
 # Damaged and forged files
-
-
-def forge(path, change):
-    """Applies `change(arrays, entry)` to a file and makes its checksums valid again."""
-    arrays = safetensors.numpy.load_file(path)
-    with safetensors.safe_open(path, "numpy") as file:
-        entry = json.loads(file.metadata()["jaxrnn"])
-    entry = change(arrays, entry) or entry
-    if isinstance(entry, dict) and isinstance(entry.get("checksums"), dict):
-        entry["checksums"] = {name: zlib.crc32(array.tobytes()) for name, array in arrays.items()}
-    text = entry if isinstance(entry, str) else json.dumps(entry)
-    metadata = {"jaxrnn": text, "jaxrnn_crc32": str(zlib.crc32(text.encode()))}
-    path.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
 def array(name, value):
@@ -64,6 +49,24 @@ def entry(**changes):
     return lambda _, e: e.update(changes)
 
 
+def checksums(**changes):
+    """Changes checksums by name; `None` leaves one out."""
+
+    def change(_, entry):
+        entry["checksums"] |= {name.replace("_of_", "."): value for name, value in changes.items()}
+        entry["checksums"] = {name: value for name, value in entry["checksums"].items() if value is not None}
+
+    return change
+
+
+def nested(levels, inner):
+    """A configuration in which `regularize` stands around `inner` so many times."""
+    quiet = {"factory": "regularize", "input_dropout": 0.0, "recurrent_dropout": 0.0, "dropconnect": 0.0}
+    for _ in range(levels):
+        inner = {**quiet, "zoneout": 0.0, "cell": inner}
+    return inner
+
+
 F4, NESTED = np.zeros((I, 4), np.float32), "[" * 100_000
 FORGED = {
     "missing array": (lambda a, _: a.__delitem__("0.w_h"), "expected arrays 0.w_h, got none"),
@@ -79,7 +82,21 @@ FORGED = {
     "newer version": (entry(version=2), "version expected at most 1, got 2; update jaxrnn, a newer one wrote it"),
     "no version": (lambda _, e: e.pop("version") and None, "version is missing or wrong"),
     "version of another type": (entry(version="2"), "version is missing or wrong, got str '2'"),
-    "true as version": (entry(version=1.5), "version is missing or wrong, got float 1.5"),
+    "fraction as version": (entry(version=1.5), "version is missing or wrong, got float 1.5"),
+    "float as version": (entry(version=1.0), "version is missing or wrong, got float 1.0"),
+    "true as version": (entry(version=True), "version is missing or wrong, got bool True"),
+    "version of many digits": (entry(version=10**100), "version expected at most 1, got an integer of 333 bits"),
+    "true as input size": (entry(input_size=True), "input_size is missing or wrong, got bool True"),
+    "huge input size": (entry(input_size=2**31), "input_size is missing or wrong, got int 2147483648"),
+    "no checksums": (entry(checksums={}), "checksums expected one of '..*', '.*', '.*' and 6 more, got none"),
+    "missing checksum": (checksums(**{"0_of_w_h": None}), "checksums expected one of '0.w_h', got none; the file is corrupted"),
+    "extra checksum": (checksums(w_z=1), "checksums expected none of 'w_z', got one; is an array missing"),
+    "renamed checksum": (checksums(**{"0_of_b": None, "0_of_c": 1}), "checksums expected one of '0.b', got none"),
+    "wrong checksum": (checksums(**{"0_of_b": 1}), "'0.b' does not have its checksum"),
+    "float as checksum": (
+        lambda _, e: e["checksums"].update({"0.b": float(e["checksums"]["0.b"])}), "'0.b' does not have its checksum"),
+    "unknown entry": (entry(optimiser={}), "expected the entries version, .*; got 'optimiser' beside them"),
+    "not a number as dropout": (configured(dropout=float("nan")), r"stack: dropout expected a rate in \[0, 1\), got nan"),
     "no input size": (entry(input_size=0), "input_size is missing or wrong, got int 0"),
     "no configuration": (lambda _, e: e.pop("configuration") and None, "configuration is missing or wrong"),
     "list of checksums": (entry(checksums=[]), "checksums is missing or wrong"),
@@ -88,7 +105,7 @@ FORGED = {
     "not JSON": (lambda *_: "{", "jaxrnn in its metadata expected JSON"),
     "nested JSON": (lambda *_: NESTED, "jaxrnn in its metadata expected JSON"),
     "unknown cell": (configured("cells", 0, factory="sru"),
-        "configuration: factory expected one of rnn, lstm, .*got str 'sru'"),
+        r"configuration.cells\[0\]: factory expected one of rnn, lstm, .*got str 'sru'"),
     "a function of Python": (configured("cells", 0, factory="exec"), "factory expected one of .*, got str 'exec'"),
     "stack in a stack": (configured("cells", 0, factory="stack"), "factory expected one of .*, got str 'stack'"),
     "no cell": (configured(cells=[3]), "factory expected one of .*, got int 3"),
@@ -103,8 +120,28 @@ FORGED = {
     "wrong option": (configured("cells", 0, use_bias="yes"), "lstm: use_bias expected True or False, got str 'yes'"),
     "wrong size": (configured("cells", 0, hidden_size=-4), "lstm: hidden_size expected a positive integer, got -4"),
     "another size": (configured("cells", 0, hidden_size=5), r"0.w_x expected shape \(3, 20\), got \(3, 16\)"),
+    "huge size": (configured("cells", 0, hidden_size=2**31),
+        r"configuration.cells\[0\]: lstm: hidden_size expected at most 2147483647, got 2147483648"),
+    "size of many digits": (configured("cells", 0, hidden_size=10**400),
+        "hidden_size expected at most 2147483647, got an integer of 1329 bits"),
+    "as large a size as there is": (configured("cells", 0, hidden_size=2**31 - 1), r"0.w_x expected shape \(3, 8589934588\)"),
+    "layers without arrays": (
+        lambda _, e: e["configuration"].update(cells=e["configuration"]["cells"] * 10_000),
+        "configuration: stack: cells expected at most 9, got 30000"),
+    "deeply nested noise": (
+        lambda _, e: e["configuration"]["cells"].append(nested(65, e["configuration"]["cells"][0])),
+        r"cells\[3\].cell.cell.*.cell.cell: expected at most 64 of regularize around each other"),
+    "no activation": (lambda _, e: e["configuration"]["cells"][1].pop("activation") and None,
+        r"configuration.cells\[1\]: rnn: activation is missing"),
+    "no merge": (lambda _, e: e["configuration"].pop("merge") and None, "configuration: stack: merge is missing"),
+    "a callable as merge": (configured(merge="a callable"),
+        "stack: merge expected one of 'concat', .*'average' or a callable; got 'a callable'"),
+    "a callable as activation": (configured("cells", 1, activation="a callable"),
+        "rnn: activation expected one of .* or a callable; got 'a callable'"),
+    "rates of an array": (configured("cells", 2, cell={"factory": "mgu", "hidden_size": 4, "use_bias": True}),
+        r"configuration.cells\[2\].zoneout expected a rate, got dict"),
     "no size": (lambda _, e: e["configuration"]["cells"][0].pop("hidden_size") and None,
-        "lstm: missing a required argument"),
+        "lstm: hidden_size is missing"),
     "wrong merge": (configured(merge="max"), "stack: merge expected one of"),
     "list as merge": (configured(merge=["sum"]), "stack: merge expected one of"),
     "wrong dropout": (configured(dropout="much"), "stack: dropout expected a number"),
@@ -112,7 +149,7 @@ FORGED = {
     "zoneout of another state": (
         configured("cells", 2, zoneout={"h": 0.1, "d": 0.2}), "LSTMState: missing a required argument"),
     "noise around nothing": (lambda _, e: e["configuration"]["cells"][2].pop("cell") and None,
-        "regularize: missing a required"),
+        "regularize: cell is missing"),
     "noise around noise": (configured("cells", 2, cell=3), "factory expected one of"),
 }  # fmt: skip
 FORGED_NET = jaxrnn.stack(
@@ -204,6 +241,12 @@ def test_impossible_paths_are_refused(path, tmp_path):
     for f in (lambda: save(3, TINY, params), lambda: load(None)):
         with pytest.raises(TypeError, match="(save|load): path expected a string or a path, got"):
             f()
+    for bad in ("a\0b", "\ud800", tmp_path / "a\0b"):
+        for f in (lambda bad=bad: save(bad, TINY, params), lambda bad=bad: load(bad)):
+            with pytest.raises(
+                ValueError, match="(save|load): path expected characters that the name of a file can have, got"
+            ):
+                f()
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -253,8 +296,13 @@ def test_full_disk_leaves_the_old_file(path, tmp_path):
 
 
 def test_bad_arguments_are_refused(path):
-    params = params_of(TINY)
+    params, deleted = params_of(TINY), jnp.ones(1)
+    deleted.delete()
     stacked = jaxrnn.stack([TINY])
+
+    def named(name):
+        return own_cell()._replace(init=lambda key, n: {name: jnp.ones(1)})
+
     cases = [
         (lambda: save(path, jaxrnn.rnn, params), TypeError, "save: network expected one from jaxrnn.stack, or a cell"),
         (lambda: load(path, "rnn"), TypeError,
@@ -280,9 +328,21 @@ def test_bad_arguments_are_refused(path):
         (lambda: jax.jit(lambda p: save(path, TINY, p))(params), TypeError, "w_x expected numbers, got a traced array"),
         (lambda: save(path, own_cell(), {"a": {"b": params.b}, "a.b": params.b}, params_only=True), ValueError,
          "save: params expected leaves with paths of their own"),
+        (lambda: save(path, TINY, params._replace(b=np.ma.masked_array([1.0], [True]))), TypeError,
+         "save: params: b expected an array, got a masked one"),
+        (lambda: save(path, TINY, params._replace(b=deleted)), ValueError,
+         "save: params: b expected numbers, got a deleted array; was it donated"),
+        (lambda: save(path, named("__metadata__"), {"__metadata__": params.b}, params_only=True), ValueError,
+         "save: params expected names that safetensors can hold, got '__metadata__'"),
+        (lambda: save(path, named("\ud800"), {"\ud800": params.b}, params_only=True), ValueError,
+         r"save: params expected names that safetensors can hold, got '.ud800'"),
+        (lambda: save(path, TINY, {1: params.b, "a": params.b}), TypeError,
+         "save: params expected a tree that JAX can flatten, got dict of"),
+        (lambda: save(path, TINY, params, {"a": [1, {"b": (1,)}]}), TypeError,
+         r"save: metadata\['a'\]\[1\]\['b'\] expected what JSON can hold, got tuple of"),
         (lambda: save(path, TINY, params, [1]), TypeError, "save: metadata expected a dictionary, got list"),
-        (lambda: save(path, TINY, params, {"a": (1,)}), TypeError, "give back as {'a': .1.}; write tuples as lists"),
-        (lambda: save(path, TINY, params, {1: "a"}), TypeError, "metadata expected what JSON can hold, got {1: 'a'}"),
+        (lambda: save(path, TINY, params, {"a": (1,)}), TypeError, r"metadata\['a'\] expected .*, got tuple of \(int 1\), which it would give back as list of .*; write tuples as lists"),
+        (lambda: save(path, TINY, params, {1: "a"}), TypeError, r"metadata expected what JSON can hold, got dict of \(1: str 'a'\)"),
         (lambda: save(path, TINY, params, {"a": float("nan")}), TypeError,
          "metadata expected what JSON can hold: Out of range"),
         (lambda: save(path, TINY, params, {"a": params.b}), TypeError, "metadata expected what JSON can hold: .*Array"),

@@ -18,7 +18,7 @@ import safetensors.numpy
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import Bidirectional, LSTMState
+from jaxrnn import Bidirectional, LSTMState, configuration
 from jaxrnn.cells import RNNConfig
 from jaxrnn.saving import load, save
 from tests.support.registry import CELLS, H, I, random_like
@@ -26,6 +26,7 @@ from tests.support.saving import TINY, assert_same_bits, own_cell, params_of
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 NAMED = [make() for name, make in CELLS.items() if name != "rnn-callable"]
 NET = jaxrnn.stack(
     [
@@ -173,6 +174,33 @@ def test_second_save_replaces_the_first_and_keeps_a_symlink(path, tmp_path):
         assert load(path)[1].w_x.shape == (k, 1)
     assert link.is_symlink()
     assert sorted(os.listdir(tmp_path)) == ["net.safetensors", "newest"]
+
+
+def test_files_of_the_first_version_load_with_the_same_bits():
+    """They were written once, by the first version of `save`, and are not made again."""
+    network, params, metadata = load(GOLDEN / "saved_stack.safetensors", return_metadata=True)
+    assert repr(network) == repr(NET)
+    assert metadata == {"epoch": 3, "best": None, "words": ["a", "é"]}
+    assert_same_bits(params_of(NET), params)
+    cell = jaxrnn.lstm(4, projection_size=2, peephole=True, layer_norm=True)
+    loaded, params = load(GOLDEN / "saved_cell.safetensors", cell)
+    assert loaded is cell
+    assert_same_bits(params_of(cell, jnp.bfloat16), params)
+
+
+def test_noise_around_noise_is_saved_to_the_depth_that_is_loaded(path):
+    cells = [TINY]
+    for _ in range(configuration.MOST_NESTED + 1):
+        cells.append(jaxrnn.regularize(cells[-1], dropconnect=0.1))
+    params = params_of(TINY)
+    save(path, cells[-2], params)
+    assert load(path)[0].config == cells[-2].config
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"save: network: cell.*cell expected at most 64 of regularize around each other"
+    ):
+        save(path, cells[-1], params)
+    assert path.read_bytes() == before
 
 
 # Networks without a configuration
