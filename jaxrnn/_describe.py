@@ -58,7 +58,7 @@ def _describe(value: Any, depth: int) -> str:
         return array
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    names = getattr(value, "_fields", None)
+    names = getattr(value, "_fields", None) if isinstance(value, tuple) else None
     if isinstance(value, tuple) and isinstance(names, tuple) and len(names) == len(value):
         fields = [f"{k}={_nested(v, depth)}" for k, v in zip(names[:8], value, strict=False)]
         return f"{type(value).__name__}({', '.join(fields)}{', …' if len(names) > 8 else ''})"

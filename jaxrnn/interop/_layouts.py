@@ -6,26 +6,32 @@ biases of a library that adds one to each product.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jaxrnn import _checks
+from jaxrnn._describe import cut, describe, quote
 from jaxrnn.cells import GRUParams, LSTMParams, RNNParams
 from jaxrnn.interop._mappings import (
     Entries,
     as_numpy,
+    check_dtype,
     check_names,
     check_shape,
     entry,
+    hint_of_module,
     to_jax,
 )
+from jaxrnn.interop._sizes import Axis, Claim, Fit, fit
 from jaxrnn.network import walk_layer
 
 RECORDS: dict[str, Any] = {"rnn": RNNParams, "lstm": LSTMParams, "gru": GRUParams}
-GATES = {"rnn": 1, "lstm": 4, "gru": 3}
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+COUPLED = (0, 1, 2)  # the gates of a coupled LSTM
+BOTH_WAYS = "; one layer in both directions is (Bidirectional(forward, backward),)"
+NEEDED = ("w_x", "w_h")  # the fields that no record is without
 
 Fields = dict[str, np.ndarray]
 
@@ -76,17 +82,45 @@ def all_gates(kind: str) -> tuple[int, ...]:
     return tuple(range(GATES[kind]))
 
 
-def kind_of(entries: Entries, name: str, hidden_size: int, columns: int, kind: str | None = None) -> str:
-    """The kind that has `columns` / `hidden_size` gates; `kind` if it is given."""
-    if kind is not None:
-        return kind
-    for guess, gates in GATES.items():
-        if hidden_size and columns == gates * hidden_size:
-            return guess
-    raise ValueError(
-        f"{entries.where}: entry {entries.prefix + name!r} expected 1 (RNN), 3 (GRU) or 4 (LSTM) gates "
-        f"of the hidden size, got {columns} for {hidden_size} units"
-    )
+def _axes(kind: str, part: Part, projected: bool, above: int) -> tuple[Axis, ...]:
+    """What the axes of an entry stand for; `above` is the number of directions below it, 0 for the first layer."""
+    out = "O" if projected else "H"
+    columns = ("H", GATES[kind] if part.gates is None else len(part.gates))
+    axes: tuple[Axis, ...] = {
+        "w_x": ((out, above) if above else ("I", 1), columns),
+        "w_h": ((out, 1), columns),
+        "w_proj": (("H", 1), ("O", 1)),
+        "b_hn": (("H", 1),),
+    }.get(part.field, (columns,))
+    return axes[::-1] if part.transposed else axes
+
+
+def claims(
+    label: Callable[[str], str],
+    arrays: Mapping[str, np.ndarray],
+    layout: Layout,
+    kind: str,
+    projected: bool = False,
+    above: int = 0,
+    projection: str = "",
+) -> list[Claim]:
+    """What the shapes of one layer's entries say of its sizes, for :func:`fit`; the recurrent weights first.
+
+    `projection` is what messages call an entry that is absent, but whose absence may be the fault.
+    """
+    made = []
+    for name, part in sorted(layout.items(), key=lambda item: item[1].field != "w_h"):
+        shape = arrays[name].shape
+        rows, columns = shape[:: -1 if part.transposed else 1] if len(shape) == 2 else (1, 1)
+        narrow = part.field == "w_h" and kind == "lstm" and not projected and 4 * rows < columns
+        note = f"is {projection} missing?" if narrow and projection else ""
+        made.append(Claim(label(name), shape, _axes(kind, part, projected, above), note))
+    return made
+
+
+def sizes_of(found: Fit) -> Sizes:
+    """The sizes of the first layer."""
+    return Sizes(found.kind, found.sizes["I"], found.sizes["H"], found.sizes.get("O"))
 
 
 # Reading
@@ -102,12 +136,12 @@ def gather(entries: Entries, layout: Layout, sizes: Sizes) -> Fields:
     firsts: dict[str, tuple[str, np.dtype]] = {}
     for name, part in layout.items():
         array = entry(entries, name)
-        check_shape(entries.where, f"entry {entries.prefix + name!r}", array, part_shape(sizes, part))
+        check_shape(entries.where, entries.label(name), array, part_shape(sizes, part))
         becomes = "b" if part.field in ("b_x", "b_h") else part.field
         first, dtype = firsts.setdefault(becomes, (name, array.dtype))
         if array.dtype != dtype:
             raise TypeError(
-                f"{entries.where}: entry {entries.prefix + name!r} expected {dtype} as {entries.prefix + first!r}, "
+                f"{entries.where}: {entries.label(name)} expected {dtype} as {quote(entries.prefix + first, 80)}, "
                 f"got {array.dtype}; they become one array"
             )
         array = array.T if part.transposed else array
@@ -148,53 +182,75 @@ def is_record(params: Any) -> bool:
     return isinstance(params, tuple(RECORDS.values()))
 
 
-def read_record(where: str, name: str, params: Any, peer: str, projection: bool = False) -> Layer:
-    """A record of ours as fields; raises for what `peer` cannot hold."""
+def read_record(where: str, name: str, params: Any, peer: str, projection: bool = False, in_jax: bool = True) -> Layer:
+    """A record of ours as fields; raises for what `peer` cannot hold, and if `in_jax` for what JAX cannot."""
     if not is_record(params):
         raise TypeError(
-            f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {type(params).__name__}; "
-            f"{peer} has no other cells of ours"
+            f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {_named(params)}"
+            f"{hint_of_module(params, 'params') or f'; {peer} has no other cells of ours'}"
         )
     kind = next(kind for kind, record in RECORDS.items() if isinstance(params, record))
     for field, reason in (("norm", "layer normalisation"), ("peephole", "peephole connections")):
         _refuse(where, f"{name}.{field}", getattr(params, field, None), f"{peer} has no {reason}")
     if not projection:
         _refuse(where, f"{name}.w_proj", getattr(params, "w_proj", None), f"{peer} has no projection")
-    given = {field: value for field, value in params._asdict().items() if value is not None}
+    given = {field: value for field, value in params._asdict().items() if value is not None or field in NEEDED}
     fields = {field: as_numpy(where, f"{name}.{field}", value) for field, value in given.items()}
-    for field in ("w_x", "w_h", "w_proj"):
-        if field in fields and fields[field].ndim != 2:
-            raise ValueError(f"{where}: {name}.{field} expected a matrix, got shape {fields[field].shape}")
-    w_h, w_proj = fields["w_h"], fields.get("w_proj")
-    hidden = len(w_h if w_proj is None else w_proj)
-    if kind == "lstm" and hidden and w_h.shape[1] == 3 * hidden:
-        raise ValueError(f"{where}: {name}.w_h expected 4 gates, got the 3 of coupled ones, which {peer} does not have")
-    sizes = Sizes(kind, len(fields["w_x"]), hidden, None if w_proj is None else w_proj.shape[1])
-    for field, array in fields.items():
-        check_shape(where, f"{name}.{field}", array, field_shape(sizes, field))
+    if in_jax:
+        for field, array in fields.items():
+            check_dtype(where, f"{name}.{field}", array)
     if "b_hn" in fields and "b" not in fields:
-        raise ValueError(f"{where}: {name}.b_hn expected None where b is, got {_checks.describe(fields['b_hn'])}")
-    return Layer(name, sizes, fields)
+        raise ValueError(f"{where}: {name}.b_hn expected None where b is, got {describe(fields['b_hn'])}")
+    return Layer(name, _record_sizes(where, name, kind, fields, peer), fields)
+
+
+def _named(params: Any) -> str:
+    """A record by its name, another value by a description."""
+    return cut(type(params).__name__, 60) if hasattr(type(params), "_fields") else describe(params)
+
+
+def _record_sizes(where: str, name: str, kind: str, fields: Fields, peer: str) -> Sizes:
+    """The sizes of a record; raises naming the field whose shape does not fit."""
+    label, projected = f"{name}.{{}}".format, "w_proj" in fields
+    layout, projection = {field: Part(field) for field in fields}, label("w_proj")
+    kinds = {kind: claims(label, fields, layout, kind, projected, projection=projection)}
+    if kind == "lstm":
+        coupled = {field: Part(field, None if field == "w_proj" else COUPLED) for field in fields}
+        kinds["coupled"] = claims(label, fields, coupled, kind, projected)
+    found = fit(where, kinds)
+    if found.kind == "coupled":
+        raise ValueError(f"{where}: {name}.w_h expected 4 gates, got the 3 of coupled ones, which {peer} does not have")
+    return sizes_of(found)
 
 
 def _refuse(where: str, name: str, value: Any, reason: str) -> None:
     if value is not None:
-        raise ValueError(f"{where}: {name} expected None, got {_checks.describe(value)}; {reason}")
+        raise ValueError(f"{where}: {name} expected None, got {describe(value)}; {reason}")
 
 
-def read_layers(where: str, params: Any, peer: str, projection: bool = False) -> list[list[Layer]]:
+def read_layers(where: str, params: Any, peer: str, projection: bool = False, in_jax: bool = True) -> list[list[Layer]]:
     """The layers of a network's parameters, each of one direction or two."""
     if not isinstance(params, tuple) or hasattr(params, "_fields") or not params:
         raise TypeError(
-            f"{where}: params expected a record or a tuple over layers, got {_checks.describe(params)}; "
-            "one layer in both directions is (Bidirectional(forward, backward),)"
+            f"{where}: params expected a record or a tuple over layers, got {describe(params)}"
+            f"{hint_of_module(params, 'params') or BOTH_WAYS}"
         )
-    layers = []
+    layers: list[list[Layer]] = []
     for k, layer in enumerate(params):
         layers.append([
-            read_record(where, f"params{way.path}", way.cell, peer, projection) for way in walk_layer(k, layer)
+            read_record(where, f"params{way.path}", way.cell, peer, projection, in_jax)
+            for way in walk_layer(k, layer)
         ])  # fmt: skip
+        check_inputs(where, {f"{own.name}.w_x": own.sizes.input_size for own in layers[-1]})
     return layers
+
+
+def check_inputs(where: str, features: Mapping[str, int]) -> None:
+    """Raises unless the directions of a layer read inputs of one size; the names are those of messages."""
+    (first, size), *others = features.items()
+    for name, got in others:
+        if got != size:
+            raise ValueError(f"{where}: {name} expected {size} features of the input as {first}, got {got}")
 
 
 def check_alike(where: str, layers: list[list[Layer]], peer: str) -> None:
@@ -213,12 +269,6 @@ def check_alike(where: str, layers: list[list[Layer]], peer: str) -> None:
                     f"{where}: {layer.name} expected {_described(first)} as {first.name}, got {_described(layer)}; "
                     f"{peer} has layers of one kind and size"
                 )
-    features = first.sizes.input_size
-    for layer in layers[0]:
-        if layer.sizes.input_size != features:
-            raise ValueError(
-                f"{where}: {layer.name}.w_x expected {features} rows as {first.name}, got {layer.sizes.input_size}"
-            )
     for below, above in itertools.pairwise(layers):
         features = len(below) * first.sizes.output_size
         for layer in above:
@@ -249,7 +299,7 @@ def check_reset(where: str, layer: Layer, peer: str, after: bool) -> None:
     if (b_hn is not None) != after:
         raise ValueError(
             f"{where}: {layer.name}.b_hn expected {'an array' if after else 'None'}, "
-            f"got {'None' if b_hn is None else _checks.describe(b_hn)}; "
+            f"got {'None' if b_hn is None else describe(b_hn)}; "
             f"{peer} resets {'after' if after else 'before'} the product, this GRU {'before' if after else 'after'} it"
         )
 

@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrnn._describe import cut, quote
 from jaxrnn.interop import _onnx_layout as layout
-from jaxrnn.interop._onnx_files import Source, require_onnx
+from jaxrnn.interop._onnx_files import Source
 from jaxrnn.interop._onnx_reader import Node
 from jaxrnn.interop._onnx_values import LARGEST, Values, ancestors
 
 TIME, BATCH = 5, 3  # of the random numbers, where the model does not fix them
 CLOSE = 1e-5  # far below the difference of two random numbers, far above the rounding of float32
 CLOSE_HALF = 5e-2  # the same for float16 and bfloat16
+LONGEST = 500  # characters of a message
 
 MERGES: dict[str, Callable[[list[np.ndarray]], np.ndarray]] = {
     "concat": lambda halves: np.concatenate(halves, axis=-1),
@@ -33,7 +35,7 @@ class Layer(NamedTuple):
 
     @property
     def name(self) -> str:
-        return " and ".join(repr(node.name) for node in self.nodes)
+        return " and ".join(quote(node.name) for node in self.nodes)
 
 
 class Joined(NamedTuple):
@@ -50,7 +52,8 @@ def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[No
     """
     graph = values.source.model.graph
     needed = ancestors(graph.node, (tensor for node in nodes.values() for tensor in node.inputs.values()))
-    sizes = _sizes(values.source, next(iter(nodes.values())))
+    time, batch = values.sizes(next(iter(nodes.values())))
+    sizes = (time or TIME, batch or BATCH)
     rng = np.random.default_rng(0)
     layers: list[Layer] = []
     for k, proto in enumerate(graph.node):
@@ -70,20 +73,6 @@ def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[No
         else:
             layers.append(layer)
     return layers
-
-
-def _sizes(source: Source, node: Node) -> tuple[int, int]:
-    """T and B: those of a model that fixes them, else `TIME` and `BATCH`."""
-    try:
-        graph = require_onnx(source.where).shape_inference.infer_shapes(source.model).graph
-    except Exception:  # onnx has no error of its own for graphs it cannot follow; their sizes stay unknown
-        return TIME, BATCH
-    for value in (*graph.input, *graph.value_info):
-        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        if value.name == node.inputs["X"] and len(dims) == 3:
-            time, batch = (dims[1], dims[0]) if node.batch_first else dims[:2]
-            return time if time > 0 else TIME, batch if batch > 0 else BATCH
-    return TIME, BATCH
 
 
 def _are_two_directions(layer: Layer, node: Node) -> bool:
@@ -106,7 +95,7 @@ def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarr
     for proto in values.source.model.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
             continue
-        w_proj = values.get(proto.input[1]) if len(proto.input) == 2 else None
+        w_proj = values.constant(proto.input[1]) if len(proto.input) == 2 else None
         if w_proj is None or w_proj.ndim != 3 or w_proj.shape[:2] != (directions, hidden) or w_proj.shape[2] >= hidden:
             continue
         if all(layout.unfold(w, r.T) is not None for w, r in zip(w_proj, weights.R, strict=True)):
@@ -146,7 +135,8 @@ def _input(values: Values, layer: Layer) -> np.ndarray | None:
     for node, weights in zip(layer.nodes, layer.weights, strict=True):
         if xs.shape[2] != weights.W.shape[2]:
             raise ValueError(
-                f"{values.source.where}: node {node.name!r} input W ({node.inputs['W']!r}) expected {xs.shape[2]} "
+                f"{values.source.where}: node {quote(node.name)} input W ({quote(node.inputs['W'])}) expected "
+                f"{xs.shape[2]} "
                 f"columns, as many as features of its input; got {weights.W.shape[2]}"
             )
     return np.swapaxes(xs, 0, 1) if layer.nodes[0].batch_first else xs
@@ -214,19 +204,21 @@ def _together(known: Joined, ways: list[Joined]) -> Joined:
 
 
 def _different(source: Source, layer: Layer, known: Joined) -> str:
-    return (
+    text = (
         f"{source.where}: node {layer.name} expected merge={known.merge or 'concat'!r} and "
         f"residual={bool(known.residual)} around it, as in the layers below; a stack joins all "
-        f"its layers in one way. Read it apart, by nodes={layer.nodes[0].name!r}"
+        f"its layers in one way. Read it apart, by nodes={quote(layer.nodes[0].name)}"
     )
+    return cut(text, LONGEST)
 
 
 def _broken(source: Source, below: Layer, layer: Layer) -> str:
     tensor = layer.nodes[0].inputs["X"]
     makers = (node for node in source.model.graph.node if tensor in node.output)
-    origin = next((f"{node.op_type} {node.name!r}" for node in makers), "outside the graph")
-    return (
+    origin = next((f"{cut(node.op_type, 40)} {quote(node.name)}" for node in makers), "outside the graph")
+    text = (
         f"{source.where}: node {layer.name} expected to read the outputs of {below.name}, as layers of a stack do; "
-        f"its input {tensor!r} comes from {origin}. Read them apart, by nodes={below.nodes[0].name!r} "
-        f"and nodes={layer.nodes[0].name!r}"
+        f"its input {quote(tensor)} comes from {origin}. Read them apart, by nodes={quote(below.nodes[0].name)} "
+        f"and nodes={quote(layer.nodes[0].name)}"
     )
+    return cut(text, LONGEST)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn._describe import cut, quote
 from jaxrnn._types import AnyCell, Cell
 from jaxrnn.cells import (
     GRUConfig,
@@ -32,7 +33,7 @@ from jaxrnn.cells import (
     lstm,
     rnn,
 )
-from jaxrnn.interop._mappings import check_shape
+from jaxrnn.interop._sizes import Axis, Claim, fit
 
 THEIRS = {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}  # in our letters
 OURS = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
@@ -66,20 +67,18 @@ class Weights(NamedTuple):
 
 def form_of(name: str, cell: AnyCell) -> Form:
     """The form of a cell, from its config; raises for a cell that no operator computes."""
-    config = cell.config
+    config, got = cell.config, cut(repr(cell), 100)
     if isinstance(config, RegularizeConfig):
         if config.has_zoneout:
-            raise ValueError(f"{name} expected a cell without zoneout, got {cell!r}; no operator of ONNX mixes states")
+            raise ValueError(f"{name} expected a cell without zoneout, got {got}; no operator of ONNX mixes states")
         config = config.cell  # dropout is off in evaluation
     if not isinstance(config, (RNNConfig, LSTMConfig, GRUConfig)):
-        raise ValueError(f"{name} expected a cell of rnn, lstm or gru, got {cell!r}; ONNX has no operator for it")
+        raise ValueError(f"{name} expected a cell of rnn, lstm or gru, got {got}; ONNX has no operator for it")
     if not isinstance(config, RNNConfig) and config.layer_norm:
-        raise ValueError(
-            f"{name} expected a cell without layer normalisation, got {cell!r}; ONNX's operators have none"
-        )
+        raise ValueError(f"{name} expected a cell without layer normalisation, got {got}; ONNX's operators have none")
     if isinstance(config, RNNConfig):
         if config.activation not in tuple(ACTIVATIONS):
-            raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {cell!r}")
+            raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {got}")
         return Form("RNN", activation=str(config.activation))
     if isinstance(config, GRUConfig):
         return Form("GRU", reset_after=config.reset_after)
@@ -175,14 +174,23 @@ def one_direction(weights: Weights, direction: int) -> Weights:
     return Weights(*(None if array is None else array[direction] for array in weights))  # type: ignore
 
 
-def check_shapes(where: str, form: Form, weights: Weights, tensors: Mapping[str, str]) -> None:
-    """Raises unless the arrays of one direction fit each other; `tensors` are their names in the model."""
-    gates, hidden, features = len(THEIRS[form.op]), weights.R.shape[-1], weights.W.shape[-1]
-    shapes = {"R": (gates * hidden, hidden), "W": (gates * hidden, features), "B": (2 * gates * hidden,)}
-    for role, shape in {**shapes, "P": (3 * hidden,)}.items():
-        array = getattr(weights, role)
-        if array is not None:
-            check_shape(where, f"input {role} ({tensors[role]!r})", array, shape, "the axis of directions is left out")
+def check_shapes(where: str, form: Form, weights: Weights, tensors: Mapping[str, str], hidden_size: int | None) -> None:
+    """Raises unless the arrays of one direction fit each other and the attribute `hidden_size`.
+
+    `tensors` are the names of the arrays in the model.
+    """
+    rows = ("H", len(THEIRS[form.op]))
+    axes: dict[str, tuple[Axis, ...]] = {
+        "R": (rows, ("H", 1)), "W": (rows, ("I", 1)), "B": (("H", 2 * rows[1]),), "P": (("H", 3),)
+    }  # fmt: skip
+    claims = [
+        Claim(f"input {role} ({quote(tensors[role], 60)})", array.shape, axes[role], "without the axis of directions")
+        for role in axes
+        if (array := getattr(weights, role)) is not None
+    ]
+    found = fit(where, {form.op: claims})
+    if hidden_size not in (None, found.sizes["H"]):
+        raise ValueError(f"{where} attribute hidden_size expected {found.sizes['H']}, that of R, got {hidden_size}")
 
 
 # With a projection h = m W_p is fed back, and h W_h = m (W_p W_h): an operator whose R is that

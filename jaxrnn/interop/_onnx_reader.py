@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxrnn._describe import cut, quote
 from jaxrnn.interop import _onnx_layout as layout
-from jaxrnn.interop._onnx_files import Source, require_onnx
+from jaxrnn.interop._onnx_files import Source, attribute_value
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +39,7 @@ def recurrent_nodes(source: Source) -> "dict[int, tuple[str, onnx.NodeProto]]":
 
 def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
     """A node with its attributes; raises, naming the attribute, for what a cell of ours cannot hold."""
-    where = f"{source.where}: node {name!r} ({node.op_type})"
+    where = f"{source.where}: node {quote(name)} ({node.op_type})"
     attributes = _attributes(source, where, node)
     inputs = {role: tensor for role, tensor in zip(INPUTS, node.input, strict=False) if tensor}
     for role in ("X", "W", "R"):
@@ -46,7 +47,7 @@ def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
             raise ValueError(f"{where} expected an input {role}, got none")
     direction = attributes.get("direction", "forward")
     if direction not in DIRECTIONS:
-        raise ValueError(f"{where} attribute direction expected one of {', '.join(DIRECTIONS)}, got {direction!r}")
+        raise ValueError(f"{where} attribute direction expected one of {', '.join(DIRECTIONS)}, got {quote(direction)}")
     flags = {flag: attributes.get(flag, 0) for flag in ("linear_before_reset", "input_forget", "layout")}
     for flag, number in flags.items():
         if number not in (0, 1):
@@ -70,9 +71,9 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
     """The attributes of a node; raises for types that ONNX does not give them, and for features of no cell of ours."""
     found = {}
     for attribute in node.attribute:
-        name, value = attribute.name, require_onnx(source.where).helper.get_attribute_value(attribute)
+        name, value = attribute.name, attribute_value(source, where, attribute)
         if name not in KNOWN_OF[node.op_type]:
-            raise ValueError(f"{where} attribute {name} expected to be absent, got {value!r}")
+            raise ValueError(f"{where} attribute {cut(name, 60)} expected to be absent, got {_shown(value)}")
         kinds = {
             "direction": bytes,
             "activations": list,
@@ -81,22 +82,33 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
             "clip": float,
         }
         if not isinstance(value, kinds.get(name, int)):
-            raise ValueError(f"{where} attribute {name} expected {kinds.get(name, int).__name__}, got {value!r}")
+            raise ValueError(f"{where} attribute {name} expected {kinds.get(name, int).__name__}, got {_shown(value)}")
         if name in ("clip", "activation_alpha", "activation_beta") and value != []:
             what = "clipping" if name == "clip" else "activations with parameters"
-            raise ValueError(f"{where} attribute {name} expected to be absent, got {value!r}; jaxrnn has no {what}")
+            raise ValueError(
+                f"{where} attribute {name} expected to be absent, got {_shown(value)}; jaxrnn has no {what}"
+            )
         found[name] = value
     if "direction" in found:
         found["direction"] = found["direction"].decode()
     if "activations" in found:
         found["activations"] = [
-            name.decode() if isinstance(name, bytes) else repr(name) for name in found["activations"]
+            name.decode() if isinstance(name, bytes) else _shown(name) for name in found["activations"]
         ]
     return found
 
 
+def _shown(value: Any) -> str:
+    """The value of an attribute in a message; graphs and tensors by their kind, as they may be of any size."""
+    if isinstance(value, (int, float, bytes)):
+        return quote(value)
+    if isinstance(value, list) and all(isinstance(one, (int, float, bytes)) for one in value[:5]):
+        return cut(f"[{', '.join(quote(one, 20) for one in value[:5])}{', …' if len(value) > 5 else ''}]", 80)
+    return type(value).__name__
+
+
 def _activations(where: str, op: str, directions: int, names: list[str] | None) -> list[str]:
-    """The activation of each direction of an RNN; LSTM and GRU only have tanh."""
+    """The activation of each direction of an RNN; LSTM and GRU only have tanh, which an empty list stands for."""
     lowered = [name.lower() for name in names or []]
     if op == "RNN":
         if names is None:
@@ -105,7 +117,8 @@ def _activations(where: str, op: str, directions: int, names: list[str] | None) 
             return lowered
         expected = f"{directions} of {', '.join(layout.ACTIVATIONS.values())}"
     else:
-        if names is None or lowered == ACTIVATIONS_OF[op] * directions:
+        if not names or lowered == ACTIVATIONS_OF[op] * directions:
             return ["tanh"] * directions
         expected = ", ".join(name.capitalize() for name in ACTIVATIONS_OF[op] * directions)
-    raise ValueError(f"{where} attribute activations expected {expected}, got {', '.join(names)}")
+    got = ", ".join(cut(name, 20) for name in names[:6]) + (", …" if len(names) > 6 else "")
+    raise ValueError(f"{where} attribute activations expected {expected}, got {got or 'an empty list'}")

@@ -1,18 +1,24 @@
 """The values of a graph's tensors, as far as they are known without running the model.
 
 Weights may be initialisers, or computed from them: exporters write a weight as joined slices of
-another. The nodes between two recurrent operators, one `Squeeze` or ten nodes that compute a
-shape first, are identified by their result. The outputs of each operator are replaced by random
-numbers, which ONNX's reference evaluator carries through all nodes that only move, add or
-multiply them.
+another, or quantised. The nodes between two recurrent operators, one `Squeeze` or ten nodes that
+compute a shape first, are identified by their result. The outputs of each operator are replaced
+by random numbers, which ONNX's reference evaluator carries through all nodes that only move, add
+or multiply them.
 """
 
-from collections.abc import Iterable, Mapping
+import functools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrnn.interop._onnx_files import Source, require_onnx, tensor_array
+from jaxrnn._describe import cut, describe, quote
+from jaxrnn.interop import _onnx_quantized
+from jaxrnn.interop._onnx_files import Source, attribute_value, require_onnx, tensor_array
+from jaxrnn.interop._onnx_reader import Node
 
 if TYPE_CHECKING:
     import onnx
@@ -20,9 +26,10 @@ if TYPE_CHECKING:
 MOVING = {"Identity", "Cast", "Dropout", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"}
 MOVING |= {"Concat", "Split", "Slice", "Gather", "Shape"}
 ARITHMETIC = {"Add", "Mul", "Div", "Sum", "Mean", "ReduceSum", "ReduceMean", "ReduceProd"}
-SPREADING = MOVING | {"Expand", "Tile"}  # zeros stay zeros, whatever the other inputs are
+SPREADING = (MOVING - {"Shape"}) | {"Expand", "Tile"}  # equal entries stay equal, whatever the other inputs are
 PLAIN = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-LARGEST = 2**25  # entries of the inputs of a node; with more of them it is not followed
+LARGEST = 2**25  # entries of a node's inputs or outputs; with more of them it is not followed
+MIXED = "mixed"  # in place of a number that all entries of a constant are, if they differ
 
 
 class Values:
@@ -39,16 +46,26 @@ class Values:
                 self._store(node.output[0], node)
         self.arrays |= given
         self.probed: dict[str, None] = {}  # tensors that depend on random numbers, in the order of the graph
-        self.zeros: dict[str, bool] = {}  # whether a tensor of constants, of unknown shape, is zero
+        self.fills: dict[str, Any] = {}  # what all entries of a constant of unknown shape are, or `MIXED`
 
     def _store(self, name: str, node: "onnx.NodeProto") -> None:
         """The value of a `Constant`."""
         for attribute in node.attribute:
+            if attribute.ref_attr_name:
+                continue
             if attribute.name == "value":
                 self.stored[name] = attribute.t
             elif attribute.name in PLAIN:
-                value = require_onnx(self.source.where).helper.get_attribute_value(attribute)
-                self.arrays[name] = np.asarray(value, PLAIN[attribute.name])
+                value = attribute_value(self.source, self._label(node), attribute)
+                try:
+                    self.arrays[name] = np.asarray(value, PLAIN[attribute.name])
+                except (TypeError, ValueError, OverflowError) as error:
+                    raise ValueError(
+                        f"{self._label(node)} attribute {attribute.name} expected numbers, got {describe(value)}"
+                    ) from error
+
+    def _label(self, node: "onnx.NodeProto") -> str:
+        return f"{self.source.where}: node {quote(node.name)} ({cut(node.op_type, 40)})"
 
     def get(self, name: str) -> np.ndarray | None:
         """The array of a tensor, or `None` if it depends on the inputs of the model."""
@@ -56,17 +73,40 @@ class Values:
             self.arrays[name] = tensor_array(self.source, self.stored[name])
         return self.arrays.get(name)
 
+    def constant(self, name: str) -> np.ndarray | None:
+        """The array of a constant; `None` if it depends on the inputs of the model or on random numbers."""
+        return None if name in self.probed else self.get(name)
+
     def probe(self, name: str, array: np.ndarray) -> None:
         """Replaces a tensor by random numbers."""
         self.arrays[name] = array
         self.probed[name] = None
 
-    def is_zero(self, name: str) -> bool | None:
-        """Whether a tensor is zero; `None` if it depends on the inputs of the model."""
-        if name in self.zeros or name in self.probed:
-            return self.zeros.get(name)
+    def fill(self, name: str) -> Any:
+        """What all entries of a constant are, or `MIXED`; `None` if it depends on the inputs of the model."""
+        if name in self.fills or name in self.probed:
+            return self.fills.get(name)
         array = self.get(name)
-        return None if array is None else not array.any()
+        return None if array is None else _fill(array)
+
+    def sizes(self, node: Node) -> tuple[int | None, int | None]:
+        """T and B of what a recurrent operator reads, where the model fixes them."""
+        sizes = self._shapes.get(node.inputs["X"], ())
+        if len(sizes) != 3:
+            return None, None
+        time, batch = (sizes[1], sizes[0]) if node.batch_first else sizes[:2]
+        return time if time > 0 else None, batch if batch > 0 else None
+
+    @functools.cached_property
+    def _shapes(self) -> dict[str, list[int]]:
+        """The shapes that the model states or that follow from those, with 0 for a size that is not fixed."""
+        graph = self.source.model.graph
+        with suppress(Exception):  # onnx has no error of its own for graphs it cannot follow
+            graph = require_onnx(self.source.where).shape_inference.infer_shapes(self.source.model).graph
+        return {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in (*graph.value_info, *graph.input)
+        }
 
     def follow(self, node: "onnx.NodeProto", needed: frozenset[str]) -> None:
         """Computes the outputs of a node, if they are needed or depend on random numbers, and if it can."""
@@ -84,33 +124,79 @@ class Values:
                     self.arrays[name] = array
                     self.probed |= {name: None} if random else {}
                 return
-        self._follow_zeros(node, inputs, outputs)
+        if node.op_type in _onnx_quantized.KNOWN:
+            self._follow_quantised(node, inputs, outputs[0])
+        self._follow_fills(node, inputs, outputs)
 
-    def _follow_zeros(self, node: "onnx.NodeProto", inputs: list[str], outputs: list[str]) -> None:
-        zero = None
+    def _follow_quantised(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
+        arrays = [self.constant(name) for name in inputs]
+        if any(array is None for array in arrays) or list(node.input) != inputs:
+            return
+        attributes = {a.name: attribute_value(self.source, self._label(node), a) for a in node.attribute}
+        try:
+            array = _onnx_quantized.folded(node.op_type, arrays, attributes)  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError):  # of attributes and arrays that do not fit the operator
+            return
+        if array is not None:
+            self.arrays[output] = array
+
+    def _follow_fills(self, node: "onnx.NodeProto", inputs: list[str], outputs: list[str]) -> None:
+        fill = None
         if node.op_type == "ConstantOfShape":
             values = [tensor_array(self.source, a.t) for a in node.attribute if a.name == "value"]
-            zero = not any(value.any() for value in values)
+            fill = _fill(np.concatenate([value.ravel() for value in values])) if values else np.float32(0)
         elif node.op_type in SPREADING and inputs:
-            known = [self.is_zero(name) for name in (inputs if node.op_type == "Concat" else inputs[:1])]
-            zero = None if None in known else all(known)
-        if zero is not None:
-            self.zeros |= dict.fromkeys(outputs, zero)
+            known = [self.fill(name) for name in (inputs if node.op_type == "Concat" else inputs[:1])]
+            fill = None if any(one is None for one in known) else _common(known)
+            if node.op_type == "Cast" and fill is not None and fill is not MIXED:
+                cast = self._computed(node, {inputs[0]: np.asarray([fill])}, outputs)
+                fill = _fill(cast[outputs[0]]) if cast else MIXED
+        if fill is not None:
+            self.fills |= dict.fromkeys(outputs, fill)
 
     def _computed(self, node: "onnx.NodeProto", arrays: Mapping[str, Any], outputs: list[str]) -> dict[str, np.ndarray]:
         """The outputs of a node by their names; none if they cannot be computed."""
-        if sum(array.size for array in arrays.values()) > LARGEST:
+        if _is_too_large(node, [arrays[name] for name in node.input if name]):
             return {}
         onnx = require_onnx(self.source.where)
         from onnx.reference import ReferenceEvaluator
 
         unknown = onnx.helper.make_empty_tensor_value_info
-        graph = onnx.helper.make_graph([node], "node", list(map(unknown, arrays)), list(map(unknown, outputs)))
         try:
+            graph = onnx.helper.make_graph([node], "node", list(map(unknown, arrays)), list(map(unknown, outputs)))
             results = ReferenceEvaluator(graph, opsets=self.opsets).run(None, dict(arrays))
+            return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
         except Exception:  # the node does not fit these arrays; its outputs stay unknown
             return {}
-        return {name: np.asarray(result) for name, result in zip(outputs, results, strict=True)}
+
+
+def _fill(array: np.ndarray) -> Any:
+    """What all entries of an array are, or `MIXED`; of an empty one zero, which changes nothing."""
+    if not array.size:
+        return np.float32(0)
+    first = array.reshape(-1)[0]
+    return first if (array == first).all() else MIXED
+
+
+def _common(fills: Sequence[Any]) -> Any:
+    alike = MIXED not in [fill for fill in fills if isinstance(fill, str)] and all(fill == fills[0] for fill in fills)
+    return fills[0] if alike else MIXED
+
+
+def _is_too_large(node: "onnx.NodeProto", arrays: Sequence[np.ndarray]) -> bool:
+    """Whether inputs or outputs of a node have more than `LARGEST` entries, or are of that many parts."""
+    size = sum(array.size for array in arrays)
+    try:
+        if node.op_type in ARITHMETIC:
+            size = max(size, math.prod(np.broadcast_shapes(*(array.shape for array in arrays))))
+        elif node.op_type == "MatMul":
+            size = max(size, math.prod(arrays[0].shape[:-1]) * arrays[1].size)
+        elif node.op_type == "Gather":
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+            size = max(size, arrays[0].size // max(arrays[0].shape[axis], 1) * arrays[1].size)
+    except (IndexError, ValueError):  # shapes that do not fit; the evaluator refuses them
+        pass
+    return size > LARGEST or any(abs(attribute.i) > LARGEST for attribute in node.attribute)
 
 
 def ancestors(nodes: "Iterable[onnx.NodeProto]", tensors: Iterable[str]) -> frozenset[str]:

@@ -84,17 +84,21 @@ def from_cudnn(
     where = "from_cudnn"
     _checks.one_of(where, "kind", kind, tuple(KINDS))
     record = KINDS[kind]
-    input_size = _checks.positive_int(where, "input_size", input_size)
-    hidden_size = _checks.positive_int(where, "hidden_size", hidden_size)
-    num_layers = _checks.positive_int(where, "num_layers", num_layers)
+    input_size = _checks.size(where, "input_size", input_size)
+    hidden_size = _checks.size(where, "hidden_size", hidden_size)
+    num_layers = _checks.size(where, "num_layers", num_layers)
     directions = 2 if _checks.boolean(where, "bidirectional", bidirectional) else 1
-    features = [input_size, *[directions * hidden_size] * (num_layers - 1)]
-    layers = [lay.Sizes(record, size, hidden_size) for size in features for _ in range(directions)]
-    places = list(_places(record, layers))
     array = maps.as_numpy(where, "flat", flat)
     maps.check_dtype(where, "flat", array)
-    total = sum(math.prod(shape) for *_, shape in places)
-    maps.check_shape(where, "flat", array, (total,), "are the sizes, layers, directions and kind those of the network?")
+    # The length is known before the list of layers, which may be too long to make.
+    rows = directions * lay.GATES[record] * hidden_size
+    total = rows * (input_size + hidden_size + 2)
+    total += (num_layers - 1) * rows * (directions * hidden_size + hidden_size + 2)
+    cause = "are input_size, hidden_size, num_layers, bidirectional and kind those of the network?"
+    maps.check_shape(where, "flat", array, (total,), cause)
+    features = [input_size, *[directions * hidden_size] * (num_layers - 1)]
+    layers = [lay.Sizes(record, size, hidden_size) for size in features for _ in range(directions)]
+    places = _places(record, layers)
     pieces: list[dict[str, np.ndarray]] = [{} for _ in layers]
     offset = 0
     for k, name, shape in places:

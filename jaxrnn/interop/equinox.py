@@ -10,12 +10,14 @@ from typing import Any
 
 import jax
 
+from jaxrnn._describe import describe, quote
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
+from jaxrnn.interop._sizes import Claim, fit
 
 PEER = "Equinox"
-FIELDS = {"input_size": "input_size", "hidden_size": "hidden_size", "use_bias": None}  # a cell's other fields
+FIELDS = ("input_size", "hidden_size", "use_bias")  # a cell's fields beside its weights
 
 
 def _layout(kind: str, biases: bool) -> lay.Layout:
@@ -55,25 +57,41 @@ def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
         >>> type(params).__name__, params.w_x.shape
         ('LSTMParams', (3, 16))
     """
-    entries = maps.read_mapping("from_equinox", "weights", weights, prefix, ".")
+    where = "from_equinox"
+    entries = maps.read_mapping(where, "weights", weights, prefix, ".")
     stated = {name: entries.values[name] for name in FIELDS if isinstance(entries.values.get(name), (bool, int))}
     arrays = {name: v for name, v in entries.values.items() if v is not None and name not in stated}
     entries = entries._replace(values=arrays)
-    maps.check_present(entries, ["weight_ih", "weight_hh"])
-    columns, hidden = maps.entry(entries, "weight_hh", axes=2).shape
-    features = maps.entry(entries, "weight_ih", axes=2).shape[1]
-    kind = lay.kind_of(entries, "weight_hh", hidden, columns)
-    if kind == "rnn":
-        raise ValueError(f"from_equinox: entry {entries.prefix + 'weight_hh'!r} expected 3 or 4 gates, got 1")
-    sizes = lay.Sizes(kind, features, hidden)
-    for name, field in FIELDS.items():
-        if field and name in stated and stated[name] != getattr(sizes, field):
+    maps.check_names(entries, ("weight_hh", "weight_ih"), optional=("bias", "bias_n"))
+    entries = maps.arrays(entries)
+    sizes = lay.sizes_of(fit(where, {kind: _claims(entries, kind) for kind in lay.GATES}))
+    if sizes.kind == "rnn":
+        raise ValueError(f"{where}: {entries.label('weight_hh')} expected 3 or 4 gates, got 1")
+    biases = any(name.startswith("bias") for name in entries.values)
+    _check_stated(entries, stated, sizes, biases)
+    return lay.record(where, sizes.kind, lay.gather(entries, _layout(sizes.kind, biases), sizes))
+
+
+def _claims(entries: maps.Entries, kind: str) -> list[Claim]:
+    layout = {**_layout(kind, biases=True), "bias_n": lay.Part("b_hn")}
+    given = {name: part for name, part in layout.items() if name in entries.values}
+    return lay.claims(entries.label, entries.values, given, kind)
+
+
+def _check_stated(entries: maps.Entries, stated: Mapping[str, int], sizes: lay.Sizes, biases: bool) -> None:
+    """Raises unless the other fields of the cell say what its weights do."""
+    found = {
+        "input_size": (sizes.input_size, "weight_ih"),
+        "hidden_size": (sizes.hidden_size, "weight_hh"),
+        "use_bias": (biases, "bias"),
+    }
+    for name, value in stated.items():
+        expected, source = found[name]
+        if value != expected:
             raise ValueError(
-                f"from_equinox: entry {entries.prefix + name!r} expected {getattr(sizes, field)}, "
-                f"which the weights have, got {stated[name]}"
+                f"{entries.where}: {entries.label(name)} expected {expected}, "
+                f"as {entries.label(source)} has it, got {quote(value)}"
             )
-    biases = any(name.startswith("bias") for name in arrays)
-    return lay.record("from_equinox", kind, lay.gather(entries, _layout(kind, biases), sizes))
 
 
 def to_equinox(params: Params, prefix: str = "") -> dict[str, jax.Array]:
@@ -104,7 +122,7 @@ def to_equinox(params: Params, prefix: str = "") -> dict[str, jax.Array]:
     where = "to_equinox"
     prefix = maps.join_prefix(where, prefix, ".")
     if isinstance(params, tuple) and not hasattr(params, "_fields"):
-        raise TypeError(f"{where}: params expected one record, got a tuple of {len(params)}; convert them one by one")
+        raise TypeError(f"{where}: params expected one record, got {describe(params)}; convert them one by one")
     layer = lay.read_record(where, "params", params, PEER)
     if layer.sizes.kind == "rnn":
         raise TypeError(f"{where}: params expected LSTMParams or GRUParams, got RNNParams; {PEER} has no simple RNN")

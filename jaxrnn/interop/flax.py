@@ -22,9 +22,11 @@ import jax
 import numpy as np
 
 from jaxrnn import _checks
+from jaxrnn._describe import quote
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
+from jaxrnn.interop._sizes import fit
 from jaxrnn.network import Bidirectional
 
 Layout = dict[str, lay.Part]
@@ -86,13 +88,19 @@ class _Library(NamedTuple):
     hint: str
 
 
-def _read(entries: maps.Entries, library: _Library) -> Params:
-    """The record of a cell, or the tree of records of a module that holds cells."""
+def _read(entries: maps.Entries, library: _Library, above: int = 0) -> Params:
+    """The record of a cell, or the tree of records of a module that holds cells; `above` are the modules around it."""
+    if above > maps.DEEPEST:
+        path = quote(entries.prefix, maps.LONGEST_NAME)
+        raise ValueError(f"{entries.where}: expected at most {maps.DEEPEST} modules in each other, got more, at {path}")
     below = dict.fromkeys(_module(name, library.sequential) for name in entries.values)
     halves = ("forward_rnn", "backward_rnn")
     if any(half in below for half in halves):
         _check_modules(entries, below, halves, library.hint)
-        return Bidirectional(*(_read(maps.child(entries, half), library) for half in halves))
+        both = [_read(maps.child(entries, half), library, above + 1) for half in halves]
+        features = {entries.label(half): len(one.w_x) for half, one in zip(halves, both, strict=True)}
+        lay.check_inputs(entries.where, features)
+        return Bidirectional(*both)
     if "cell" in below:
         _check_modules(entries, below, ("cell",), library.hint)
         return library.cell(maps.child(entries, "cell"))
@@ -100,13 +108,13 @@ def _read(entries: maps.Entries, library: _Library) -> Params:
     if layers:
         places = [f"{library.sequential}{k}" for k in range(len(layers))]
         _check_modules(entries, below, places, library.hint)
-        return tuple(_read(maps.child(entries, place), library) for place in places)
+        return tuple(_read(maps.child(entries, place), library, above + 1) for place in places)
     return library.cell(entries)
 
 
 def _module(name: str, sequential: str) -> str:
     """The first part of a name, or the two parts that name a layer of a `Sequential`."""
-    layer = re.match(re.escape(sequential) + r"\d+(?=\.)", name)
+    layer = re.match(re.escape(sequential) + r"[0-9]+(?=\.)", name)
     return layer[0] if layer else name.split(".")[0]
 
 
@@ -117,38 +125,40 @@ def _check_modules(entries: maps.Entries, below: dict[str, None], expected: Sequ
 def _nnx_cell(entries: maps.Entries) -> Params:
     if not any(name.startswith("dense_") for name in entries.values):
         return _gates_cell(entries, "lstm", NNX_GATES)
-    maps.check_present(entries, ["dense_i.kernel", "dense_h.kernel"])
-    hidden, columns = maps.entry(entries, "dense_h.kernel", axes=2).shape
-    kind = lay.kind_of(entries, "dense_h.kernel", hidden, columns)
-    sizes = lay.Sizes(kind, maps.entry(entries, "dense_i.kernel", axes=2).shape[0], hidden)
-    fields = lay.gather(entries, NNX_DENSE[kind], sizes)
-    if kind == "gru":
-        fields["b_hn"] = np.zeros_like(fields["b"][:hidden])
-    return lay.record(entries.where, kind, fields)
+    biases = ("dense_i.bias", "dense_h.bias")  # the kind tells which of them there is
+    maps.check_names(entries, ("dense_i.kernel", "dense_h.kernel"), optional=biases, hint=NNX_HINT)
+    entries = maps.arrays(entries)
+    kinds = {}
+    for kind, layout in NNX_DENSE.items():
+        given = {name: layout.get(name, lay.Part("b")) for name in entries.values}
+        kinds[kind] = lay.claims(entries.label, entries.values, given, kind)
+    sizes = lay.sizes_of(fit(entries.where, kinds))
+    fields = lay.gather(entries, NNX_DENSE[sizes.kind], sizes)
+    if sizes.kind == "gru":
+        fields["b_hn"] = np.zeros_like(fields["b"][: sizes.hidden_size])
+    return lay.record(entries.where, sizes.kind, fields)
 
 
 def _linen_cell(entries: maps.Entries) -> Params:
     kinds = {"ii.kernel": "lstm", "ir.kernel": "gru", "i.kernel": "rnn"}
     kind = next((kind for name, kind in kinds.items() if name in entries.values), None)
     if kind is None:
-        have = ", ".join(map(repr, list(entries.values)[:6]))
         raise ValueError(
-            f"{entries.where}: expected entry {entries.prefix + 'ii.kernel'!r} of an LSTM, 'ir.kernel' of a GRU or "
-            f"'i.kernel' of a simple RNN, got {have}; prefix selects a part of a larger mapping"
+            f"{entries.where}: expected {entries.label('ii.kernel')} of an LSTM, 'ir.kernel' of a GRU or "
+            f"'i.kernel' of a simple RNN, got {maps.listed(entries.values)}; {maps.SELECT}"
         )
     return _gates_cell(entries, kind, LINEN_GATES[kind])
 
 
 def _gates_cell(entries: maps.Entries, kind: str, layout: Layout) -> Params:
     maps.check_names(entries, list(layout))
-    x, h = (next(name for name, part in layout.items() if part.field == field) for field in ("w_x", "w_h"))
-    features, hidden = maps.entry(entries, x, axes=2).shape[0], maps.entry(entries, h, axes=2).shape[0]
-    return lay.record(entries.where, kind, lay.gather(entries, layout, lay.Sizes(kind, features, hidden)))
+    entries = maps.arrays(entries)
+    sizes = lay.sizes_of(fit(entries.where, {kind: lay.claims(entries.label, entries.values, layout, kind)}))
+    return lay.record(entries.where, kind, lay.gather(entries, layout, sizes))
 
 
-NNX = _Library(
-    _nnx_cell, "layers.", "prefix selects a part of a larger mapping, nnx.state(module, nnx.Param) the weights"
-)
+NNX_HINT = f"{maps.SELECT}, nnx.state(module, nnx.Param) the weights"
+NNX = _Library(_nnx_cell, "layers.", NNX_HINT)
 LINEN = _Library(_linen_cell, "layers_", maps.SELECT)
 
 
@@ -215,15 +225,7 @@ def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
     Differs from:
         1. Flax: activation functions and `residual` are not among the weights.
     """
-    where = "from_linen"
-    if isinstance(variables, Mapping) and any(_collection(key) == "params" for key in variables):
-        prefix = "params." + maps.join_prefix(where, prefix, ".")
-    return _read(maps.read_mapping(where, "variables", variables, prefix, "."), LINEN)
-
-
-def _collection(key: Any) -> Any:
-    first = key[0] if isinstance(key, tuple) and key else key
-    return first.split(".")[0] if isinstance(first, str) else first
+    return _read(maps.read_mapping("from_linen", "variables", variables, prefix, ".", collection="params"), LINEN)
 
 
 # Writing

@@ -20,6 +20,7 @@ import numpy as np
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
+from jaxrnn.interop._sizes import fit, shown
 
 PEER = "Haiku"
 NAMES = {"rnn": "vanilla_rnn", "lstm": "lstm", "gru": "gru"}
@@ -67,39 +68,46 @@ def _complement_z(fields: lay.Fields) -> lay.Fields:
 
 def _lstm(entries: maps.Entries) -> Params:
     maps.check_names(entries, ("linear/w", "linear/b"))
-    w = maps.entry(entries, "linear/w", axes=2)
-    full, hidden = f"entry {entries.prefix + 'linear/w'!r}", w.shape[1] // 4
+    entries = maps.arrays(entries)
+    w, b = entries.values["linear/w"], entries.values["linear/b"]
+    hidden = w.shape[-1] // 4 if w.ndim == 2 else 0
     if not hidden or w.shape[1] % 4 or len(w) <= hidden:
-        raise ValueError(f"{entries.where}: {full} expected shape (I + H, 4H), got {w.shape}")
+        raise ValueError(
+            f"{entries.where}: {entries.label('linear/w')} expected shape (I + H, 4H), got {shown(w.shape)}"
+        )
+    cause = f"or {entries.label('linear/w')} is wrong, with {w.shape}"
+    maps.check_shape(entries.where, entries.label("linear/b"), b, (4 * hidden,), cause)
     features = len(w) - hidden
-    values = {HALVES[0]: w[:features], HALVES[1]: w[features:], "linear/b": entries.values["linear/b"]}
+    values = {HALVES[0]: w[:features], HALVES[1]: w[features:], "linear/b": b}
     fields = lay.gather(entries._replace(values=values), LAYOUTS["lstm"], lay.Sizes("lstm", features, hidden))
     return lay.record(entries.where, "lstm", _shift_forget(fields, by=1))
 
 
 def _gru(entries: maps.Entries) -> Params:
     maps.check_names(entries, list(LAYOUTS["gru"]))
-    features, hidden = (maps.entry(entries, name, axes=2).shape[0] for name in ("w_i", "w_h"))
-    fields = lay.gather(entries, LAYOUTS["gru"], lay.Sizes("gru", features, hidden))
-    return lay.record(entries.where, "gru", _complement_z(fields))
+    return lay.record(entries.where, "gru", _complement_z(_fields(entries, LAYOUTS["gru"], "gru")))
+
+
+def _fields(entries: maps.Entries, layout: lay.Layout, kind: str) -> lay.Fields:
+    entries = maps.arrays(entries)
+    found = fit(entries.where, {kind: lay.claims(entries.label, entries.values, layout, kind)})
+    return lay.gather(entries, layout, lay.sizes_of(found))
 
 
 def _rnn(entries: maps.Entries) -> Params:
     names = ("linear/w", "linear/b", "linear_1/w")
     maps.check_names(entries, names, optional=("linear_1/b",))
-    features, hidden = maps.entry(entries, "linear/w", axes=2).shape
     layout = dict(LAYOUTS["rnn"])
     if "linear_1/b" not in entries.values:
         del layout["linear_1/b"]
         layout["linear/b"] = lay.Part("b", (0,))
-    fields = lay.gather(entries, layout, lay.Sizes("rnn", features, hidden))
-    return lay.record(entries.where, "rnn", lay.fold_biases("rnn", fields))
+    return lay.record(entries.where, "rnn", lay.fold_biases("rnn", _fields(entries, layout, "rnn")))
 
 
 def _core(entries: maps.Entries) -> Params:
     if "w_i" in entries.values or "w_h" in entries.values:
         return _gru(entries)
-    return _rnn(entries) if "linear_1/w" in entries.values else _lstm(entries)
+    return _rnn(entries) if any(name.startswith("linear_1/") for name in entries.values) else _lstm(entries)
 
 
 def _path_of_core(name: str) -> str:
@@ -110,13 +118,16 @@ def _path_of_core(name: str) -> str:
 
 def _in_order(where: str, paths: list[str]) -> list[str]:
     """The paths, sorted by the number that Haiku gives to cores of one kind."""
-    named = [(*re.fullmatch(r"(.*?)(?:_(\d+))?", path, re.S).groups("0"), path) for path in paths]  # type: ignore
+    named = [(*re.fullmatch(r"(.*?)(?:_([0-9]{1,9}))?", path, re.S).groups("0"), path) for path in paths]  # type: ignore
     stems = list(dict.fromkeys(stem for stem, *_ in named))
     if len(stems) > 1:
         raise ValueError(
-            f"{where}: params expected cores of one name and kind, got {stems[0]!r} and {stems[1]!r}, whose order is "
-            "not to be seen; convert each with its prefix"
+            f"{where}: params expected cores of one name and kind, got {maps.listed(stems[:1])} and "
+            f"{maps.listed(stems[1:2])}, whose order is not to be seen; convert each with its prefix"
         )
+    numbers = [int(number) for _, number, _ in named]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"{where}: params expected one core of each number, got {maps.listed(paths)}")
     return [path for *_, path in sorted(named, key=lambda entry: int(entry[1]))]
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxrnn._describe import quote
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
+from jaxrnn.interop._sizes import Claim, fit
 from jaxrnn.network import Bidirectional
 
 PEER = "Keras"
@@ -34,20 +36,23 @@ def _layout(kind: str, bias: str | None) -> dict[str, lay.Part]:
 
 def _cell(entries: maps.Entries) -> Params:
     maps.check_names(entries, ("kernel", "recurrent_kernel"), optional=("bias",))
-    hidden, columns = maps.entry(entries, "recurrent_kernel", axes=2).shape
-    kind = lay.kind_of(entries, "recurrent_kernel", hidden, columns)
-    sizes = lay.Sizes(kind, maps.entry(entries, "kernel", axes=2).shape[0], hidden)
-    values, bias = dict(entries.values), None
-    if "bias" in values:
-        array, bias = maps.entry(entries, "bias"), "one"
-        if kind == "gru" and array.ndim == 2:
-            full = f"entry {entries.prefix + 'bias'!r}"
-            maps.check_shape(entries.where, full, array, (2, columns), "of a GRU with reset_after")
-            del values["bias"]
-            values |= {"bias[0]": array[0], "bias[1]": array[1]}
-            bias = "two"
-    fields = lay.gather(entries._replace(values=values), _layout(kind, bias), sizes)
-    return lay.record(entries.where, kind, lay.fold_biases(kind, fields))
+    entries = maps.arrays(entries)
+    sizes = lay.sizes_of(fit(entries.where, {kind: _claims(entries, kind) for kind in lay.GATES}))
+    values, bias = dict(entries.values), "one" if "bias" in entries.values else None
+    if bias and values["bias"].ndim == 2:
+        values["bias[0]"], values["bias[1]"] = values.pop("bias")
+        bias = "two"
+    fields = lay.gather(entries._replace(values=values), _layout(sizes.kind, bias), sizes)
+    return lay.record(entries.where, sizes.kind, lay.fold_biases(sizes.kind, fields))
+
+
+def _claims(entries: maps.Entries, kind: str) -> list[Claim]:
+    """What the shapes of a cell's entries say; a GRU with reset_after has two biases in one entry."""
+    bias = entries.values.get("bias")
+    made = lay.claims(entries.label, entries.values, _layout(kind, None if bias is None else "one"), kind)
+    if kind == "gru" and bias is not None and bias.ndim == 2:
+        made[-1] = made[-1]._replace(axes=(("", 2), *made[-1].axes), note="of a GRU with reset_after")
+    return made
 
 
 def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
@@ -62,9 +67,9 @@ def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
         backward = [path for path in below if path.startswith(f"{parent}backward_")]
         if not len(forward) == len(backward) == 1 or len(below) > 2:
             raise ValueError(
-                f"{entries.where}: expected one cell below {entries.prefix + parent + 'forward_'!r} and one below "
-                f"{entries.prefix + parent + 'backward_'!r}, got {', '.join(repr(entries.prefix + p) for p in below)}; "
-                "convert each with its prefix"
+                f"{entries.where}: expected one cell below {quote(entries.prefix + parent + 'forward_')} and one "
+                f"below {quote(entries.prefix + parent + 'backward_')}, got "
+                f"{maps.listed((entries.prefix + path for path in below), 160)}; convert each with its prefix"
             )
         pairs[forward[0]] = backward[0]
     return pairs
@@ -113,6 +118,9 @@ def from_keras(weights: Mapping[str, Any], prefix: str = "") -> Params:
         return _cell(entries)
     pairs = _pairs(entries, paths)
     cells = {path: _cell(maps.child(entries, path)) for path in paths}
+    for halves in pairs.items():
+        features = {entries.label(f"{path}/kernel"): len(cells[path].w_x) for path in halves}
+        lay.check_inputs(entries.where, features)
     return tuple(
         Bidirectional(cells[path], cells[pairs[path]]) if path in pairs else cells[path]
         for path in paths
@@ -151,10 +159,10 @@ def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
     where = "to_keras"
     prefix = maps.join_prefix(where, prefix, "/")
     if lay.is_record(params):
-        return _entries(prefix, lay.read_record(where, "params", params, PEER))
+        return _entries(prefix, lay.read_record(where, "params", params, PEER, in_jax=False))
     entries: dict[str, np.ndarray] = {}
     counts: dict[str, int] = {}
-    for directions in lay.read_layers(where, params, PEER):
+    for directions in lay.read_layers(where, params, PEER, in_jax=False):
         kinds = [NAMES[layer.sizes.kind] for layer in directions]
         base = kinds[0] if len(kinds) == 1 else "bidirectional"
         count = counts.get(base, 0)

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn import _checks, _files
+from jaxrnn._describe import cut, describe, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Params
 from jaxrnn.interop import _onnx_layout as layout
-from jaxrnn.interop._mappings import as_numpy
+from jaxrnn.interop._mappings import as_numpy, hint_of_module, items, listed
 from jaxrnn.interop._onnx_files import require_onnx
 from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
 from jaxrnn.network import MERGES, Network, check_directions, directions, walk_layer
@@ -98,10 +99,12 @@ def to_onnx(
     where = "to_onnx"
     onnx = require_onnx(where)
     target = None if path is None else _files.checked_path(where, path)
-    for name, value in (("lengths", lengths), ("batch_first", batch_first), ("reverse", reverse)):
+    lengths, batch_first, reverse = (
         _checks.boolean(where, name, value)
+        for name, value in (("lengths", lengths), ("batch_first", batch_first), ("reverse", reverse))
+    )
     _checks.one_of(where, "initial_state", initial_state, ("zeros", "inputs"))
-    _check_opset(where, opset, onnx.defs.onnx_opset_version())
+    opset = _checked_opset(where, opset, onnx.defs.onnx_opset_version())
     parts = _parts(where, network, params)
     if reverse and any(len(entries) == 2 for entries in parts.entries):
         raise ValueError(f"{where}: reverse expected False for a network that reads both ways, got True")
@@ -151,15 +154,27 @@ def _parts(where: str, network: Any, params: Any) -> _Parts:
     if isinstance(network, CELL_TYPES):
         return _Parts([[_entry(where, "params", network, params)]], "concat", False)
     if not isinstance(network, Network):
-        raise TypeError(f"{where}: network expected a Network or a Cell, got {_checks.describe(network)}")
+        raise TypeError(
+            f"{where}: network expected a Network or a Cell, got {describe(network)}{_hint_of_network(network)}"
+        )
     merge = next((name for name, f in MERGES.items() if network.merge in (name, f)), None)
     if merge is None and any(len(directions(layer)) == 2 for layer in network.layers):
-        raise ValueError(f"{where}: merge expected one of {', '.join(MERGES)}, got the function of {network!r}")
+        raise ValueError(
+            f"{where}: merge expected one of {', '.join(MERGES)}, got the function of {cut(repr(network))}"
+        )
     depth = len(network.layers)
     if not isinstance(params, tuple) or hasattr(params, "_fields") or len(params) != depth:
-        raise TypeError(f"{where}: params expected a tuple over {depth} layers, got {_checks.describe(params)}")
+        raise TypeError(
+            f"{where}: params expected a tuple over {depth} layers, got {describe(params)}"
+            f"{hint_of_module(params, 'params')}"
+        )
     entries = [_entries(where, k, network.layers[k], params[k]) for k in range(depth)]
     return _Parts(entries, merge or "concat", network.residual)
+
+
+def _hint_of_network(value: Any) -> str:
+    hint = hint_of_module(value, "network", "cell")
+    return f"{hint} and its .params" if hint else ""
 
 
 def _entries(where: str, k: int, layer: Any, params: Any) -> list[_Entry]:
@@ -169,15 +184,17 @@ def _entries(where: str, k: int, layer: Any, params: Any) -> list[_Entry]:
 
 def _entry(where: str, name: str, cell: AnyCell, params: Any) -> _Entry:
     form = layout.form_of(f"{where}: {name}", cell)
+    w_x: Any = params.w_x if hasattr(type(params), "w_x") else None
     if cell.check is not None:
-        cell.check(f"{where}: {name}", params, getattr(getattr(params, "w_x", None), "shape", ())[:1])
+        cell.check(f"{where}: {name}", params, w_x.shape[:1] if _checks.is_array(w_x) else ())
     given = {field: value for field, value in params._asdict().items() if value is not None}
     return _Entry(name, form, {field: as_numpy(where, f"{name}.{field}", value) for field, value in given.items()})
 
 
-def _check_opset(where: str, opset: Any, newest: int) -> None:
+def _checked_opset(where: str, opset: Any, newest: int) -> int:
     if _checks.positive_int(where, "opset", opset) not in range(14, newest + 1):
-        raise ValueError(f"{where}: opset expected 14 to {newest}, the newest that this onnx knows; got {opset}")
+        raise ValueError(f"{where}: opset expected 14 to {newest}, the newest that this onnx knows; got {quote(opset)}")
+    return int(opset)
 
 
 def _dtype(where: str, entries: list[list[_Entry]], opset: int) -> Any:
@@ -247,14 +264,21 @@ def _checked_names(where: str, names: Any, graph: Graph) -> Mapping[str, str]:
     """The caller's names of inputs and outputs, checked."""
     if names is None:
         return {}
-    if not isinstance(names, Mapping) or not all(isinstance(name, str) and name for name in names.values()):
-        raise TypeError(f"{where}: names expected a mapping of names to names, got {_checks.describe(names)}")
+    if not isinstance(names, Mapping):
+        raise TypeError(f"{where}: names expected a mapping of names to names, got {describe(names)}")
     public = [*graph.inputs, *graph.outputs]
-    for name in names:
-        _checks.one_of(where, "names", name, public)
-    used = [names.get(name, name) for name in public] + list(graph.constants)
+    chosen: dict[str, str] = {}
+    for name, new in items(where, "names", names):
+        if not isinstance(name, str) or name not in public:
+            raise ValueError(f"{where}: names expected one of {listed(public)}; got {quote(name)}")
+        if not isinstance(new, str) or not new:
+            raise TypeError(f"{where}: names expected a name for {quote(name)}, got {describe(new)}")
+        if new != new.encode("utf-8", "replace").decode():
+            raise ValueError(f"{where}: names expected text that UTF-8 can hold, got {quote(new)}")
+        chosen[name] = new
+    used = [chosen.get(name, name) for name in public] + list(graph.constants)
     used += [tensor for node in graph.nodes for tensor in node.output]
-    for name in names.values():
+    for name in chosen.values():
         if used.count(name) > 1:
-            raise ValueError(f"{where}: names expected {name!r} for one tensor, got it for two")
-    return names
+            raise ValueError(f"{where}: names expected {quote(name)} for one tensor, got it for two")
+    return chosen

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrnn import _checks
+from jaxrnn._describe import cut, describe, quote
 from jaxrnn._types import Cell, Params
 from jaxrnn.interop import _onnx_layout as layout
-from jaxrnn.interop._mappings import as_numpy, to_jax
+from jaxrnn.interop._mappings import as_numpy, check_dtype, items, listed, said, to_jax
 from jaxrnn.interop._onnx_chain import Layer, join, read_layers
 from jaxrnn.interop._onnx_files import Source, read_model
 from jaxrnn.interop._onnx_reader import DIRECTIONS, Node, read_node, recurrent_nodes
-from jaxrnn.interop._onnx_values import Values
+from jaxrnn.interop._onnx_values import MIXED, Values, ancestors
+from jaxrnn.interop._sizes import shown
 from jaxrnn.network import Bidirectional, Network, from_directions, stack
 
 if TYPE_CHECKING:
     import onnx
 
 WHERE = "from_onnx"
-DTYPES = ("float16", "bfloat16", "float32", "float64")  # of ONNX's operators
 
 
 def from_onnx(
@@ -35,9 +36,12 @@ def from_onnx(
     Operators that read one another's outputs become the layers of one :func:`stack`. The nodes
     between them are recognised by their result, however an exporter writes them: directions
     concatenated, their sum, product or mean, and a layer's input added to its output. Weights
-    are initialisers, constants, or joined slices of them.
+    are initialisers, constants, joined slices of them, or quantised ones behind
+    `DequantizeLinear`, which are read as the numbers that it computes.
 
-    Lengths and initial states belong to a call, not to a network: give them to `unroll`.
+    Lengths and initial states belong to a call, not to a network: give them to `unroll`. Constant
+    lengths that are the T of the model, for every sequence, change nothing. A decoder, whose
+    initial state is what another operator returns, is read apart, by `nodes`.
     The network is time-first for any `layout` of the operators. Other parts of the model, such
     as an embedding before or a read-out after, are not read.
 
@@ -57,11 +61,12 @@ def from_onnx(
 
     Raises:
         ImportError: without the package `onnx`.
-        FileNotFoundError: if there is no such file.
+        OSError: if the file does not exist or cannot be read.
         TypeError, ValueError: naming the file, node, attribute or tensor: for something that is
             not an ONNX model, a truncated or corrupted one, weights that are missing or of wrong
-            shapes, operators that are no stack, and features that our cells do not have: `clip`,
-            other activations, a constant initial state or lengths.
+            shapes, a file beside the model that does not have its checksum, operators that are no
+            stack, and features that our cells do not have: `clip`, other activations, a constant
+            initial state or other lengths.
 
     Example:
         >>> import jax, jaxrnn
@@ -90,13 +95,17 @@ def _read(source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: boo
     selected = {k: read_node(source, *node) for k, node in _selected(source, nodes).items()}
     tensors = dict.fromkeys(tensor for node in selected.values() for tensor in node.inputs.values())
     for name in given:
-        _checks.one_of(WHERE, "weights", name, list(tensors))
+        if name not in tensors:
+            raise ValueError(f"{WHERE}: weights expected one of {listed(tensors)}; got {quote(name)}")
     values = Values(source, given)
     layers = read_layers(values, selected, lambda node: _weights(values, node))
+    fixed = [time for time, _ in map(values.sizes, selected.values()) if time is not None]
     for layer in layers:
         _check_direction(layer, reverse)
         for node in layer.nodes:
-            _check_call(values, node)
+            # The layers of a stack read equally many steps, of which onnx may not follow all.
+            _check_call(values, node, values.sizes(node)[0] or next(iter(fixed), None))
+    _check_origins(values, selected)
     joined = join(values, layers)
     pairs = [_layer(layer) for layer in layers]
     network = stack([cell for cell, _ in pairs], merge=joined.merge or "concat", residual=bool(joined.residual))
@@ -107,8 +116,13 @@ def _given(weights: Any) -> dict[str, np.ndarray]:
     if weights is None:
         return {}
     if not isinstance(weights, Mapping):
-        raise TypeError(f"{WHERE}: weights expected a mapping of names to arrays, got {_checks.describe(weights)}")
-    return {name: as_numpy(WHERE, f"weights[{name!r}]", array) for name, array in weights.items()}
+        raise TypeError(f"{WHERE}: weights expected a mapping of names to arrays, got {describe(weights)}")
+    given = {}
+    for name, array in items(WHERE, "weights", weights):
+        if not isinstance(name, str):
+            raise TypeError(f"{WHERE}: weights expected names of tensors, got {describe(name)}")
+        given[name] = as_numpy(WHERE, f"weights[{quote(name)}]", array)
+    return given
 
 
 def _selected(source: Source, nodes: Any) -> dict[int, Any]:
@@ -121,15 +135,20 @@ def _selected(source: Source, nodes: Any) -> dict[int, Any]:
         )
     if nodes is None:
         return every
-    names = [nodes] if isinstance(nodes, str) else nodes
-    if not isinstance(names, Sequence) or not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{WHERE}: nodes expected a name or several, got {_checks.describe(nodes)}")
+    try:
+        names = [nodes] if isinstance(nodes, str) else list(nodes if isinstance(nodes, Sequence) else ())
+    except Exception as error:  # a sequence of the user's own may raise anything
+        raise TypeError(f"{WHERE}: nodes expected a name or several, got {describe(nodes)} ({said(error)})") from error
+    if not names or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{WHERE}: nodes expected a name or several, got {describe(nodes)}")
     found = {}
     for name in names:
         places = [k for k, (known, node) in every.items() if name in (known, *filter(None, node.output))]
         if len(places) != 1:
-            known = ", ".join(repr(known) for known, _ in every.values())
-            raise ValueError(f"{WHERE}: nodes expected one operator called {name!r} among {known}; got {len(places)}")
+            known = listed(known for known, _ in every.values())
+            raise ValueError(
+                f"{WHERE}: nodes expected one operator called {quote(name)} among {known}; got {len(places)}"
+            )
         found[places[0]] = every[places[0]]
     return dict(sorted(found.items()))
 
@@ -139,32 +158,28 @@ def _selected(source: Source, nodes: Any) -> dict[int, Any]:
 
 def _weights(values: Values, node: Node) -> layout.Weights:
     """The weights of all directions of a node, with their shapes checked."""
-    where = f"{WHERE}: node {node.name!r}"
+    where = f"{WHERE}: node {quote(node.name)}"
     directions = DIRECTIONS[node.direction]
     arrays: dict[str, np.ndarray] = {}
     for role in layout.Weights._fields:
         tensor = node.inputs.get(role)
         if tensor is None:
             continue
-        array = values.get(tensor)
+        array, name = values.constant(tensor), f"{where} input {role} ({quote(tensor)})"
         if array is None:
             raise ValueError(
-                f"{where} input {role} expected a constant, got {tensor!r}, which the model computes or is given; "
-                f"give it here, as weights={{{tensor!r}: array}}"
+                f"{where} input {role} expected a constant, got {quote(tensor)}, which the model computes or is given; "
+                f"give it here, as weights={{{quote(tensor)}: array}}"
             )
-        if array.dtype.name not in DTYPES:
-            raise ValueError(f"{where} input {role} ({tensor!r}) expected a floating-point array, got {array.dtype}")
+        if array.dtype.name not in _checks.FLOATS:
+            raise ValueError(f"{name} expected a floating-point array, got {cut(str(array.dtype), 40)}")
+        check_dtype(where, f"input {role} ({quote(tensor)})", array)
         arrays[role] = array
         if array.ndim < 2 or len(array) != directions:
-            raise ValueError(
-                f"{where} input {role} ({tensor!r}) expected {directions} along the first axis, got {array.shape}"
-            )
+            raise ValueError(f"{name} expected {directions} along the first axis, got {shown(array.shape)}")
     weights = layout.Weights(**arrays)
     for d in range(directions):
-        layout.check_shapes(where, node.forms[d], layout.one_direction(weights, d), node.inputs)
-    hidden = arrays["R"].shape[2]
-    if node.hidden_size not in (None, hidden) or not hidden:
-        raise ValueError(f"{where} attribute hidden_size expected {hidden}, that of R, got {node.hidden_size}")
+        layout.check_shapes(where, node.forms[d], layout.one_direction(weights, d), node.inputs, node.hidden_size)
     return weights
 
 
@@ -179,20 +194,42 @@ def _check_direction(layer: Layer, reverse: bool) -> None:
         )
 
 
-def _check_call(values: Values, node: Node) -> None:
-    """Raises if an initial state is a constant other than zeros, or if lengths are constants."""
-    where = f"{WHERE}: node {node.name!r} input"
+def _check_call(values: Values, node: Node, steps: int | None) -> None:
+    """Raises if an initial state is a constant other than zeros, or lengths are constants other than all steps."""
+    where = f"{WHERE}: node {quote(node.name)} input"
     for role in ("initial_h", "initial_c"):
-        if role in node.inputs and values.is_zero(node.inputs[role]) is False:
+        fill = values.fill(node.inputs[role]) if role in node.inputs else None
+        if fill is not None and (fill is MIXED or fill != 0):
             raise ValueError(
-                f"{where} {role} ({node.inputs[role]!r}) expected zeros, or what each call gives; got a constant, "
+                f"{where} {role} ({quote(node.inputs[role])}) expected zeros, or what each call gives; got a constant, "
                 "which a network does not hold; put zeros in its place by weights, and give it to unroll"
             )
-    if "sequence_lens" in node.inputs and values.is_zero(node.inputs["sequence_lens"]) is not None:
+    lengths = values.fill(node.inputs["sequence_lens"]) if "sequence_lens" in node.inputs else None
+    if lengths is not None and (lengths is MIXED or lengths != steps):
+        every = "T, if the model fixed T" if steps is None else f"T = {steps}"
         raise ValueError(
-            f"{where} sequence_lens ({node.inputs['sequence_lens']!r}) expected what each call gives, got a constant; "
-            "lengths are given to unroll"
+            f"{where} sequence_lens ({quote(node.inputs['sequence_lens'])}) expected what each call gives, or {every}, "
+            "for every sequence, got another constant; lengths are given to unroll"
         )
+
+
+def _check_origins(values: Values, nodes: dict[int, Node]) -> None:
+    """Raises if an initial state is computed from what another of the operators returns, as a decoder's is."""
+    graph = values.source.model.graph
+    carrying = [proto for proto in graph.node if proto.op_type not in ("Shape", "Size")]
+    for k, node in nodes.items():
+        for role in ("initial_h", "initial_c"):
+            if role not in node.inputs or values.fill(node.inputs[role]) is not None:
+                continue
+            behind = ancestors(carrying, [node.inputs[role]])
+            for j, other in nodes.items():
+                if j != k and behind.intersection(graph.node[j].output):
+                    name, origin = quote(node.name), quote(other.name)
+                    raise ValueError(
+                        f"{WHERE}: node {name} input {role} ({quote(node.inputs[role])}) expected what each call "
+                        f"gives, got what node {origin} returns, which a stack does not hand on; read them apart, by "
+                        f"nodes={origin} and nodes={name}"
+                    )
 
 
 def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:
@@ -213,7 +250,7 @@ def _cell(node: Node, d: int, weights: layout.Weights, w_proj: np.ndarray | None
         w_h = layout.unfold(w_proj, fields["w_h"])
         assert w_h is not None
         fields |= {"w_h": w_h, "w_proj": w_proj}
-    where = f"{WHERE}: node {node.name!r}"
+    where = f"{WHERE}: node {quote(node.name)}"
     params = layout.RECORDS[form.op](**{name: to_jax(where, name, array) for name, array in fields.items()})
     projection_size = None if w_proj is None else w_proj.shape[1]
     return layout.cell_of(form, weights.R.shape[1], "b" in fields, "peephole" in fields, projection_size), params

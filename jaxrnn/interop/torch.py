@@ -7,7 +7,7 @@ with G gates in our order. A cell's names have no `_l{k}`.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,11 @@ from jaxrnn import _checks
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
+from jaxrnn.interop._sizes import fit
 from jaxrnn.network import from_directions
 
 PEER = "PyTorch"
-OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l(\d+)(_reverse)?")
+OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l([0-9]{1,18})(_reverse)?")
 
 
 def _layout(suffix: str, kind: str, biases: bool, projection: bool) -> lay.Layout:
@@ -34,21 +35,55 @@ def _layout(suffix: str, kind: str, biases: bool, projection: bool) -> lay.Layou
     return {name + suffix: part for name, part in layout.items()}
 
 
-def _sizes(entries: maps.Entries, suffix: str, kind: str | None) -> lay.Sizes:
-    names = [f"{name}{suffix}" for name in ("weight_ih", "weight_hh", "weight_hr")]
-    projected = any(name.startswith("weight_hr") for name in entries.values)
-    maps.check_present(entries, names if projected else names[:2])
-    w_ih, w_hh = (maps.entry(entries, name, axes=2) for name in names[:2])
-    if projected:
-        w_hr = maps.entry(entries, names[2], axes=2)
-        return lay.Sizes("lstm", w_ih.shape[1], w_hr.shape[1], w_hr.shape[0])
-    hidden = w_hh.shape[1]
-    return lay.Sizes(lay.kind_of(entries, names[1], hidden, w_hh.shape[0], kind), w_ih.shape[1], hidden)
+class _Names(NamedTuple):
+    """What the names of a state dict tell of a module."""
+
+    suffixes: list[list[str]]  # of every layer, one a direction
+    biases: bool
+    projected: bool
+
+    def layout(self, suffix: str, kind: str) -> lay.Layout:
+        return _layout(suffix, kind, self.biases, self.projected)
 
 
-def _layer(entries: maps.Entries, suffix: str, sizes: lay.Sizes, biases: bool) -> Params:
-    layout = _layout(suffix, sizes.kind, biases, sizes.projection_size is not None)
-    here = entries._replace(values={name: value for name, value in entries.values.items() if name in layout})
+def _names(entries: maps.Entries, cell: bool) -> _Names:
+    """The layers and directions that the names tell of; raises for names that are missing or unexpected."""
+    found = [match for match in map(OF_A_LAYER.fullmatch, entries.values) if match]
+    directions = ("", "_reverse") if any(match[2] for match in found) else ("",)
+    has = lambda start: any(name.startswith(start) for name in entries.values)  # noqa: E731
+    names = _Names([[""]] if cell else [], has("bias"), has("weight_hr") and not cell)
+    depth = 1 + max((int(match[1]) for match in found), default=0)
+    for k in range(0 if cell else depth):  # stops at the first layer that is missing
+        names.suffixes.append([f"_l{k}{direction}" for direction in directions])
+        maps.check_present(entries, [name for suffix in names.suffixes[k] for name in names.layout(suffix, "lstm")])
+    maps.check_names(entries, [n for layer in names.suffixes for s in layer for n in names.layout(s, "lstm")])
+    return names
+
+
+def _sizes(entries: maps.Entries, names: _Names, kind: str | None) -> lay.Sizes:
+    """The sizes of the first layer."""
+    kinds = {}
+    for guess in ("lstm",) if names.projected else lay.GATES:
+        kinds[guess] = [
+            claim
+            for k, suffixes in enumerate(names.suffixes)
+            for suffix in suffixes
+            for claim in lay.claims(
+                entries.label, entries.values, names.layout(suffix, guess), guess, names.projected,
+                above=len(suffixes) if k else 0, projection=entries.label(f"weight_hr{suffix}"),
+            )
+        ]  # fmt: skip
+    sizes = lay.sizes_of(fit(entries.where, kinds))
+    if kind not in (None, sizes.kind):
+        raise ValueError(
+            f"{entries.where}: kind expected {sizes.kind!r}, which the shapes have, got {kind!r}; "
+            f"{entries.label('weight_hh' + names.suffixes[0][0])} has {lay.GATES[sizes.kind]} gates"
+        )
+    return sizes
+
+
+def _layer(entries: maps.Entries, layout: lay.Layout, sizes: lay.Sizes) -> Params:
+    here = entries._replace(values={name: entries.values[name] for name in layout})
     fields = lay.fold_biases(sizes.kind, lay.gather(here, layout, sizes))
     return lay.record(entries.where, sizes.kind, fields)
 
@@ -93,31 +128,15 @@ def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | N
     entries = maps.read_mapping(where, "state_dict", state_dict, prefix, ".")
     if kind not in (None, "lstm") and any(name.startswith("weight_hr") for name in entries.values):
         raise ValueError(f"{where}: kind expected 'lstm' with a projection (weight_hr), got {kind!r}")
-    matches = [OF_A_LAYER.fullmatch(name) for name in entries.values]
-    found = [match for match in matches if match]
-    if not found and {"weight_ih", "weight_hh"} & {*entries.values}:
-        return _cell(entries, kind)
-    depth = 1 + max((int(match[1]) for match in found), default=0)
-    directions = ("", "_reverse") if any(match[2] for match in found) else ("",)
-    biases = any(name.startswith("bias") for name in entries.values)
-    first = _sizes(entries, f"_l0{directions[0]}", kind)
-    layers, names, features = [], [], first.input_size
-    for k in range(depth):
-        suffixes = [f"_l{k}{direction}" for direction in directions]
-        sizes = first._replace(input_size=features)
-        halves = [_layer(entries, suffix, sizes, biases) for suffix in suffixes]
+    cell = not any(map(OF_A_LAYER.fullmatch, entries.values)) and {"weight_ih", "weight_hh"} & {*entries.values}
+    names = _names(entries, bool(cell))
+    entries = maps.arrays(entries)
+    sizes, layers = _sizes(entries, names, kind), []
+    for suffixes in names.suffixes:
+        halves = [_layer(entries, names.layout(suffix, sizes.kind), sizes) for suffix in suffixes]
         layers.append(from_directions(halves))
-        names += [n for s in suffixes for n in _layout(s, first.kind, biases, first.projection_size is not None)]
-        features = len(directions) * first.output_size
-    maps.check_names(entries, names)
-    return tuple(layers)
-
-
-def _cell(entries: maps.Entries, kind: str | None) -> Params:
-    sizes = _sizes(entries, "", kind)
-    biases = any(name.startswith("bias") for name in entries.values)
-    maps.check_names(entries, list(_layout("", sizes.kind, biases, projection=False)))
-    return _layer(entries, "", sizes, biases)
+        sizes = sizes._replace(input_size=len(suffixes) * sizes.output_size)
+    return layers[0] if cell else tuple(layers)
 
 
 def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
@@ -153,8 +172,8 @@ def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
     where = "to_torch"
     prefix = maps.join_prefix(where, prefix, ".")
     if lay.is_record(params):
-        return _entries(where, prefix, "", lay.read_record(where, "params", params, f"{PEER}'s cell"))
-    layers = lay.read_layers(where, params, PEER, projection=True)
+        return _entries(where, prefix, "", lay.read_record(where, "params", params, f"{PEER}'s cell", in_jax=False))
+    layers = lay.read_layers(where, params, PEER, projection=True, in_jax=False)
     lay.check_alike(where, layers, PEER)
     sizes = layers[0][0].sizes
     if sizes.projection_size is not None and sizes.projection_size >= sizes.hidden_size:

@@ -302,7 +302,9 @@ def test_equinox_cell_fields_are_accepted():
     weights = {"weight_ih": column(1, 2, 3, 4), "weight_hh": column(5, 6, 7, 8), "bias": None}
     fields = {**weights, "input_size": 1, "hidden_size": 1, "use_bias": False}
     assert_same(back("equinox", fields), LSTM._replace(b=None))
-    with pytest.raises(ValueError, match="from_equinox: entry 'input_size' expected 1, which the weights have, got 2"):
+    with pytest.raises(
+        ValueError, match="from_equinox: entry 'input_size' expected 1, as entry 'weight_ih' has it, got 2"
+    ):
         back("equinox", {**fields, "input_size": 2})
 
 

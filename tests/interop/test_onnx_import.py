@@ -8,15 +8,16 @@ from typing import Any
 import chex
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from jaxrnn import Bidirectional, LSTMState
 from jaxrnn.interop.onnx_import import from_onnx
 from tests.golden import make
-from tests.support.onnx_tools import AXES, TOLERANCE, attributes_of, model_of, node, operator, with_state
+from tests.support.onnx_tools import AXES, TOLERANCE, attributes_of, model_of, node, operator, run, with_state
 from tests.support.peers import peer
-from tests.support.registry import B, T, gap
+from tests.support.registry import B, I, T, gap
 
 
 def node_tests() -> dict[str, Any]:
@@ -197,6 +198,81 @@ def test_weights_computed_by_nodes_are_read():
     chex.assert_trees_all_equal(read, expected)
 
 
+def test_weights_computed_from_outputs_are_not_taken_for_constants():
+    """Random numbers stand for those outputs."""
+    xs = {"one": np.array([1]), "shape": np.array([1, 16, 4]), "scale": np.float32(0.5), "zero": np.int8(0)}
+    for made in (
+        [node("Reshape", "a.Y shape", "b.W")],
+        [node("Mul", "a.Y scale", "m"), node("Reshape", "m shape", "b.W")],
+        [
+            node("Reshape", "a.Y shape", "r"),
+            node("QuantizeLinear", "r scale zero", "q"),
+            node("DequantizeLinear", "q scale zero", "b.W"),
+        ],
+    ):
+        below, weights = operator("a", "x", 3, directions=1)
+        above, more = operator("b", "xs", 4, directions=1)
+        more = {name: array for name, array in more.items() if name != "b.W"}
+        model = model_of([below, node("Squeeze", "a.Y one", "xs"), *made, above], weights | more | xs, ["b.Y"])
+        model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 4, 3]))
+        with pytest.raises(
+            ValueError, match="^from_onnx: node 'b' input W expected a constant, got 'b.W', which the model computes"
+        ):
+            from_onnx(model)
+    below, weights = operator("a", "x", 3, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    more["b.R"] = np.zeros((1, 16, 4), np.float32)  # a product with any projection
+    made = [
+        node("Squeeze", "a.Y one", "xs"),
+        node("Slice", "a.Y from to axes", "part"),
+        node("Squeeze", "part one", "w"),
+    ]
+    steps = {"from": np.array([0, 0, 0]), "to": np.array([1, 4, 2]), "axes": np.array([0, 2, 3]), "one": np.array([1])}
+    model = model_of([below, *made, above, node("MatMul", "b.Y w", "y")], weights | more | steps, ["y"])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4, 4, 3]))
+    assert repr(from_onnx(model)[0]) == "stack([lstm(4), lstm(4)])"
+
+
+@pytest.mark.parametrize("role", ["initial_h", "initial_c"])
+def test_states_that_an_operator_hands_to_another_are_refused(role):
+    """A stack does not hand the state of one layer to the next: ONNX Runtime gives other outputs."""
+    below, weights = operator("a", "x", I, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    above.input.extend(["", "h"] if role == "initial_h" else ["", "", "h"])
+    made = [
+        below,
+        node("Squeeze", "a.Y one", "xs"),
+        node("Identity", "a.Y_h", "h"),
+        above,
+        node("Squeeze", "b.Y one", "y"),
+    ]
+    model = model_of(made, weights | more | AXES, ["y"])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [T, B, I]))
+    model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [T, B, 4]))
+    with pytest.raises(
+        ValueError,
+        match=rf"^from_onnx: node 'b' input {role} \('h'\) expected what each call gives, got what node 'a' returns.*by nodes='a' and nodes='b'$",
+    ):
+        from_onnx(model)
+    xs = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
+    (encoder, first), (decoder, second) = (from_onnx(model, nodes=name) for name in "ab")
+    ((state,), ys) = encoder.unroll(first, xs)
+    initial = LSTMState(state.h, 0 * state.h) if role == "initial_h" else LSTMState(0 * state.h, state.h)
+    theirs = run(model, {"x": xs})["y"]
+    assert gap(decoder.unroll(second, ys, (initial,))[1], theirs) <= TOLERANCE
+    assert gap(decoder.unroll(second, ys)[1], theirs) > 0.01
+
+
+def test_zeros_in_the_shape_of_outputs_are_initial_states():
+    below, weights = operator("a", "x", I, directions=1)
+    above, more = operator("b", "xs", 4, directions=1)
+    above.input.extend(["n", "h"])
+    made = [below, node("Squeeze", "a.Y one", "xs"), node("Shape", "a.Y_h", "s"), node("Expand", "nothing s", "h")]
+    made += [node("Shape", "xs", "sizes"), node("Gather", "sizes zero", "t"), node("Expand", "t sizes", "n"), above]
+    model = model_of(made, weights | more | AXES | {"nothing": np.zeros(1, np.float32)}, ["b.Y"])
+    assert len(from_onnx(model)[0].layers) == 2
+
+
 @pytest.mark.peers
 def test_torch_exports_are_read():
     peer("torch")
@@ -216,6 +292,88 @@ def test_torch_exports_are_read():
         assert gap(ours, expected.detach().numpy()) <= TOLERANCE
 
 
+LENGTHS: dict[str, tuple[list[Any], dict[str, np.ndarray]]] = {
+    "constant": ([], {"n": np.full(B, T, np.int32)}),
+    "node": ([helper.make_node("Constant", [], ["n"], value=numpy_helper.from_array(np.full(B, T, np.int32)))], {}),
+    "joined": ([node("Concat", "n1 n2", "n", axis=0)], {"n1": np.full(1, T, np.int32), "n2": np.full(B - 1, T, np.int32)}),
+    "expanded": ([node("Expand", "t s", "n")], {"t": np.array([T], np.int32)}),
+    "cast": ([node("Expand", "t s", "n64"), node("Cast", "n64", "n", to=onnx.TensorProto.INT32)], {"t": np.array([T])}),
+    "filled": ([helper.make_node("ConstantOfShape", ["s"], ["n"], value=numpy_helper.from_array(np.array([T], np.int32)))], {}),
+}  # fmt: skip
+
+
+def with_lengths(
+    made: list[Any], constants: dict[str, np.ndarray], time: int | str, layers: int = 1
+) -> onnx.ModelProto:
+    """A model of one or two LSTMs that read the lengths `n`; `s` is the shape of the batch, computed from `x`."""
+    nodes, weights = (
+        [node("Shape", "x", "xs"), node("Slice", "xs one two", "s"), *made],
+        {"one": np.array([1]), "two": np.array([2])},
+    )
+    for name, x, features in (("a", "x", I), ("b", "y0", 4))[:layers]:
+        one, more = operator(name, x, features, directions=1)
+        one.input.append("n")
+        nodes += [one, node("Squeeze", f"{name}.Y one", f"y{0 if name == 'a' else 1}")]
+        weights |= more
+    model = model_of(nodes, weights | constants, [f"y{layers - 1}"])
+    model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [time, "b", I]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(f"y{layers - 1}", onnx.TensorProto.FLOAT, [time, "b", 4])
+    )
+    return model
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("how", LENGTHS)
+def test_constant_lengths_of_all_steps_change_nothing(how, layers):
+    model = with_lengths(*LENGTHS[how], time=T, layers=layers)
+    network, params = from_onnx(model)
+    xs = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
+    _, ys = network.unroll(params, xs)
+    assert len(network.layers) == layers
+    assert gap(ys, run(model, {"x": xs})[f"y{layers - 1}"]) <= TOLERANCE
+
+
+@pytest.mark.parametrize("how", LENGTHS)
+def test_other_constant_lengths_are_refused(how):
+    """Where the model does not fix T, every constant length says something."""
+    made, constants = LENGTHS[how]
+    for time, expected in (("t", "or T, if the model fixed T"), (T + 1, f"or T = {T + 1}"), (T - 1, f"or T = {T - 1}")):
+        with pytest.raises(
+            ValueError,
+            match=rf"^from_onnx: node 'a' input sequence_lens \('n'\) expected what each call gives, {expected}, for every sequence",
+        ):
+            from_onnx(with_lengths(made, constants, time))
+    for lengths in ([T] * (B - 1) + [T - 1], [0] * B):
+        with pytest.raises(
+            ValueError, match=rf"sequence_lens \('n'\) expected what each call gives, or T = {T}, for every"
+        ):
+            from_onnx(with_lengths([], {"n": np.array(lengths, np.int32)}, T))
+
+
+def test_lengths_that_are_computed_from_the_input_are_those_of_a_call():
+    made = [
+        node("Gather", "xs zero", "t"),
+        node("Expand", "t s", "n64"),
+        node("Cast", "n64", "n", to=onnx.TensorProto.INT32),
+    ]
+    assert len(from_onnx(with_lengths(made, {"zero": np.array([0])}, "t", layers=2))[0].layers) == 2
+
+
+def test_empty_activations_are_those_that_the_operator_has_by_default():
+    """ONNX Runtime refuses them for an RNN."""
+    xs = np.random.default_rng(0).standard_normal((T, B, I)).astype(np.float32)
+    for op in ("LSTM", "GRU"):
+        one, weights = operator("a", "x", I, op=op, directions=1)
+        one.attribute.add(name="activations", type=onnx.AttributeProto.STRINGS)
+        model = model_of([one], weights, ["a.Y"])
+        model.graph.input[0].CopyFrom(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [T, B, I]))
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info("a.Y", onnx.TensorProto.FLOAT, [T, 1, B, 4]))
+        network, params = from_onnx(model)
+        theirs = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert gap(np.asarray(network.unroll(params, xs)[1])[:, None], theirs.run(None, {"x": xs})[0]) <= TOLERANCE
+
+
 def test_initial_states_may_be_zeros_or_inputs():
     zeros = helper.make_node("ConstantOfShape", ["s"], ["z"])
     for model in (
@@ -224,6 +382,7 @@ def test_initial_states_may_be_zeros_or_inputs():
         with_state(zeros, node("Slice", "z from to", "h")),
         with_state(node("Expand", "z shape", "z1"), node("Concat", "z1 z1", "h", axis=1), z=np.zeros((1, 1, 4), "f4")),
         with_state(node("MatMul", "s w", "h"), w=np.ones((4, 4), "f4")),
+        with_state(zeros, node("Cast", "z", "h", to=onnx.TensorProto.FLOAT)),
     ):
         chex.assert_trees_all_equal(from_onnx(model)[1], from_onnx(with_state())[1])
     fixed = with_state(h=np.ones((1, 2, 4), "f4"))
