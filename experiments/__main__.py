@@ -11,6 +11,8 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from experiments.command.messages import complain, shown
+
 
 class Script(NamedTuple):
     """A row of the list."""
@@ -50,11 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["summary"]:
         from experiments import _summary  # imports every script, which the list does not need
 
-        _summary.write()
+        try:
+            _summary.write()
+        except (ValueError, OSError) as error:
+            return complain("experiments", error)
         return 0
     if given:
-        print(f"experiments: expected nothing, got {given[0]}; run one as python -m experiments.NAME", file=sys.stderr)
-        return 2
+        hint = "run one as python -m experiments.NAME"
+        return complain("experiments", f"expected nothing or summary, got {shown(given[0])}; {hint}")
     table = Table(title="python -m experiments.NAME; each explains its options with --help", title_justify="left")
     table.add_column("NAME")
     table.add_column("what it does")

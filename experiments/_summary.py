@@ -17,6 +17,7 @@ from experiments import (
     sequential_images,
     translate_toy,
 )
+from experiments.command.report import whole_file
 from experiments.command.rows import Record, Row
 
 FOLDER = Path(__file__).parent
@@ -44,11 +45,18 @@ def table(folder: Path = FOLDER / "results") -> str:
     for name, rows in ROWS.items():
         path = folder / f"{name}.json"
         if path.is_file():
-            record = json.loads(path.read_text(encoding="utf-8"))
-            for row in rows(record):
-                cells = (f"`{record['experiment']}`", row.what, f"{row.parameters:,}", f"{row.minutes:.1f}", *row[3:])
-                lines.append(f"| {' | '.join(cells)} |")
+            try:
+                lines += lines_of(json.loads(path.read_text(encoding="utf-8")), rows)
+            except Exception as error:  # what is no record can raise any error in the script that reads it
+                raise ValueError(f"{path} is no record of a run: {type(error).__name__} {error}") from error
     return "\n".join(lines)
+
+
+def lines_of(record: Record, rows: Callable[[Record], Iterator[Row]]) -> Iterator[str]:
+    """The lines of one record."""
+    for row in rows(record):
+        cells = (f"`{record['experiment']}`", row.what, f"{row.parameters:,}", f"{row.minutes:.1f}", *row[3:])
+        yield f"| {' | '.join(cells)} |"
 
 
 def with_table(text: str, made: str) -> str:
@@ -61,4 +69,6 @@ def with_table(text: str, made: str) -> str:
 def write() -> None:
     """Replaces the table in README.md."""
     path = FOLDER / "README.md"
-    path.write_text(with_table(path.read_text(encoding="utf-8"), table()), encoding="utf-8")
+    text = with_table(path.read_text(encoding="utf-8"), table())
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -18,20 +18,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
+from experiments.command.messages import complain
+from experiments.command.options import among, at_most, check_seed, check_total, positive, read_options, share
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script, share
+from experiments.command.script import Result, run_script
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
-from experiments.models.saved import Saved, load_model, model_of, save_model
+from experiments.models.saved import FILE, Saved, check_writing, load_model, model_of, save_model
 from experiments.training.loop import Course, Settings, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
+from experiments.training.sizes import check_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,7 @@ def load(config: Config) -> Text:
 def check(config: Config) -> None:
     names = ("hidden_size", "layers", "embedding", "epochs", "batch_size", "window", "learning_rate", "clip_norm")
     positive(config, *names, "patience")
+    at_most(config, "layers", language.MOST_LAYERS, "each of which is compiled by itself")
     among(config, "cell", list(language.LAYERS))
     share(config, "dropout")
     text = load(config)
@@ -109,7 +112,10 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"--window {config.window} is more than the text has: {len(part):,} characters{among_them}"
             )
+    check_total("--epochs", config.epochs, language.steps_an_epoch(text.training, config.batch_size, config.window))
     check_runs(config, {"": about(text)})
+    model = model_of(len(text.alphabet), dataclasses.asdict(config))
+    check_training(config, language.text_task(model, text.training, config.batch_size, config.window))
 
 
 def about(text: Text) -> dict[str, Any]:
@@ -184,17 +190,18 @@ def print_table(config: Config, course: Course, best: np.ndarray) -> None:
 
 def sample(arguments: Sequence[str]) -> int:
     """The command `sample`: writes to stdout."""
-    config = tyro.cli(SampleConfig, args=arguments, prog="python -m experiments.char_lm sample")
+    config = read_options("char_lm sample", SampleConfig, arguments)
     try:
         positive(config, "length", "temperature", "samples")
+        check_seed(config.seed)
         saved = load_model(config.model, "char_lm")
         strange = sorted(set(config.prompt) - set(saved.symbols))
         if strange or not config.prompt:
             got = f"{strange[0]!r}" if strange else "nothing"
             raise ValueError(f"--prompt expected characters of the text that was learned, got {got}")
+        check_writing(saved, len(config.prompt) + config.length, config.samples, ("--length", "--samples", "--prompt"))
     except (ValueError, OSError) as error:
-        print(f"char_lm: {error}", file=sys.stderr)
-        return 2
+        return complain("char_lm", error)
     options = {name: getattr(config, name) for name in ("length", "temperature", "samples", "seed")}
     for text in written(saved, config.prompt, **options):
         print(f"{config.prompt}{text}".lstrip("\n"))
@@ -212,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["sample"]:
         return sample(given[1:])
-    return run_script("char_lm", Config, run, check=check, quick=QUICK, arguments=given)
+    writes = ("learning_curves", FILE)
+    return run_script("char_lm", Config, run, check=check, quick=QUICK, writes=writes, arguments=given)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,17 @@ from rich.table import Table
 import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import GREY, STYLE, save_figure
+from experiments.command.options import among, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.airline import Parts, Series, chronological, load_airline
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import CALLED, check_training, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +159,18 @@ def check(config: Config) -> None:
     among(config, "cell", list(CONTESTANTS))
     if not 0 <= config.noise < float("inf"):
         raise ValueError(f"--noise expected a number that is not negative, got {config.noise}")
-    _, parts = split(config)
+    if config.noise:
+        positive(config, "noise")  # as float32 holds it
+    series, parts = split(config)
     if len(parts.train.values) < 2 * YEAR:
         raise ValueError(f"--test-months and --validation-months leave {len(parts.train.values)} months, expected 24")
     if config.window >= len(parts.train.values):
         raise ValueError(f"--window {config.window} is not less than the {len(parts.train.values)} training months")
     check_runs(config, {"": {}})
+    cell, known = CONTESTANTS[config.cell].make(config.hidden_size, YEAR), len(parts.train.values)
+    task = task_of(dataclasses.replace(config, batch_size=1), cell, prepare(series, known), known)
+    batch = shapes_of(task.batch(0, 0), config.batch_size)
+    check_training(config, task, batch, steps_per_call=min(CALLED, config.steps))
 
 
 def train(config: Config, prepared: Prepared, parts: Parts, devices: Devices, show: Show) -> tuple[Course, np.ndarray]:
@@ -257,7 +265,7 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("forecast", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script("forecast", Config, run, check=check, quick=QUICK, writes=("forecast",), arguments=arguments)
 
 
 if __name__ == "__main__":

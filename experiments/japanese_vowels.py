@@ -20,9 +20,10 @@ import optax
 from flax import nnx
 
 from experiments.command.devices import Devices, devices_of, platform_of
+from experiments.command.options import among, check_total, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.datasets.vowels import Utterances, Vowels, load_vowels
 from experiments.models.functional import Functional, functional
@@ -31,6 +32,7 @@ from experiments.training.accuracy import accuracy_record, draw_accuracy, print_
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import check_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,10 @@ def task_of(config: Config, model: Functional[Classifier], train: Utterances) ->
 def check(config: Config) -> None:
     positive(config, "hidden_size", "epochs", "batch_size", "learning_rate", "clip_norm")
     among(config, "cell", list(LAYERS))
-    steps_per_epoch(len(load_vowels(config.data_dir).train.xs), config.batch_size)
+    vowels = load_vowels(config.data_dir)
+    check_total("--epochs", config.epochs, steps_per_epoch(len(vowels.train.xs), config.batch_size))
     check_runs(config, {"": {}})
+    check_training(config, task_of(config, model_of(config, vowels), vowels.train))
 
 
 def train(config: Config, vowels: Vowels, devices: Devices, show: Show) -> Course:
@@ -150,7 +154,9 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("japanese_vowels", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "japanese_vowels", Config, run, check=check, quick=QUICK, writes=("learning_curves",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

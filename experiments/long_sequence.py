@@ -19,12 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 import jaxrnn
-from experiments.command.report import environment, writable_folder, write_json
+from experiments.command.memory import check_fits
+from experiments.command.messages import complain, shown
+from experiments.command.options import check_seed, positive, read_options
+from experiments.command.report import check_files, check_writable, environment, writable_folder, write_json
+from experiments.command.script import RESULTS, is_out_of_memory, out_of_memory
+from experiments.training.loop import Task
+from experiments.training.sizes import parts_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,34 +74,57 @@ def oscillations(config: Config) -> jax.Array:
 def parse_checkpoint(text: str) -> str | int | None:
     if text == "none":
         return None
-    if text.isdecimal() and int(text) > 0:
+    if text.isdecimal() and len(text) < 10 and int(text) > 0:
         return int(text)
     if text not in ("gates", "sqrt"):
-        raise ValueError(f"--checkpoint expected none, gates, sqrt or a positive number of steps, got {text}")
+        raise ValueError(f"--checkpoint expected none, gates, sqrt or a positive number of steps, got {shown(text)}")
     return text
 
 
 def checked(config: Config) -> str | int | None:
     """What to keep; a `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
-    for name in ("steps", "batch_size", "features", "hidden_size", "updates"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {getattr(config, name)}")
+    positive(config, "steps", "batch_size", "features", "hidden_size", "updates")
+    check_seed(config.seed)
     checkpoint = parse_checkpoint(config.checkpoint)
+    check_writable(config.out)
+    check_files([config.out / RESULTS])
+    check_memory(config, checkpoint)
     writable_folder(config.out)
     return checkpoint
 
 
-def training(config: Config, checkpoint: str | int | None) -> tuple[Model, Any, Callable[..., Any]]:
-    """The model, the optimiser's memory, and a function `(model, memory, sequence) -> (model, memory, loss)`."""
+def check_memory(config: Config, checkpoint: str | int | None) -> None:
+    """Raises a `ValueError` in one line if the training cannot fit the machine's memory."""
+    init, loss = functions_of(config, checkpoint)
+    task = Task(init, lambda model, carry, batch, key: (loss(model, batch), carry), lambda seed, step: None, 1)
+    sequence = jax.ShapeDtypeStruct((config.steps + 1, config.batch_size, config.features), jnp.float32)
+    parts = parts_of(task, sequence, 1, 1, jax.devices()[:1])
+    check_fits(parts, ("--steps", "--batch-size", "--hidden-size", "--features"), jax.devices()[0])
+
+
+def functions_of(
+    config: Config, checkpoint: str | int | None
+) -> tuple[Callable[[jax.Array], Model], Callable[[Model, jax.Array], jax.Array]]:
+    """What makes a model from a random key, and the loss of a model on a sequence."""
     cell = jaxrnn.lstm(config.hidden_size)
-    key_cell, key_v = jax.random.split(jax.random.key(config.seed))
-    v = jax.nn.initializers.glorot_uniform()(key_v, (config.hidden_size, config.features))
-    model = Model(cell.init(key_cell, config.features), v)
-    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
+
+    def init(key: jax.Array) -> Model:
+        key_cell, key_v = jax.random.split(key)
+        v = jax.nn.initializers.glorot_uniform()(key_v, (config.hidden_size, config.features))
+        return Model(cell.init(key_cell, config.features), v)
 
     def loss(model: Model, sequence: jax.Array) -> jax.Array:
         _, ys = jaxrnn.unroll(cell, model.cell, sequence[:-1], checkpoint=checkpoint)
         return jnp.mean(jnp.square(ys @ model.v - sequence[1:]))
+
+    return init, loss
+
+
+def training(config: Config, checkpoint: str | int | None) -> tuple[Model, Any, Callable[..., Any]]:
+    """The model, the optimiser's memory, and a function `(model, memory, sequence) -> (model, memory, loss)`."""
+    init, loss = functions_of(config, checkpoint)
+    model = init(jax.random.key(config.seed))
+    optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(3e-3))
 
     def update(model: Model, memory: Any, sequence: jax.Array) -> tuple[Any, Any, jax.Array]:
         value, gradient = jax.value_and_grad(loss)(model, sequence)
@@ -153,20 +181,22 @@ def print_table(config: Config, outcome: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 with one line on stderr if the command cannot run."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.long_sequence")
+    config = read_options("long_sequence", Config, arguments)
     try:
         checkpoint = checked(config)
     except (ValueError, OSError) as error:
-        print(f"long_sequence: {error}", file=sys.stderr)
-        return 2
-    outcome = run(config, checkpoint)
+        return complain("long_sequence", error)
+    try:
+        outcome = run(config, checkpoint)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return complain("long_sequence", out_of_memory(error))
     print_table(config, outcome)
     settings = {
         key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()
     }
-    write_json(
-        config.out / "results.json", {"experiment": "long_sequence", **environment(), "settings": settings, **outcome}
-    )
+    write_json(config.out / RESULTS, {"experiment": "long_sequence", **environment(), "settings": settings, **outcome})
     return 0
 
 

@@ -21,9 +21,10 @@ import optax
 from flax import nnx
 
 from experiments.command.devices import Devices, devices_of, platform_of
+from experiments.command.options import among, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.images import Images, load_mnist_1d
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
@@ -31,6 +32,7 @@ from experiments.training.accuracy import accuracy_record, draw_accuracy, print_
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import check_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +108,13 @@ def task_of(model: Functional[Classifier], images: Images, batch_size: int) -> T
 def check(config: Config) -> None:
     positive(config, "hidden_size", "steps", "batch_size", "learning_rate")
     among(config, "cell", list(LAYERS))
-    count = len(load(config).train_images)
+    images = load(config)
+    count = len(images.train_images)
     if count % config.batch_size:
         raise ValueError(f"--batch-size {config.batch_size} does not divide the {count:,} sequences")
     check_runs(config, {"": {}})
+    model = model_of(config, sequences_of(images.train_images).shape[1])
+    check_training(config, task_of(model, images, config.batch_size))
 
 
 def train(config: Config, images: Images, devices: Devices, show: Show) -> Course:
@@ -155,7 +160,9 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("mnist_1d", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "mnist_1d", Config, run, check=check, quick=QUICK, writes=("learning_curves",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

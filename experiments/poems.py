@@ -18,23 +18,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
+from experiments.command.messages import complain, shown
+from experiments.command.options import among, at_most, check_seed, check_total, positive, read_options, share
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script, share
+from experiments.command.script import Result, run_script
 from experiments.datasets import poems as quatrains
 from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.models import language
 from experiments.models.functional import Functional
-from experiments.models.saved import Saved, load_model, model_of, save_model
+from experiments.models.saved import FILE, Saved, check_writing, load_model, model_of, save_model
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import check_training, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +101,7 @@ SHOWN = 3  # of each form
 TEMPERATURE = 0.8
 BANNED = (quatrains.PAD, quatrains.UNKNOWN, quatrains.FIVE, quatrains.SEVEN)  # what no poem is written with
 BATCH = 256  # poems, of an evaluation
+STEPS_PER_CALL = 10
 
 
 def load(config: Config) -> tuple[quatrains.Poems, quatrains.Vocabulary]:
@@ -180,11 +183,15 @@ def written(
 def check(config: Config) -> None:
     names = ("hidden_size", "layers", "embedding", "least", "epochs", "batch_size", "learning_rate", "clip_norm")
     positive(config, *names, "patience", "limit")
+    at_most(config, "layers", language.MOST_LAYERS, "each of which is compiled by itself")
     among(config, "cell", list(language.LAYERS))
     share(config, "dropout")
-    poems, _ = load(config)
-    steps_per_epoch(len(poems.train), config.batch_size)
+    poems, own = load(config)
+    check_total("--epochs", config.epochs, steps_per_epoch(len(poems.train), config.batch_size))
     check_runs(config, {"": {}})
+    model = model_of(len(own.symbols), dataclasses.asdict(config))
+    task = task_of(dataclasses.replace(config, batch_size=1), model, *quatrains.encode_all(own, poems.train[:1]))
+    check_training(config, task, shapes_of(task.batch(0, 0), config.batch_size), steps_per_call=STEPS_PER_CALL)
 
 
 def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, devices: Devices, show: Show) -> Course:
@@ -196,7 +203,7 @@ def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, dev
         task_of(config, model, *quatrains.encode_all(own, poems.train)),
         make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps),
         seeds_of(config),
-        Settings(steps, evaluate_every=epoch, minimise="validation", patience=config.patience, steps_per_call=10),
+        Settings(steps, epoch, minimise="validation", patience=config.patience, steps_per_call=STEPS_PER_CALL),
         lambda params: {"validation": validation(params)},
         devices,
         show,
@@ -259,23 +266,25 @@ def print_table(course: Course, nats: np.ndarray, unigram: float, in_form: Mappi
 
 def write(arguments: Sequence[str]) -> int:
     """The command `write`: poems on stdout, a line of a poem a line."""
-    config = tyro.cli(WriteConfig, args=arguments, prog="python -m experiments.poems write")
+    config = read_options("poems write", WriteConfig, arguments)
     try:
         positive(config, "samples", "temperature")
+        check_seed(config.seed)
         among(config, "form", [5, 7])
         if len(config.first) > config.form:
             raise ValueError(f"--first expected at most {config.form} characters, got {len(config.first)}")
         if config.acrostic and len(config.acrostic) != 4:
             raise ValueError(f"--acrostic expected 4 characters, one for each line, got {len(config.acrostic)}")
         if config.first and config.acrostic and config.first[0] != config.acrostic[0]:
-            raise ValueError(f"--first and --acrostic begin differently: {config.first[0]}, {config.acrostic[0]}")
+            begun = f"{shown(config.first[0])}, {shown(config.acrostic[0])}"
+            raise ValueError(f"--first and --acrostic begin differently: {begun}")
         saved = load_model(config.model, "poems")
         strange = sorted(set(config.first + config.acrostic) - set(saved.symbols[len(quatrains.SPECIAL) :]))
         if strange:
-            raise ValueError(f"{strange[0]} is not among the characters that were learned; choose another")
+            raise ValueError(f"{shown(strange[0])} is not among the characters that were learned; choose another")
+        check_writing(saved, 4 * (config.form + 1) + 1, config.samples, ("--samples",))
     except (ValueError, OSError) as error:
-        print(f"poems: {error}", file=sys.stderr)
-        return 2
+        return complain("poems", error)
     options = {name: getattr(config, name) for name in ("first", "acrostic", "samples", "temperature", "seed")}
     poems = written(saved, config.form, **options)
     size = config.form + 1
@@ -297,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["write"]:
         return write(given[1:])
-    return run_script("poems", Config, run, check=check, quick=QUICK, arguments=given)
+    writes = ("learning_curves", FILE)
+    return run_script("poems", Config, run, check=check, quick=QUICK, writes=writes, arguments=given)
 
 
 if __name__ == "__main__":

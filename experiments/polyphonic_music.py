@@ -24,9 +24,10 @@ from rich.table import Table
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
+from experiments.command.options import among, check_total, positive, share
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script, share
+from experiments.command.script import Result, run_script
 from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
@@ -35,6 +36,7 @@ from experiments.models.language import LAYERS
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import check_training, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +211,19 @@ def check(config: Config) -> None:
         if not hidden_size_of(cell, min(config.budgets)):
             raise ValueError(f"--budgets {min(config.budgets)} is too little for one unit of {cell}")
     music = load_music(MUSIC[config.dataset], config.data_dir)
-    steps_per_epoch(len(music.train), config.batch_size)
+    check_total("--epochs", config.epochs, steps_per_epoch(len(music.train), config.batch_size))
     networks = networks_of(config)
     finals = {f"{network.cell}-{network.budget}": {} for network in networks}
     searches = {search_name(network, rate): {} for network in networks for rate in rates_to_try(config)}
     check_runs(config, {**finals, **searches}, at_once=len(finals))
+    for network in (network for network in networks if network.budget == max(config.budgets)):
+        task = task_of(dataclasses.replace(config, window=2), composer(network), music.train)
+        batch = shapes_of(task.batch(0, 0), steps=config.window)
+        check_training(config, task, batch, jobs=len(finals))
+
+
+def composer(network: Network) -> Functional[Composer]:
+    return functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
 
 
 def rates_to_try(config: Config) -> tuple[float, ...]:
@@ -224,7 +234,7 @@ def rates_to_try(config: Config) -> tuple[float, ...]:
 def train(
     config: Config, music: Music, network: Network, rate: float, seeds: range, folder: str, devices: Devices, show: Show
 ) -> Course:
-    model = functional(lambda rngs: Composer(network.cell, network.units, network.dropout, rngs))
+    model = composer(network)
     epoch = steps_per_epoch(len(music.train), config.batch_size)
     steps, validation = config.epochs * epoch, evaluation(model, music.validation, platform_of(devices))
     return fit(
@@ -274,8 +284,7 @@ def run(config: Config) -> Result:
     runs = []
     for network, rate in rates.items():
         course = found[network.label]
-        model = functional(lambda rngs, n=network: Composer(n.cell, n.units, n.dropout, rngs))
-        test = np.asarray(evaluation(model, music.test, platform)(course.params))
+        test = np.asarray(evaluation(composer(network), music.test, platform)(course.params))
         runs.append(
             {
                 "cell": network.cell,
@@ -334,7 +343,9 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("polyphonic_music", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "polyphonic_music", Config, run, check=check, quick=QUICK, writes=("learning_curves",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from sklearn.linear_model import LogisticRegression
 import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import Curve, Panel, learning_curves
+from experiments.command.options import among, check_total, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
 from experiments.models.cells import CONTESTANTS
@@ -36,6 +37,7 @@ from experiments.models.readout import Readout, init_readout, many_to_one
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import check_training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +185,14 @@ def check(config: Config) -> None:
     among(config, "dataset", list(DATASETS))
     among(config, "readings", list(READINGS))
     among(config, "cells", list(CONTESTANTS))
-    load(config)
-    check_runs(config, {f"{reading}-{name}": {} for reading in config.readings for name in config.cells})
+    images = load(config)
+    check_total("--epochs", config.epochs, len(images.train_images) // config.batch_size)
+    runs = [f"{reading}-{name}" for reading in config.readings for name in config.cells]
+    check_runs(config, {name: {} for name in runs})
+    reading = config.readings[0] if set(config.readings) == {"rows"} else "pixels"
+    for name in dict.fromkeys(config.cells):
+        cell = CONTESTANTS[name].make(config.hidden_size, 1)
+        check_training(config, task_of(cell, config, images, reading), jobs=len(runs))
 
 
 def logistic_regression(images: Images) -> dict[str, Any]:
@@ -289,7 +297,9 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("sequential_images", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "sequential_images", Config, run, check=check, quick=QUICK, writes=("learning_curves",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from rich.table import Table
 
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
+from experiments.command.options import among, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
 from experiments.models.functional import Functional, functional
@@ -34,6 +35,7 @@ from experiments.models.language import LAYERS
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
+from experiments.training.sizes import CALLED, check_training, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +154,9 @@ def check(config: Config) -> None:
     if not least <= config.size <= most:
         raise ValueError(f"--size of {config.task} expected {least} to {most}, got {config.size}")
     check_runs(config, {"": {}})
+    task = task_of(dataclasses.replace(config, batch_size=1), model_of(config))
+    called = min(CALLED, config.steps, config.evaluate_every)
+    check_training(config, task, shapes_of(task.batch(0, 0), config.batch_size), steps_per_call=called)
 
 
 def train(config: Config, pairs: Pairs, devices: Devices, show: Show) -> Course:
@@ -220,7 +225,9 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("translate_toy", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "translate_toy", Config, run, check=check, quick=QUICK, writes=("learning_curves",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

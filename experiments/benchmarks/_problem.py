@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
+from experiments.command.messages import one_line
+from experiments.command.options import check_positive
 
 
 class Form(NamedTuple):
@@ -55,12 +57,15 @@ class Problem(NamedTuple):
 
 def parse_shape(option: str, text: str) -> Shape:
     """T,B,I,H; a `ValueError` with one line of text for anything else."""
+    given = one_line(repr(text), 80)
     try:
         shape = Shape(*(int(part) for part in text.split(",")))
     except (ValueError, TypeError):
-        raise ValueError(f"{option} expected T,B,I,H such as 128,32,128,256; got {text!r}") from None
+        raise ValueError(f"{option} expected T,B,I,H such as 128,32,128,256; got {given}") from None
     if min(shape) < 1:
-        raise ValueError(f"{option} expected positive sizes, got {text!r}")
+        raise ValueError(f"{option} expected positive sizes, got {given}")
+    for size in shape:
+        check_positive(option, size)
     return shape
 
 

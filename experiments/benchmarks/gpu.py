@@ -18,6 +18,7 @@ with each, and compare the files.
 """
 
 import dataclasses
+import functools
 import os
 import statistics
 import sys
@@ -27,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from experiments.benchmarks import _options, _plots
 from experiments.benchmarks._contestants import apart, outcome
@@ -36,6 +36,8 @@ from experiments.benchmarks._gpu_checks import TOLERANCE, Check, check_all
 from experiments.benchmarks._gpu_contestants import PEERS, PRECISIONS, field_of, precision
 from experiments.benchmarks._problem import Problem, make_problem, parse_shape
 from experiments.benchmarks._turns import TASKS, Program, Timing, start, take_turns
+from experiments.command.messages import complain, shown
+from experiments.command.options import read_options
 from experiments.command.report import write_json
 
 BASE = "bptt"
@@ -92,15 +94,22 @@ def check(config: Config) -> None:
     _options.some("--dtypes", config.dtypes, ", ".join(PRECISIONS))
     _options.known("--dtypes", config.dtypes, tuple(PRECISIONS))
     for option, shapes in (("--shapes", config.shapes), ("--checked", config.checked)):
-        for shape in shapes:
-            parse_shape(option, shape)
+        sizes = [parse_shape(option, shape) for shape in shapes]
+        for cell in config.cells:
+            _options.fit(option, cell, sizes)
     _options.known("--peers", config.peers, PEERS)
     for steps in config.unrolls:
         _options.known("--unrolls", [str(steps)], ("1", "2", "4", "8", "16"))
     _options.positive("--repeats", config.repeats)
-    _options.known("--device", [config.device], ("gpu", "cpu"))
-    _options.writable("--json", config.json)
-    _options.writable("--plot", config.plot)
+    if not config.minutes >= 0:
+        raise ValueError(f"--minutes expected a number that is not negative, got {config.minutes}")
+    if not config.xla_flags.isprintable():
+        raise ValueError(f"--xla-flags expected flags of XLA, got {shown(config.xla_flags)}")
+    _options.can_be_written(files_of(config))
+
+
+def files_of(config: Config) -> dict[str, Path | None]:
+    return {"--json": config.json, "--plot": config.plot}
 
 
 def device_of(name: str) -> Any:
@@ -239,7 +248,7 @@ def timed(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 for a command that cannot run, 1 if a contestant is wrong."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.gpu")
+    config = read_options("benchmarks.gpu", Config, arguments)
     if config.quick or config.device == "cpu":
         config = dataclasses.replace(config, **QUICK)
     if _options.refused("gpu", lambda: check(config)):
@@ -248,8 +257,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if config.xla_flags:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {config.xla_flags}".strip()
     start()
-    if _options.refused("gpu", lambda: device_of(config.device) and None):
+    if _options.refused("gpu", lambda: device_of(config.device) and _options.writable(files_of(config))):
         return 2
+    return _options.in_memory("gpu", functools.partial(compared, config))
+
+
+def compared(config: Config) -> int:
+    """Checks and times on the device; the exit code."""
     device = device_of(config.device)
     peers = _options.here(config.peers)
     about = _options.about(peers)
@@ -258,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with jax.default_device(device):
         wrong = run(config, peers, lambda *found: write(config, about, *found))
     for each in wrong:
-        print(f"gpu: {each.complaint()}", file=sys.stderr)
+        complain("gpu", each.complaint())
     return 1 if wrong else 0
 
 

@@ -8,6 +8,7 @@ The long sequences are forward passes as in `experiments.benchmarks.speed`, at B
 """
 
 import dataclasses
+import functools
 import statistics
 import sys
 from collections.abc import Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import tyro
 
 from experiments.benchmarks import _options, _plots, _streams
 from experiments.benchmarks._peers import PEERS
@@ -23,6 +23,7 @@ from experiments.benchmarks._problem import Problem, Shape, difference, make_pro
 from experiments.benchmarks._streams import Stream
 from experiments.benchmarks._turns import start, take_turns
 from experiments.benchmarks.speed import TOLERANCE, contestants_of
+from experiments.command.options import read_options
 from experiments.command.report import write_json
 
 CELLS = ("lstm", "gru", "rnn")
@@ -117,13 +118,19 @@ def check(config: Config) -> None:
     """A `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
     _options.cells_known(config.cells, CELLS)
     _options.some("--hidden", config.hidden, "numbers of hidden units")
-    _options.positive("--hidden", min(config.hidden))
-    for shape in config.sequences:
-        parse_shape("--sequences", shape)
+    _options.positive("--hidden", *config.hidden)
+    sequences = [parse_shape("--sequences", shape) for shape in config.sequences]
+    for cell in config.cells:
+        _options.fit("--hidden", cell, [step_of(size) for size in config.hidden])
+        _options.fit("--sequences", cell, sequences)
     _options.positive("--repeats", config.repeats)
     _options.known("--peers", config.peers, tuple(PEERS))
-    _options.writable("--json", config.json)
-    _options.writable("--plot", config.plot)
+    _options.writable({"--json": config.json, "--plot": config.plot})
+
+
+def step_of(size: int) -> Shape:
+    """The shape of the single steps, of which a few are compared."""
+    return Shape(STEPS_COMPARED, 1, size, size)
 
 
 def plot(path: Path, form: str, rows: Sequence[dict[str, Any]], hidden: Sequence[int]) -> None:
@@ -140,10 +147,15 @@ def plot(path: Path, form: str, rows: Sequence[dict[str, Any]], hidden: Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 for a command that cannot run, 1 if a contestant's results differ."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.latency")
+    config = read_options("benchmarks.latency", Config, arguments)
     config = dataclasses.replace(config, **QUICK) if config.quick else config
     if _options.refused("latency", lambda: check(config)):
         return 2
+    return _options.in_memory("latency", functools.partial(run, config))
+
+
+def run(config: Config) -> int:
+    """Measures, prints and writes; the exit code."""
     start()
     peers = _options.here(config.peers)
     about = _options.about(peers)
@@ -153,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows, hidden = [], sorted(set(config.hidden))
     for form in dict.fromkeys(config.cells):
         for size in hidden:
-            problem = make_problem(form, Shape(STEPS_COMPARED, 1, size, size))
+            problem = make_problem(form, step_of(size))
             rows += (new := rows_of("step", problem, one_step(problem, peers, config.repeats)))
             print_rows(new)
         for shape in config.sequences:

@@ -15,13 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments.benchmarks import _options, _plots
 from experiments.benchmarks._contestants import Contestant, unrolled
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import Problem, Shape, make_problem
 from experiments.benchmarks._turns import start
+from experiments.command.messages import cut
+from experiments.command.options import read_options
 from experiments.command.report import write_json
 
 OWN: dict[str, Callable[[Problem], Contestant]] = {
@@ -86,13 +86,18 @@ def check(config: Config) -> None:
     _options.cells_known(config.cells)
     _options.some("--steps", config.steps, "numbers of steps in rising order")
     if list(config.steps) != sorted(set(config.steps)):
-        raise ValueError(f"--steps expected rising numbers, got {' '.join(map(str, config.steps))}")
+        raise ValueError(f"--steps expected rising numbers, got {cut(' '.join(map(str, config.steps)), 80)}")
     for option in ("steps", "batch", "features", "hidden"):
         value = getattr(config, option)
-        _options.positive(f"--{option}", value if isinstance(value, int) else min(value))
+        _options.positive(f"--{option}", *([value] if isinstance(value, int) else value))
+    for cell in config.cells:
+        _options.fit("T,B,I,H", cell, [shape_of(config, max(config.steps))])
     _options.known("--peers", config.peers, tuple(PEERS))
-    _options.writable("--json", config.json)
-    _options.writable("--plot", config.plot)
+    _options.writable({"--json": config.json, "--plot": config.plot})
+
+
+def shape_of(config: Config, steps: int) -> Shape:
+    return Shape(steps, config.batch, config.features, config.hidden)
 
 
 def table(form: str, found: dict[int, dict[str, int | None]]) -> list[str]:
@@ -122,11 +127,16 @@ def plot(path: Path, form: str, found: dict[int, dict[str, int | None]], config:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 for a command that cannot run."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.memory")
+    config = read_options("benchmarks.memory", Config, arguments)
     if config.quick:
         config = dataclasses.replace(config, **QUICK)
     if _options.refused("memory", lambda: check(config)):
         return 2
+    return _options.in_memory("memory", partial(run, config))
+
+
+def run(config: Config) -> int:
+    """Measures, prints and writes; the exit code."""
     start()
     peers = _options.here(config.peers)
     about = _options.about(peers)
@@ -137,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for form in dict.fromkeys(config.cells):
         found = by_form[form] = {}
         for steps in config.steps:
-            shape = Shape(steps, config.batch, config.features, config.hidden)
+            shape = shape_of(config, steps)
             found[steps] = measure(form, shape, peers)
             base = found[steps][BASE]
             for name, value in found[steps].items():

@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tyro
-
 from experiments.benchmarks import _options, _scaling_paper
 from experiments.benchmarks._problem import Shape, parse_shape
 from experiments.benchmarks._scaling_counts import WAYS, count, grown
 from experiments.benchmarks._turns import start
+from experiments.command.messages import complain
+from experiments.command.options import read_options
 from experiments.command.report import write_json
 
 DEVICES = (1, 2, 4, 8)
@@ -83,10 +83,13 @@ def check(config: Config) -> None:
     for name in config.timed:
         form, _, text = name.partition(":")
         _options.known("--timed", (form,), ("lstm", "gru", "rnn", "gru-before", "rnn-relu"))
-        if parse_shape("--timed", text).batch % 2:
-            raise ValueError(f"--timed expected an even batch, got {text}")
+        timed = parse_shape("--timed", text)
+        if timed.batch % 2:
+            raise ValueError(f"--timed expected an even batch, got {timed}")
+        _options.fit("--timed", form, [timed])
     _options.positive("--rounds", config.rounds)
-    _options.writable("--json", config.json)
+    _options.positive("--seconds", config.seconds)
+    _options.writable({"--json": config.json})
 
 
 def counts(form: str, shape: Shape) -> list[dict[str, Any]]:
@@ -145,7 +148,7 @@ def _answer(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout is not None
     line = worker.stdout.readline()
     if not line:
-        raise RuntimeError("a process of the comparison ended; what it said is above")
+        raise ChildProcessError("a process of the comparison ended; what it said is above")
     return line
 
 
@@ -206,12 +209,15 @@ def paper_lines(tables: dict[str, Any]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 for a command that cannot run."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.scaling")
+    config = read_options("benchmarks.scaling", Config, arguments)
     if config.quick:
         config = dataclasses.replace(config, **QUICK)
     if _options.refused("scaling", lambda: check(config)):
         return 2
-    rows = timed(config) if config.timed else []  # before this process has threads of its own
+    try:
+        rows = timed(config) if config.timed else []  # before this process has threads of its own
+    except ChildProcessError as error:
+        return complain("scaling", error)
     start(max(DEVICES))
     about = _options.about(())
     _options.print_about(about)

@@ -10,19 +10,20 @@ without that cell are left out, and "sharded" if the devices do not divide the b
 """
 
 import dataclasses
+import functools
 import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from experiments.benchmarks import _options, _plots, _summary
 from experiments.benchmarks._contestants import OWN, Contestant, Disagreement, differences, prepare
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import FORMS, Problem, make_problem, parse_shape
 from experiments.benchmarks._turns import TASKS, Timing, matrix_product_peak, start, take_turns
+from experiments.command.devices import DeviceOptions, check_devices
+from experiments.command.options import read_options
 from experiments.command.report import write_json
 
 TOLERANCE = 3e-5  # float32, of the largest entry of an array; seen: 8e-6, sums are taken in different orders
@@ -90,13 +91,12 @@ def check(config: Config) -> None:
     """A `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
     _options.cells_known(config.cells)
     _options.some("--shapes", config.shapes, "T,B,I,H such as 128,32,128,256")
-    for shape in config.shapes:
-        parse_shape("--shapes", shape)
+    for cell in config.cells:
+        _options.fit("--shapes", cell, [parse_shape("--shapes", shape) for shape in config.shapes])
     _options.known("--peers", config.peers, tuple(PEERS))
-    _options.positive("--devices", config.devices)
+    check_devices(DeviceOptions(config.devices))
     _options.positive("--repeats", config.repeats)
-    _options.writable("--json", config.json)
-    _options.writable("--plot", config.plot)
+    _options.writable({"--json": config.json, "--plot": config.plot})
 
 
 def report(config: Config, timings: list[Timing], checks: list[dict], peers: Sequence[str], peak: float) -> None:
@@ -125,11 +125,16 @@ def report(config: Config, timings: list[Timing], checks: list[dict], peers: Seq
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 for a command that cannot run, 1 if a contestant's results differ."""
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.benchmarks.speed")
+    config = read_options("benchmarks.speed", Config, arguments)
     if config.quick:
         config = dataclasses.replace(config, **QUICK)
     if _options.refused("speed", lambda: check(config)):
         return 2
+    return _options.in_memory("speed", functools.partial(run, config))
+
+
+def run(config: Config) -> int:
+    """Measures, prints and writes; the exit code."""
     start(config.devices)
     peers = _options.here(config.peers)
     _options.print_about(_options.about(peers))

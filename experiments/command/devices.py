@@ -12,10 +12,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from experiments.command.messages import one_line, shown
+from experiments.command.options import check_positive
 from experiments.command.report import CannotRun
 
 HEARTBEAT = 20  # seconds without a sign of life of another process after which this one ends
 PATIENCE = 120  # seconds to wait for all processes to connect
+MOST_DEVICES = 1024  # of a process: JAX starts threads for each
 
 Devices = tuple[Any, ...]  # of one run
 
@@ -52,7 +55,7 @@ def with_environment(options: ProcessOptions) -> ProcessOptions:
     def number(name: str) -> int | None:
         text = os.environ.get(name)
         if text is not None and not text.isdecimal():
-            raise ValueError(f"{name} expected a number, got {text!r}")
+            raise ValueError(f"{name} expected a number, got {one_line(repr(text), 80)}")
         return None if text is None else int(text)
 
     given = {
@@ -67,8 +70,10 @@ def with_environment(options: ProcessOptions) -> ProcessOptions:
 
 def check_devices(options: DeviceOptions) -> None:
     """Raises a `ValueError` in one line for invalid options, before any device is used."""
-    if options.devices is not None and options.devices < 1:
-        raise ValueError(f"--devices expected a positive number, got {options.devices}")
+    if options.devices is not None:
+        check_positive("--devices", options.devices)
+        if options.devices > MOST_DEVICES:
+            raise ValueError(f"--devices expected at most {MOST_DEVICES:,}, got {shown(options.devices)}")
     if not isinstance(options, ProcessOptions):
         return
     options = with_environment(options)
@@ -78,13 +83,12 @@ def check_devices(options: DeviceOptions) -> None:
         raise ValueError(f"--{given[0]} expected --{missing} beside it; several processes need all three")
     if options.processes is None or options.process is None:
         return
-    if options.processes < 1:
-        raise ValueError(f"--processes expected a positive number, got {options.processes}")
+    check_positive("--processes", options.processes)
     if not 0 <= options.process < options.processes:
-        raise ValueError(f"--process expected 0 to {options.processes - 1}, got {options.process}")
+        raise ValueError(f"--process expected 0 to {options.processes - 1}, got {shown(options.process)}")
     host, colon, port = (options.coordinator or "").rpartition(":")
-    if not (host and colon and port.isdecimal()):
-        raise ValueError(f"--coordinator expected host:port, got {options.coordinator}")
+    if not (host and colon and port.isdecimal() and len(port) < 6 and int(port) < 2**16):
+        raise ValueError(f"--coordinator expected host:port, got {shown(options.coordinator)}")
 
 
 def start_devices(options: DeviceOptions) -> None:
@@ -120,7 +124,8 @@ def _meet(options: ProcessOptions) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except RuntimeError as error:  # such as a port that is in use
-        raise CannotRun(f"--coordinator {options.coordinator}: {str(error).splitlines()[0]}") from error
+        line = (str(error).splitlines() or [""])[0]
+        raise CannotRun(f"--coordinator {shown(options.coordinator)}: {line}") from error
     finally:
         alarm.cancel()
 
@@ -128,7 +133,7 @@ def _meet(options: ProcessOptions) -> None:
 def _give_up(options: ProcessOptions) -> None:
     """Ends this process from another thread, because the main thread waits inside JAX."""
     print(
-        f"--coordinator {options.coordinator}: {options.processes} processes did not meet within {PATIENCE} s; "
+        f"--coordinator {shown(options.coordinator)}: {options.processes} processes did not meet within {PATIENCE} s; "
         "was each of them started, with the same --processes?",
         file=sys.stderr,
         flush=True,

@@ -2,12 +2,14 @@
 
 import contextlib
 import datetime
+import errno
 import json
 import math
 import os
 import platform
+import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ import jax
 import numpy as np
 
 import jaxrnn
+from experiments.command.messages import shown
+
+PATH = 200  # characters of a path in a message
 
 
 class CannotRun(Exception):
@@ -49,20 +54,60 @@ def mean_and_std(values: Sequence[float], scale: float = 1, digits: int = 1) -> 
     return f"{scaled.mean():.{digits}f}{std}"
 
 
+def check_writable(folder: Path) -> None:
+    """Raises an `OSError` if the folder is not there and cannot be made, or cannot be written into; changes nothing."""
+    with _refusals(folder):
+        for place in (folder.absolute(), *folder.absolute().parents):
+            try:
+                mode = place.stat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                if place.is_symlink():  # to nothing
+                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+                continue
+            if not stat.S_ISDIR(mode):
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+
+
 def writable_folder(folder: Path) -> Path:
     """Returns the folder, and creates it if needed; raises an `OSError` if it is not writable."""
-    try:
+    with _refusals(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
+
+
+@contextlib.contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror}") from error
+        raise OSError(f"cannot write into {shown(folder, PATH)}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # a path with a zero byte, or of a thousand folders
+        raise OSError(f"cannot write into {shown(folder, PATH)}: {error}") from error
+
+
+def check_files(paths: Iterable[Path], option: str = "--out") -> None:
+    """Raises a `ValueError` if anything but a file is in the place of a file that is to be written; changes nothing."""
+    for path in paths:
+        for place in (path, partial_of(path)):
+            if os.path.lexists(place) and not place.is_file():
+                kind = "a folder" if place.is_dir() else "no file"
+                what = f"{shown(place, PATH)} is {kind}, and a file is to be written there"
+                raise ValueError(f"{what}; move it away, or give another {option}")
+
+
+def partial_of(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f"{path.name}.partial")
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path that is renamed to `path` at the end, so that no reader sees a partial file."""
-    partial = path.with_name(f"{path.name}.partial")
+    partial = partial_of(path)
     try:
         yield partial
         os.replace(partial, path)

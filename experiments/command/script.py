@@ -12,14 +12,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import tyro
 
 from experiments.command.devices import check_alike, check_devices, devices_of, is_first, start_devices
-from experiments.command.report import CannotRun, environment, writable_folder, write_json
+from experiments.command.messages import complain
+from experiments.command.options import read_options
+from experiments.command.report import (
+    CannotRun,
+    check_files,
+    check_writable,
+    environment,
+    writable_folder,
+    write_json,
+)
 
 Config = TypeVar("Config")
 Result = tuple[Mapping[str, Any], Callable[[], Any]]  # a record, and what draws figures after it is written
 FULL = (errno.ENOSPC, errno.EDQUOT)
+RESULTS = "results.json"
 
 
 def run_script(
@@ -29,6 +38,7 @@ def run_script(
     *,
     check: Callable[[Config], None] = lambda config: None,
     quick: Mapping[str, Any] | None = None,
+    writes: Sequence[str] = (),
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Reads and checks the options, runs, and writes the results into `results.json`.
@@ -39,23 +49,26 @@ def run_script(
         run: trains and prints; returns the results for the record, and a function that draws.
         check: raises a `ValueError` or `OSError` with one line of text for invalid options, before any work.
         quick: the settings of `--quick`; options that are given as well override them.
+        writes: the files that it writes into `out` beside `results.json`, and the figures as names without a suffix.
         arguments: by default those of the command line.
 
     Returns:
-        The exit code: 2 with one line on stderr for invalid options or a full disk, 130 if the user stops it. If one
-        of several processes fails, all end with a code that is not 0.
+        The exit code: 2 with one line on stderr for invalid options, too little memory or a full disk, 130 if the user
+        stops it. If one of several processes fails, all end with a code that is not 0.
+
+    Raises:
+        SystemExit: with the same codes, for options that cannot be read.
     """
-    config: Any = tyro.cli(config_type, args=arguments, prog=f"python -m experiments.{name}")
+    config: Any = read_options(name, config_type, arguments)
     if quick is not None and config.quick:
         small: Any = dataclasses.replace(config_type(), **quick)  # pyright: ignore[reportArgumentType]
-        config = tyro.cli(config_type, args=arguments, default=small)
+        config = read_options(name, config_type, arguments, small)
     try:
         check_devices(config)
     except ValueError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+        return complain(name, error)
     try:
-        code = _run(name, config, run, check)
+        code = _run(name, config, run, check, writes)
     except BaseException:
         if jax.process_count() == 1:
             raise
@@ -67,45 +80,68 @@ def run_script(
     return code
 
 
-def _run(name: str, config: Any, run: Callable[[Any], Result], check: Callable[[Any], None]) -> int:
+def _run(
+    name: str, config: Any, run: Callable[[Any], Result], check: Callable[[Any], None], writes: Sequence[str]
+) -> int:
     try:
         start_devices(config)  # before checkpoints are read, which uses devices
         check_alike(config)
+        check_writable(config.out)
+        check_files(config.out / file for file in files_of(writes))
         check(config)
         writable_folder(config.out)
-    except (ValueError, OSError, CannotRun) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError, CannotRun, MemoryError) as error:
+        return complain(name, error)
     try:
         with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
             found, draw = run(config)
         if is_first():
             about = {"experiment": name, "config": settings(config), **environment()}
             about["machine"]["devices"] = len(devices_of(config))
-            write_json(config.out / "results.json", {**about, **found})
+            write_json(config.out / RESULTS, {**about, **found})
             draw()
     except CannotRun as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
+        return complain(name, error)
+    except MemoryError as error:
+        return complain(name, out_of_memory(error))
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
-            raise
-        line, again = (str(error).splitlines() or [""])[0], " with --resume" if _is_kept(config) else ""
+            if not is_out_of_memory(error):
+                raise
+            return complain(name, out_of_memory(error))
+        line, again = first_line(error), " with --resume" if _is_kept(config) else ""
         lost = "a collective failed, as when another process is lost; start all of them again"
-        print(f"{name}: {lost}{again} ({line})", file=sys.stderr)
+        complain(name, f"{lost}{again} ({line})")
         return 1
     except OSError as error:
         if error.errno not in FULL:
             raise
-        print(f"{name}: {config.out}: {error.strerror}; what was written before is whole", file=sys.stderr)
-        return 2
+        return complain(name, f"{config.out}: {error.strerror}; what was written before is whole")
     except KeyboardInterrupt:
         resume = "; go on from the last checkpoint by --resume" if _is_kept(config) else ""
-        print(f"{name}: stopped{resume}", file=sys.stderr)
+        complain(name, f"stopped{resume}")
         return 130
     if is_first():
         print(f"written into {config.out}")
     return 0
+
+
+def files_of(writes: Sequence[str]) -> list[str]:
+    """The names of all files that a script writes: figures are written in two formats."""
+    suffixes = {True: ("",), False: (".png", ".svg")}
+    return [RESULTS, *(f"{name}{suffix}" for name in writes for suffix in suffixes["." in name])]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
+def out_of_memory(error: Exception) -> str:
+    return f"out of memory: {first_line(error) or 'no more is given'}; give smaller sizes"
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _is_kept(config: Any) -> bool:
@@ -115,30 +151,3 @@ def _is_kept(config: Any) -> bool:
 def settings(config: Any) -> dict[str, Any]:
     """The options as values that JSON can hold."""
     return {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(config).items()}
-
-
-def positive(config: Any, *names: str) -> None:
-    """Raises a `ValueError` for an option that is not a positive, finite number; None is valid."""
-    for name in names:
-        value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not 0 < number < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')} expected a positive number, got {number}")
-
-
-def share(config: Any, *names: str) -> None:
-    """Raises a `ValueError` for an option that is not a share below 1; None is valid."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not 0 <= value < 1:
-            raise ValueError(f"--{name.replace('_', '-')} expected a share in [0, 1), got {value}")
-
-
-def among(config: Any, name: str, known: Sequence[Any]) -> None:
-    """Raises a `ValueError` for an option, or an entry of one, that is not among the known values."""
-    given = getattr(config, name)
-    given = given if isinstance(given, tuple) else (given,)
-    unknown = [value for value in given if value not in known]
-    if unknown or not given:
-        got = unknown[0] if unknown else "nothing"
-        raise ValueError(f"--{name.replace('_', '-')} expected {', '.join(map(str, known))}; got {got}")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from experiments.command.messages import complain, one_line
 from experiments.datasets._download import get
 from experiments.datasets._files import MissingData, data_folder
 from experiments.datasets._sources import DataSet
@@ -20,7 +21,7 @@ from experiments.datasets._table import SETS, check, state
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"datasets: {message}\n")
+        self.exit(complain("datasets", message))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +58,7 @@ def _get_all(names: Sequence[str], data_dir: Path | None) -> int:
         if name not in SETS and name != "all":
             near = difflib.get_close_matches(name.lower(), SETS, 1)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(SETS)}"
-            print(f"datasets: there is no set {name!r}; {hint}", file=sys.stderr)
-            return 2
+            return complain("datasets", f"there is no set {one_line(repr(name), 80)}; {hint}")
     chosen = SETS if "all" in names else dict.fromkeys(names)
     return 2 if [name for name in chosen if not _got(SETS[name], data_dir)] else 0
 
@@ -74,7 +74,7 @@ def _got(source: DataSet, data_dir: Path | None) -> bool:
             check(source, data_dir)
             print(f"{source.name}: here already, verified")
     except (MissingData, ValueError, OSError) as error:
-        print(f"datasets: {error}", file=sys.stderr)
+        complain("datasets", error)
         return False
     return True
 

@@ -1,10 +1,12 @@
 """A text as numbers, for models that say which character comes next."""
 
+import errno
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.command.messages import shown
 from experiments.datasets._files import decoded, read_files
 from experiments.datasets._sources import Addresses, DataSet, File
 
@@ -45,9 +47,13 @@ def load_text(path: Path | None, data_dir: Path | None, window: int) -> Text:
     if path is None:
         return as_numbers(SHAKESPEARE.name, read_shakespeare(data_dir), window)
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe may not end, or gives its content once
+            raise OSError(errno.EINVAL, "it is no file")
         content = path.read_bytes()
     except OSError as error:
-        raise OSError(f"cannot read the text {path}: {error.strerror}") from error
+        raise OSError(f"cannot read the text {shown(path, 200)}: {error.strerror}") from error
+    except ValueError as error:  # a path with a zero byte
+        raise OSError(f"cannot read the text {shown(path, 200)}: {error}") from error
     return as_numbers(path.name, decoded(content, str(path)), window)
 
 

@@ -21,9 +21,10 @@ from rich.table import Table
 
 import jaxrnn
 from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
+from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.text import load_text
 from experiments.gates.figure import draw
 from experiments.gates.measures import (
@@ -38,6 +39,7 @@ from experiments.models.cells import CONTESTANTS
 from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Settings, begin, fit, make_optimiser
 from experiments.training.runs import check_shares
+from experiments.training.sizes import check_training, shapes_of
 from jaxrnn.analysis import ablate_gates
 
 TASKS = ("digits", "text")
@@ -106,15 +108,20 @@ def problems(config: Config) -> dict[str, Problem]:
 
 def check(config: Config) -> None:
     """Raises a `ValueError` or `OSError` for options that cannot be run."""
-    positive(config, "hidden_size", "digits_updates", "text_updates", "batch_size", "learning_rate", "window", "seeds")
+    positive(config, "hidden_size", "digits_updates", "text_updates", "batch_size", "learning_rate", "window")
+    check_seeds(config)
     among(config, "tasks", TASKS)
     among(config, "cells", tuple(WITHOUT))
     if config.retrain:
         among(config, "retrain", config.cells)
-    if config.seed < 0:
-        raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
     problems(config)
-    check_shares(config, len(runs_of(config)))
+    jobs = len(runs_of(config))
+    check_shares(config, jobs)
+    for problem in problems(dataclasses.replace(config, batch_size=1)).values():
+        batch = shapes_of(problem.batch(0, 0), config.batch_size)
+        for name in dict.fromkeys(config.cells):
+            cell = CONTESTANTS[name].make(config.hidden_size, problem.steps)
+            check_training(config, as_task(problem, cell, config.hidden_size), batch, jobs=jobs)
 
 
 def runs_of(config: Config) -> list[Run]:
@@ -235,7 +242,7 @@ def print_tables(records: Sequence[Mapping[str, Any]], verdicts: Mapping[str, An
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("gates", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script("gates", Config, run, check=check, quick=QUICK, writes=("gates",), arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
+from experiments.command.memory import check_fits
+from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import Job, Show, side_by_side
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.gradient_flow.claims import claims
 from experiments.gradient_flow.clipping import CASES, CLIPS, Descent, Wall, climb_wall, train_clipped
 from experiments.gradient_flow.figures import draw_clipping, draw_flow, draw_spectrum
-from experiments.gradient_flow.gain import ACTIVATIONS, MATRICES, POWER_GAINS, Gains, scan
+from experiments.gradient_flow.gain import ACTIVATIONS, LONGEST, MATRICES, POWER_GAINS, SEQUENCES, Gains, scan
 from experiments.gradient_flow.measure import Flow, candidate, measure
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
 from experiments.models.cells import CONTESTANTS
 from experiments.training.runs import check_shares
 from experiments.training.seeds import population
+from experiments.training.sizes import CALLED, check_training, shapes_of
 
 STAGES = ("at initialisation", "trained")
 POINTS = 31  # of each curve that is kept
@@ -92,10 +96,8 @@ class Run(NamedTuple):
 
 def checked(config: Config) -> None:
     positive(config, "length", "hidden_size", "updates", "batch_size", "learning_rate", "gains", "clipping_updates")
-    positive(config, "seeds")
+    check_seeds(config)
     among(config, "cells", tuple(CONTESTANTS))
-    if config.seed < 0:
-        raise ValueError(f"--seed expected a number of at least 0, got {config.seed}")
     if config.length < 20:
         raise ValueError(
             f"--length expected at least 20 steps, of which the last tenth is told apart; got {config.length}"
@@ -103,6 +105,26 @@ def checked(config: Config) -> None:
     if config.gains < 3 or config.gains % 2 == 0:
         raise ValueError(f"--gains expected an odd number of at least 3, got {config.gains}")
     check_shares(config, len(jobs_of(config)))
+    check_memory(config)
+
+
+def check_memory(config: Config) -> None:
+    """Raises a `ValueError` in one line if a training, a measurement or the scan cannot fit the memory."""
+    double, gains = np.dtype(float).itemsize, config.gains * entries_of_a_gain(config)
+    check_fits({"the scan of gains": double * gains}, ("--gains", "--hidden-size", "--length"))
+    for name in dict.fromkeys(config.cells):
+        cell = CONTESTANTS[name].make(config.hidden_size, config.length)
+        task = make_task(cell, config.hidden_size, config.length, 1)
+        batch = shapes_of(task.batch(0, 0), config.batch_size)
+        check_training(config, task, batch, jobs=len(jobs_of(config)), steps_per_call=min(CALLED, config.updates))
+        w_h = jax.eval_shape(task.init, jax.random.key(0)).cell.w_h
+        by_step = double * config.length * w_h.size  # the contributions to its gradient
+        check_fits({"the gradients of every step": by_step}, ("--length", "--hidden-size"))
+
+
+def entries_of_a_gain(config: Config) -> int:
+    """The numbers that the scan has for each gain at one time: `W_h`, and the states of all steps."""
+    return config.hidden_size * (config.hidden_size + min(config.length, LONGEST) * SEQUENCES)
 
 
 def seeds_of(config: Config) -> range:
@@ -301,7 +323,8 @@ def run(config: Config) -> Result:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 with one line on stderr if the command cannot run."""
-    return run_script("gradient_flow", Config, run, check=checked, quick=QUICK, arguments=arguments)
+    figures = ("gradient_flow", "spectrum", "clipping")
+    return run_script("gradient_flow", Config, run, check=checked, quick=QUICK, writes=figures, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command.devices import DeviceOptions, Devices, devices_of, platform_of
+from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.report import mean_and_std
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.datasets.text import load_text
 from experiments.lstm_vs_gru.figure import draw
 from experiments.lstm_vs_gru.plan import Model, adding, planned
@@ -34,6 +35,7 @@ from experiments.models.cells import CONTESTANTS
 from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Params, Settings, begin, fit, make_optimiser, training
 from experiments.training.runs import check_shares
+from experiments.training.sizes import bytes_of, check_training, shapes_of
 
 TASKS = ("digits", "text", "adding")
 CELLS = ("rnn", "lstm", "gru")
@@ -113,7 +115,8 @@ def problems(config: Config) -> dict[str, Problem]:
 
 def check(config: Config) -> None:
     """Raises a `ValueError` or `OSError` for options that cannot be run."""
-    positive(config, "budgets", "updates", "batch_size", "learning_rates", "rounds", "window", "adding_steps", "seeds")
+    positive(config, "budgets", "updates", "batch_size", "learning_rates", "rounds", "window", "adding_steps")
+    check_seeds(config, more=1)  # the rates are chosen with one more
     among(config, "tasks", TASKS)
     among(config, "cells", CELLS)
     for name in ("budgets", "learning_rates"):
@@ -121,9 +124,32 @@ def check(config: Config) -> None:
             raise ValueError(f"--{name.replace('_', '-')} expected one or more numbers, got nothing")
     if config.adding_steps < 2:
         raise ValueError(f"--adding-steps expected at least 2, got {config.adding_steps}")
-    if config.seed < 0:
-        raise ValueError(f"--seed expected a number that is not negative, got {config.seed}")
-    check_shares(config, len(planned(problems(config), config.cells, config.budgets, TOLERANCE)))
+    short = dataclasses.replace(config, adding_steps=2)  # as many parameters, but nothing of size is drawn
+    models = planned(problems(short), config.cells, config.budgets, TOLERANCE)
+    check_shares(config, len(models))
+    tasks = problems(dataclasses.replace(short, batch_size=1))
+    for model in (model for model in models if model.budget == max(config.budgets)):
+        check_memory(config, tasks[model.task], model, len(models))
+
+
+def check_memory(config: Config, problem: Problem, model: Model, jobs: int) -> None:
+    """Raises a `ValueError` in one line if the model cannot be trained within the memory.
+
+    Args:
+        config: of the script.
+        problem: for batches of one example, the adding problem with two steps.
+        model: of the largest budget.
+        jobs: how many models there are.
+    """
+    is_adding = model.task == "adding"
+    steps = config.adding_steps if is_adding else problem.steps
+    batch = shapes_of(problem.batch(0, 0), config.batch_size, steps if is_adding else None)
+    held_out = (problem.validation, problem.test)
+    more = {"sequences to test with": bytes_of(shapes_of(held_out, steps=steps))} if is_adding else {}
+    cell = CONTESTANTS[model.cell].make(model.hidden_size, steps)
+    task = as_task(problem, cell, model.hidden_size)
+    called = min(CALL, config.updates)
+    check_training(config, task, batch, jobs=jobs, steps_per_call=called, more=more)
 
 
 def train(
@@ -321,7 +347,9 @@ def print_verdicts(verdicts: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("lstm_vs_gru", Config, run, check=check, quick=QUICK, arguments=arguments)
+    return run_script(
+        "lstm_vs_gru", Config, run, check=check, quick=QUICK, writes=("lstm_vs_gru",), arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -21,14 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import side_by_side
-from experiments.command.script import Result, among, positive, run_script
+from experiments.command.script import Result, run_script
 from experiments.memory_tasks.figure import draw_lengths, draw_variants
 from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trained_with, variants
 from experiments.memory_tasks.problems import PROBLEMS
-from experiments.memory_tasks.runs import Outcome, Run
+from experiments.memory_tasks.runs import GUESSED, Outcome, Run, make_task
 from experiments.models.cells import CONTESTANTS
 from experiments.training.runs import check_shares
+from experiments.training.sizes import CALLED, bytes_of, check_training, shapes_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +73,37 @@ QUICK = {
 
 
 def check(config: Config) -> None:
-    positive(config, "lengths", "hidden_size", "batch_size", "steps", "tests", "seeds")
+    positive(config, "lengths", "hidden_size", "batch_size", "steps", "tests")
+    check_seeds(config)
+    if config.lengths == ():
+        raise ValueError("--lengths expected at least one, got nothing")
     among(config, "tasks", tuple(PROBLEMS))
     among(config, "cells", CELLS)
     if config.comparisons:
         among(config, "comparisons", tuple(PROBLEMS))
-    if config.seed < 0:
-        raise ValueError(f"--seed expected a number of at least 0, got {config.seed}")
     for task in config.tasks:
         shortest = PROBLEMS[task].shortest
         for length in lengths_of(config, task):
             if length < shortest:
                 unit = PROBLEMS[task].length
                 raise ValueError(f"--lengths expected at least {shortest} {unit} for {task}, got {length}")
-    check_shares(config, len(jobs(every_run(planned(config)))))
+    every = every_run(planned(dataclasses.replace(config, seeds=1)))
+    check_shares(config, len(jobs(every)))
+    check_memory(config, every)
+
+
+def check_memory(config: Config, every: Sequence[Run]) -> None:
+    """Raises a `ValueError` in one line if a run of the greatest length cannot fit the memory."""
+    for task in dict.fromkeys(config.tasks):
+        problem, length = PROBLEMS[task], max(lengths_of(config, task))
+        steps, tests = problem.steps(length), max(config.tests, GUESSED if problem.guess else 0)
+        for one in (one for one in every if (one.problem, one.length) == (task, length)):
+            cell = CONTESTANTS[one.cell].make(one.hidden_size, steps)
+            least = make_task(problem, cell, one.hidden_size, problem.shortest, 1)
+            batch = shapes_of(least.batch(0, 0), config.batch_size, steps)
+            held_out = {"sequences to test with": bytes_of(shapes_of(batch, tests))}
+            called = min(CALLED, one.steps)
+            check_training(config, least, batch, jobs=len(jobs(every)), steps_per_call=called, more=held_out)
 
 
 def lengths_of(config: Config, task: str) -> tuple[int, ...]:
@@ -232,7 +251,8 @@ def columns(outcome: Outcome) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
-    return run_script("memory_tasks", Config, run, check=check, quick=QUICK, arguments=arguments)
+    figures = ("memory_tasks", "variants")
+    return run_script("memory_tasks", Config, run, check=check, quick=QUICK, writes=figures, arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from experiments.models.readout import Readout, init_readout, many_to_many, many
 from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser
 from experiments.training.seeds import population
 
+GUESSED = 20_000  # sequences by which a guess is measured
+
 
 class Run(NamedTuple):
     """The settings of a training."""
@@ -120,7 +122,7 @@ def guesses(problem: Problem, length: int) -> dict[str, Groups]:
     """How often a guess without memory is right."""
     if problem.guess is None:
         return {}
-    many = held_out_batch(problem, length, 20_000)
+    many = held_out_batch(problem, length, GUESSED)
     return late_groups(problem.guess(many)[None], many)
 
 

@@ -15,6 +15,7 @@ from experiments.models.functional import Functional, functional
 from experiments.training.loop import Task
 from experiments.training.seeds import population
 
+MOST_LAYERS = 100  # each is traced and compiled by itself
 LAYERS = {"rnn": jaxrnn.modules.RNN, "lstm": jaxrnn.modules.LSTM, "gru": jaxrnn.modules.GRU}
 
 
@@ -97,7 +98,7 @@ def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: 
         return nats(logits, targets.T).mean(), states
 
     start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), start)
+    zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), start)  # no memory
     return Task(model.init, loss, batch, batch_size, carry=zeros, carry_axis=1)
 
 

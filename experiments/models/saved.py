@@ -1,16 +1,19 @@
-"""A trained language model in one file: its parameters, its options and its alphabet, in safetensors."""
+"""A trained language model in one file: its parameters, its options and its alphabet, in safetensors, with a digest."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from experiments.command.devices import is_first, wait_for_all
+from experiments.command.memory import check_fits
+from experiments.command.messages import one_line, shown
 from experiments.command.report import whole_file
 from experiments.models.functional import Functional
 from experiments.models.language import LanguageModel, language_model
@@ -45,9 +48,10 @@ def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: t
     # safetensors writes the bytes of memory, and a compiled function may return a transposed layout.
     arrays = {name: np.ascontiguousarray(leaf[0]) for name, leaf in _named(params).items()}
     about = {"symbols": list(symbols), **{name: options[name] for name in OPTIONS}}
+    signed = {**about, "digest": _digest(about, arrays)}
     if is_first():
         with whole_file(folder / FILE) as partial:
-            save_file(arrays, partial, {script: json.dumps(about)})
+            save_file(arrays, partial, {script: json.dumps(signed)})
     wait_for_all("the model is saved")
 
 
@@ -59,17 +63,36 @@ def load_model(folder: Path, script: str) -> Saved:
     """
     path = folder / FILE
     if not path.is_file():
-        raise ValueError(f"--model {folder} holds no {FILE}; train one with: python -m experiments.{script}")
+        raise ValueError(
+            f"--model {shown(folder, 200)} holds no {FILE}; train one with: python -m experiments.{script}"
+        )
     try:
         with safe_open(path, framework="np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             about = json.loads(file.metadata()[script])
+        if about.pop("digest") != _digest(about, arrays):
+            raise ValueError("it is not what was saved")
         model = model_of(len(about["symbols"]), about)
         like = jax.eval_shape(model.init, jax.random.key(0))
         leaves = [arrays[name].reshape(leaf.shape) for name, leaf in _named(like).items()]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"--model {path} is damaged, or not of this script: {type(error).__name__} {error}") from error
+    except Exception as error:  # a damaged file can raise any error in the reader
+        what = one_line(f"{type(error).__name__} {error}", 150)
+        raise ValueError(f"--model {shown(path, 200)} is damaged, or not of this script: {what}") from error
     return Saved(model, jax.tree.unflatten(jax.tree.structure(like), leaves), tuple(about["symbols"]))
+
+
+def check_writing(saved: Saved, steps: int, samples: int, options: Sequence[str]) -> None:
+    """Raises a `ValueError` in one line if so many samples of so many symbols cannot fit the memory."""
+    symbols, logits = 3 * 4 * steps * samples, 4 * len(saved.symbols) * samples  # given, drawn, and copied to NumPy
+    check_fits({"symbols": symbols, "probabilities": logits}, options)
+
+
+def _digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        found.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        found.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return found.hexdigest()
 
 
 def _named(params: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Checkpoints of a training, by Orbax, from which it continues exactly.
 
 A checkpoint is written under another name and renamed when it is whole, and holds a digest of its
-arrays. A kill at any moment, or a damaged newest checkpoint, costs the steps since the last good one.
+arrays and of its record. A kill at any moment, or a damaged newest checkpoint, costs the steps since the last
+good one. What lies among the checkpoints but is none, such as a file or a copy under another number, is passed over.
 """
 
 import hashlib
+import itertools
 import json
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.command.devices import is_first
+from experiments.command.devices import is_first, wait_for_all
+from experiments.command.messages import one_line
 from experiments.command.report import CannotRun
 from experiments.training.loop import Best, Course, Evaluation
 
+FOLDER = "checkpoints"
 KEPT = 2  # the newest, and the one before in case it is damaged
 
 
@@ -39,20 +43,26 @@ def check_folder(folder: Path, about: Mapping[str, Any], *, resume: bool) -> Non
     if not resume:
         return
     if not steps:
-        raise ValueError(f"--resume expected a checkpoint in {folder / 'checkpoints'}, found none")
+        raise ValueError(f"--resume expected a checkpoint in {folder / FOLDER}, found none")
     for step in reversed(steps):
-        then = _about(folder, step)
-        if then is not None:
-            now = as_json(about)
-            different = [name for name in {**then, **now} if then.get(name) != now.get(name)]
-            if different:
-                name = different[0]
-                raise ValueError(
-                    f"--resume: the run in {folder} has {name} {_short(then.get(name))}, this one "
-                    f"{_short(now.get(name))}; give the same settings, or another --out"
-                )
-            return
-    raise ValueError(f"--resume: every checkpoint in {folder / 'checkpoints'} is damaged")
+        try:
+            record, now = _record(folder, step), as_json(about)
+        except jax.errors.JaxRuntimeError:  # another process has ended
+            raise
+        except Exception:  # a damaged file can raise any error in the reader
+            continue
+        if record["step"] != step:  # a copy under another number
+            continue
+        then = record["about"]
+        different = [name for name in {**then, **now} if then.get(name) != now.get(name)]
+        if different:
+            name = different[0]
+            raise ValueError(
+                f"--resume: the run in {folder} has {name} {_short(then.get(name))}, this one "
+                f"{_short(now.get(name))}; give the same settings, or another --out"
+            )
+        return
+    raise ValueError(f"--resume: every checkpoint in {folder / FOLDER} is damaged, or of another version")
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -65,7 +75,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, about: Mapping[str, Any], *, resume: bool, every: int = 1) -> None:
         self._folder, self._about, self._resume, self._every = folder, as_json(about), resume, every
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        _set_aside(_strays(folder))
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
         self._manager = ocp.CheckpointManager(_place(folder), options=options)
 
@@ -80,56 +91,102 @@ class Checkpoints:
             raise CannotRun(f"{self._folder}: checkpoints need {needed:,} bytes, {free:,} are free")
         if not self._resume:
             return start
-        damaged = []
-        for step in reversed(_steps(self._folder)):
+        damaged, steps = [], [step for step in reversed(_steps(self._folder)) if not self._is_copy(step)]
+        for step in steps:
             try:
                 course = self._read(step, start)
             except jax.errors.JaxRuntimeError:  # another process has ended
                 raise
             except Exception as error:  # a damaged file can raise any error in the reader
                 line = (str(error).splitlines() or [""])[0]
-                if is_first():
-                    print(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}", file=sys.stderr)
+                _report(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}")
                 damaged.append(step)
                 continue
             for step in damaged:  # only now: if all are damaged, they are left for inspection
                 self._manager.delete(step)
+            _set_aside(_place(self._folder) / str(step) for step in _steps(self._folder) if step not in steps)
+            self._manager.reload()
             return course
-        raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged")
+        raise CannotRun(f"--resume: every checkpoint in {_place(self._folder)} is damaged, or of another version")
+
+    def _is_copy(self, step: int) -> bool:
+        """Whether it is whole, but lies under the number of another step."""
+        try:
+            record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))["record"]
+            return _verified(record)["step"] != step
+        except jax.errors.JaxRuntimeError:  # another process has ended
+            raise
+        except Exception:  # a damaged file can raise any error in the reader
+            return False
 
     def evaluated(self, course: Course, last: bool) -> None:
         if last or len(course.history) % self._every == 0:
             self.save(course)
 
     def save(self, course: Course) -> None:
-        arrays = _arrays(course)
+        arrays, step = _arrays(course), int(course.state.step)
         record = {
+            "step": step,
             "about": self._about,
-            "digest": _digest(arrays),
+            "arrays": _digest(arrays),
             "waited": None if course.best is None else course.best.waited,
             "history": [as_json(found._asdict()) for found in course.history],
         }
-        items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
-        self._manager.save(int(course.state.step), args=items, force=True)
+        signed = {**record, "digest": _digest_of_record(record)}
+        items = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(signed))
+        self._manager.save(step, args=items, force=True)
 
     def _read(self, step: int, like: Course) -> Course:
         expected = _arrays(like)
         items = ocp.args.Composite(arrays=ocp.args.StandardRestore(expected), record=ocp.args.JsonRestore())
         found = self._manager.restore(step, args=items)
-        arrays, record = {name: np.asarray(value) for name, value in found["arrays"].items()}, found["record"]
-        if _digest(arrays) != record["digest"]:
+        record = _verified(found["record"])
+        if record["about"] != self._about:
+            raise ValueError("it is of a run with other settings")
+        arrays = {name: np.asarray(value) for name, value in found["arrays"].items()}
+        if _digest(arrays) != record["arrays"]:
             raise ValueError("its arrays are not those that were saved")
         return _course(like, arrays, record)
 
 
 def _place(folder: Path) -> Path:
-    return (folder / "checkpoints").absolute()
+    return (folder / FOLDER).absolute()
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """What could be taken for a checkpoint by its name."""
+    place = _place(folder)
+    return [path for path in place.iterdir() if path.name.isdecimal()] if place.is_dir() else []
+
+
+def _is_step(path: Path) -> bool:
+    """Whether it is a folder whose name is a number as Orbax writes it, without zeros before it."""
+    return path.is_dir() and path.name == str(int(path.name))
 
 
 def _steps(folder: Path) -> list[int]:
     """The steps of the finished checkpoints, in order."""
-    place = _place(folder)
-    return sorted(int(path.name) for path in place.iterdir() if path.name.isdecimal()) if place.is_dir() else []
+    return sorted(int(path.name) for path in _numbered(folder) if _is_step(path))
+
+
+def _strays(folder: Path) -> list[Path]:
+    """What has the name of a checkpoint, but is none; Orbax would trip over it."""
+    return [path for path in _numbered(folder) if not _is_step(path)]
+
+
+def _set_aside(paths: Iterable[Path]) -> None:
+    """Gives other names to what lies where a checkpoint may have to be saved."""
+    for path in list(paths) if is_first() else ():
+        names = (path.with_name(f"{path.name}.stray{k or ''}") for k in itertools.count())
+        free = next(name for name in names if not name.exists())
+        path.rename(free)
+        _report(f"{path} is no checkpoint of this run; it is renamed to {free.name}")
+    wait_for_all("strays are set aside")
+
+
+def _report(line: str) -> None:
+    if is_first():
+        print(one_line(line), file=sys.stderr)
 
 
 def _short(value: Any) -> str:
@@ -137,16 +194,28 @@ def _short(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:59]}…"
 
 
-def _about(folder: Path, step: int) -> dict[str, Any] | None:
-    """The settings in a checkpoint, or None if its record cannot be read."""
-    try:
-        with ocp.CheckpointManager(_place(folder)) as manager:
-            found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-        return found["record"]["about"]
-    except jax.errors.JaxRuntimeError:  # another process has ended
-        raise
-    except Exception:  # a damaged file can raise any error in the reader
-        return None
+def _record(folder: Path, step: int) -> dict[str, Any]:
+    """The record of a checkpoint, as it was saved; any error if it is damaged."""
+    with ocp.CheckpointManager(_place(folder)) as manager:
+        found = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
+    return _verified(found["record"])
+
+
+def _verified(record: Any) -> dict[str, Any]:
+    """The record without its digest, if that is right and it is a record of a training.
+
+    Raises:
+        ValueError: if it is not what was saved.
+    """
+    content = {name: value for name, value in record.items() if name != "digest"} if isinstance(record, dict) else {}
+    whole = content and _digest_of_record(content) == record.get("digest")
+    if not whole or not isinstance(content["about"], dict) or not content["history"]:
+        raise ValueError("its record is damaged, or of another version")
+    return content
+
+
+def _digest_of_record(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _parts(course: Course) -> Any:

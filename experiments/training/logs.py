@@ -12,6 +12,7 @@ from experiments.command.report import finite, whole_file
 from experiments.training.loop import Course, Evaluation, Keeper
 
 LOG = "log.jsonl"
+CURVES = "tensorboard"
 
 
 class Log:
@@ -44,7 +45,7 @@ class TensorBoard:
         # Imported here, because it is an optional dependency.
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
 
-        self._writer, self._folders = SummaryWriter, [str(folder / "tensorboard" / f"seed {seed}") for seed in seeds]
+        self._writer, self._folders = SummaryWriter, [str(folder / CURVES / f"seed {seed}") for seed in seeds]
 
     def restored(self, start: Course) -> Course:
         # Points that a killed run wrote after its last save are written again.

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from experiments.command.devices import ProcessOptions, devices_of, is_first
-from experiments.command.report import CannotRun
-from experiments.command.script import positive
-from experiments.training.checkpoints import Checkpoints, check_folder, has_checkpoints
-from experiments.training.logs import Keepers, Log, TensorBoard, check_tensorboard
+from experiments.command.options import check_seeds, positive
+from experiments.command.report import CannotRun, check_files, check_writable
+from experiments.training.checkpoints import FOLDER, Checkpoints, check_folder, has_checkpoints
+from experiments.training.logs import CURVES, LOG, Keepers, Log, TensorBoard, check_tensorboard
 from experiments.training.loop import Course, Keeper
 
 
@@ -52,18 +52,28 @@ def check_runs(options: RunOptions, names: Mapping[str, Mapping[str, Any]], at_o
         names: of the runs, each with the settings that a run must share with the one it continues.
         at_once: how many runs use devices at once; by default all.
     """
-    positive(options, "seeds", "save_every")
+    positive(options, "save_every")
+    check_seeds(options)
     if hasattr(options, "batch_size"):
         check_shares(options, len(names) if at_once is None else at_once)
-    if options.seed < 0:
-        raise ValueError(f"--seed expected a number that is not negative, got {options.seed}")
     if options.tensorboard:
         check_tensorboard()
+    for name in names:
+        check_places(options, options.out / name)
     begun = [name for name in names if has_checkpoints(options.out / name)]
     if options.resume and not begun:
         raise ValueError(f"--resume expected checkpoints in {options.out}, found none")
     for name in begun:
         check_folder(options.out / name, about(options, names[name]), resume=options.resume)
+
+
+def check_places(options: RunOptions, folder: Path) -> None:
+    """Raises a `ValueError` or `OSError` in one line if the files of a run cannot be written into its folder."""
+    kept = options.save_every is not None or options.resume
+    places = {"": True, FOLDER: kept, CURVES: options.tensorboard}
+    for name in (name for name, used in places.items() if used):
+        check_writable(folder / name)
+    check_files([folder / LOG])
 
 
 def check_shares(options: Any, jobs: int) -> None:

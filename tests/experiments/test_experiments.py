@@ -18,7 +18,7 @@ import jaxrnn
 from experiments import __main__ as listing
 from experiments import _summary as summary
 from experiments import sequential_images
-from experiments.command import figures, report, script
+from experiments.command import figures, options, report, script
 from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
@@ -251,17 +251,17 @@ def test_record_is_written_before_figures_are_drawn(tmp_path):
 
 def test_option_checks_refuse_values_out_of_range():
     config = types.SimpleNamespace(a=0.0, b=1.0, c=float("nan"), d=None, e=(1, float("inf")), word="z")
-    script.share(config, "a")
-    script.positive(config, "b", "d")
+    options.share(config, "a")
+    options.positive(config, "b", "d")
     for name in ("b", "c"):
         with pytest.raises(ValueError, match=f"--{name} expected a share in \\[0, 1\\), got"):
-            script.share(config, name)
+            options.share(config, name)
     for name in ("a", "c", "e"):
         with pytest.raises(ValueError, match=f"--{name} expected a positive number, got"):
-            script.positive(config, "b", name)
-    script.among(config, "word", ["y", "z"])
+            options.positive(config, "b", name)
+    options.among(config, "word", ["y", "z"])
     with pytest.raises(ValueError, match="--word expected x, y; got z"):
-        script.among(config, "word", ["x", "y"])
+        options.among(config, "word", ["x", "y"])
 
 
 # The list of experiments

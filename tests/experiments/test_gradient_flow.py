@@ -405,7 +405,7 @@ def test_rounded_keeps_significant_digits():
     (["--gains", "4"], "--gains expected an odd number of at least 3, got 4"),
     (["--learning-rate", "0"], "--learning-rate expected a positive number, got 0"),
     (["--seeds", "0"], "--seeds expected a positive number"),
-    (["--seed", "-1"], "--seed expected a number of at least 0, got -1"),
+    (["--seed", "-1"], "--seed expected a number that is not negative, got -1"),
     (["--clipping-updates", "0"], "--clipping-updates expected a positive number"),
     (["--out", "/dev/null/x"], "cannot write into"),
 ])  # fmt: skip

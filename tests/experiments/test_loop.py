@@ -1,13 +1,10 @@
-"""The training loop equals the same steps in plain Python, and resumes from checkpoints bit for bit."""
+"""The training loop equals the same steps in plain Python; the options and keepers of its runs; jobs side by side."""
 
-import json
-import shutil
 import sys
 import threading
 import time
 import types
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,33 +14,16 @@ import pytest
 from experiments.command import progress
 from experiments.command.progress import Job, side_by_side
 from experiments.command.report import CannotRun
-from experiments.training import checkpoints, logs, loop
-from experiments.training.checkpoints import Checkpoints, check_folder
-from experiments.training.logs import Keepers, Log, TensorBoard
-from experiments.training.loop import Settings, Task, fit, make_optimiser, training
+from experiments.training import logs, loop
+from experiments.training.checkpoints import Checkpoints
+from experiments.training.logs import TensorBoard
+from experiments.training.loop import Settings, fit, make_optimiser, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
-from experiments.training.seeds import population
+from tests.support.pulling import ADAM, LONG, TASK, TRAIN_ADAM, batch, distance
 
-
-def pull(params, carry, batch, key):
-    """Half the squared distance from a target that moves, is noisy, and depends on the carry."""
-    target = batch["to"] + 0.1 * jax.random.normal(key, batch["to"].shape) + 0.01 * carry
-    return jnp.sum(jnp.square(params["w"] - target)) / 2, carry + 1
-
-
-def batch(seed, step):
-    return {"to": np.float32([seed, step, seed * step])}
-
-
-TASK = Task(lambda key: {"w": jax.random.normal(key, (3,))}, pull, batch, examples=3, carry=np.float32(0))
 OPTIMISER = make_optimiser(0.1, name="sgd", clip_norm=None)
 SETTINGS = Settings(steps=23, evaluate_every=5, steps_per_call=2)
 TRAIN = training(TASK, OPTIMISER, "cpu")  # compiled once for calls of one and two steps
-DISTANCE = population(lambda params, to: jnp.linalg.norm(params["w"] - to), "cpu")
-
-
-def distance(params):
-    return {"distance": DISTANCE(params, jnp.float32([2.0, 10.0, 20.0]))}
 
 
 def by_hand(seed, steps):
@@ -156,162 +136,6 @@ def test_optimisers_clip_warm_up_decay_and_skip_nonfinite_gradients(name):
             params = optax.apply_updates(params, updates)
             none, memory = update({"w": jnp.float32([np.nan, 1.0])}, memory, params)
             assert not np.asarray(none["w"]).any()
-
-
-# ---- checkpoints
-
-ABOUT = {"cell": "gru", "sizes": (3, 4)}
-ADAM = make_optimiser(0.1)
-LONG = Settings(steps=20, evaluate_every=5, minimise="distance", steps_per_call=2)
-
-
-def kept(folder, *, resume, every=1):
-    return Keepers(Checkpoints(folder, ABOUT, resume=resume, every=every), Log(folder))
-
-
-TRAIN_ADAM = training(TASK, ADAM, "cpu")
-
-
-def run(settings=LONG, keeper=None):
-    with jax.numpy_dtype_promotion("standard"):
-        return fit(TASK, ADAM, (3, 5), settings, distance, keeper=keeper, run=TRAIN_ADAM)
-
-
-def assert_same(a, b):
-    parts = [
-        (checkpoints._arrays(course), course.best.waited, [f._replace(seconds=0) for f in course.history])
-        for course in (a, b)
-    ]
-    chex.assert_trees_all_equal(*parts)
-
-
-@pytest.fixture(scope="module")
-def whole():
-    return run()
-
-
-def test_resumed_run_equals_an_uninterrupted_run(whole, tmp_path):
-    run(LONG._replace(steps=10), kept(tmp_path, resume=False))
-    with (tmp_path / "log.jsonl").open("a") as log:
-        log.write('{"step": 15, "lo')  # the run was killed while it wrote a line
-    assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
-    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    np.testing.assert_array_equal([line["distance"] for line in lines], whole.metric("distance"))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
-    again = run(keeper=kept(tmp_path, resume=True))  # no step is left
-    assert_same(again, whole)
-
-
-class Killed(Exception):
-    pass
-
-
-def stopped_at(step, folder):
-    def evaluate(params):
-        evaluations.append(None)
-        if 5 * len(evaluations) > step:
-            raise Killed
-        return distance(params)
-
-    evaluations = []
-    with pytest.raises(Killed), jax.numpy_dtype_promotion("standard"):
-        fit(TASK, ADAM, (3, 5), LONG, evaluate, keeper=kept(folder, resume=False), run=TRAIN_ADAM)
-
-
-def damage_bytes(step):
-    biggest = max((path for path in step.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
-    content = bytearray(biggest.read_bytes())
-    content[len(content) // 2] ^= 0xFF
-    biggest.write_bytes(content)
-
-
-def cut(step):
-    for path in step.rglob("*"):
-        if path.is_file():
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def of_other_arrays(step):
-    path = step / "record" / "metadata"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "digest": "0" * 64}))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [damage_bytes, cut, of_other_arrays, lambda step: shutil.rmtree(step / "record")],
-)
-def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(damage, whole, tmp_path, capsys):
-    stopped_at(15, tmp_path)
-    damage(tmp_path / "checkpoints" / "15")
-    check_folder(tmp_path, ABOUT, resume=True)
-    assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
-    complaint = capsys.readouterr().err
-    assert complaint.startswith("checkpoint 15 is damaged and left out: ")
-    assert complaint.count("\n") == 1
-    assert not (tmp_path / "checkpoints" / "10").exists()  # only the two newest are kept
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
-
-
-def test_resume_continues_from_a_checkpoint_of_every_third_evaluation(whole, tmp_path):
-    run(LONG._replace(steps=20), kept(tmp_path, resume=False, every=3))
-    places = tmp_path / "checkpoints"
-    assert sorted(path.name for path in places.iterdir()) == ["15", "20"]  # the third and the last evaluation
-    shutil.rmtree(places / "20")
-    assert_same(run(keeper=kept(tmp_path, resume=True, every=3)), whole)
-
-
-def test_seconds_accumulate_over_a_resumed_run(whole):
-    half = run(LONG._replace(steps=10))
-    half = half._replace(history=[found._replace(seconds=1000.0) for found in half.history])
-    found = run(keeper=types.SimpleNamespace(restored=lambda start: half, evaluated=lambda course, last: None))
-    assert [evaluation.seconds > 1000 for evaluation in found.history] == [False, False, True, True]
-    assert_same(found, whole)
-
-
-def test_resume_does_not_extend_a_run_that_stopped_early(tmp_path):
-    settings = LONG._replace(stop=lambda metrics: True)
-    early = run(settings, kept(tmp_path, resume=False))
-    assert len(early.history) == 1
-    assert_same(run(settings, kept(tmp_path, resume=True)), early)
-
-
-def test_unfinished_save_is_ignored(whole, tmp_path):
-    stopped_at(10, tmp_path)
-    place = tmp_path / "checkpoints"
-    shutil.copytree(place / "10", place / "15.orbax-checkpoint-tmp-123")
-    assert_same(run(keeper=kept(tmp_path, resume=True)), whole)
-
-
-def test_impossible_resumes_are_refused(tmp_path, monkeypatch):
-    check_folder(tmp_path, ABOUT, resume=False)
-    with pytest.raises(ValueError, match="--resume expected a checkpoint in .*, found none"):
-        check_folder(tmp_path, ABOUT, resume=True)
-    stopped_at(10, tmp_path)
-    with pytest.raises(ValueError, match="holds checkpoints of an earlier run, up to step 10; .*--resume"):
-        check_folder(tmp_path, ABOUT, resume=False)
-    with pytest.raises(ValueError, match=r"the run in .* has sizes \[3, 4\], this one \[3, 5\]; give the same"):
-        check_folder(tmp_path, {**ABOUT, "sizes": (3, 5)}, resume=True)
-    with pytest.raises(ValueError, match="has depth None, this one 2"):
-        check_folder(tmp_path, {**ABOUT, "depth": 2}, resume=True)
-    with pytest.raises(ValueError, match="has cell 'gru', this one 'a{58}…; give"):
-        check_folder(tmp_path, {**ABOUT, "cell": "a" * 999}, resume=True)
-    check_folder(tmp_path, ABOUT, resume=True)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100))
-    with pytest.raises(CannotRun, match="checkpoints need [0-9,]+ bytes, 100 are free"):
-        run(keeper=kept(tmp_path, resume=True))
-    monkeypatch.undo()
-    for step in (5, 10):
-        cut(tmp_path / "checkpoints" / str(step))
-    with pytest.raises(ValueError, match="every checkpoint in .* is damaged"):
-        check_folder(tmp_path, ABOUT, resume=True)
-    with pytest.raises(CannotRun, match="every checkpoint in .* is damaged"):
-        run(keeper=kept(tmp_path, resume=True))
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "10",
-        "5",
-    ]  # damaged checkpoints are kept
 
 
 # ---- options of runs and their keepers

@@ -395,7 +395,7 @@ def test_record_shows_unsolved_seeds_and_their_best_errors():
         ("--steps 0", "--steps"),
         ("--tests 0", "--tests"),
         ("--seeds 0", "--seeds"),
-        ("--seed -1", "--seed expected a number of at least 0, got -1"),
+        ("--seed -1", "--seed expected a number that is not negative, got -1"),
         ("--tasks adding sorting", "--tasks expected adding, copy, order, reber, agreement; got sorting"),
         ("--tasks", "--tasks expected adding, copy, order, reber, agreement; got nothing"),
         ("--cells lstm-chrono", "--cells expected rnn-uniform, rnn, irnn, lstm-b0, lstm, gru; got lstm-chrono"),
