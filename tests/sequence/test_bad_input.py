@@ -165,7 +165,9 @@ def test_params_of_whole_numbers_are_refused_and_as_floats_give_the_equations(un
 def uses_of(cell, params, xs):
     """Every function that reads parameters, on these."""
     h, net, module = np.zeros(2, np.float32), jaxrnn.stack([cell]), jaxrnn.modules.RNN(2, 2, rngs=nnx.Rngs(0))
-    calls = [lambda name=name: jaxrnn.unroll(cell, params, xs, implementation=name) for name in registry.IMPLEMENTATIONS]
+    calls = [
+        lambda name=name: jaxrnn.unroll(cell, params, xs, implementation=name) for name in registry.IMPLEMENTATIONS
+    ]
     return [
         *calls,
         lambda: jaxrnn.rnn_step(params, h, xs[0]),
