@@ -27,8 +27,10 @@ from jaxrnn.cells import (
     rnn,
     rnn_step,
 )
+from jaxrnn.counting import count_params
 from jaxrnn.generation import generate, last_output
-from jaxrnn.network import Bidirectional, Network, count_params, stack
+from jaxrnn.layers import Bidirectional
+from jaxrnn.network import Network, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.saving import load, save
 from jaxrnn.sequence.unroll import unroll

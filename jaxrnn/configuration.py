@@ -17,7 +17,8 @@ from jaxrnn import _checks
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Cell, CellConfig, format_value
 from jaxrnn.cells import gru, indrnn, lstm, mgu, regularize, rnn
-from jaxrnn.network import Bidirectional, Network, stack, walk
+from jaxrnn.layers import Bidirectional, walk
+from jaxrnn.network import Network, stack
 
 FACTORIES: dict[str, Callable[..., Cell]] = {f.__name__: f for f in (rnn, lstm, gru, mgu, indrnn, regularize)}
 STACK = ("cells", "merge", "dropout", "residual")

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, State
-from jaxrnn.network import Network, check_layers, directions
+from jaxrnn.layers import check_layers, directions
+from jaxrnn.network import Network
 from jaxrnn.sequence.arguments import check_cell
 from jaxrnn.sequence.sharding import align_carry
 

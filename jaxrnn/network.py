@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,12 +11,10 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._describe import cut
 from jaxrnn._types import (
     CELL_TYPES,
     NOT_GIVEN,
     AnyArray,
-    AnyCell,
     Cell,
     LayerRules,
     NotGiven,
@@ -26,71 +24,26 @@ from jaxrnn._types import (
     format_call,
 )
 from jaxrnn.cells._noise import dropped
+from jaxrnn.layers import (
+    MERGES,
+    Bidirectional,
+    Direction,
+    Layer,
+    Merge,
+    check_layers,
+    concat,
+    directions,
+    from_directions,
+    merge_of,
+    merged,
+    run_layers,
+    walk,
+)
 from jaxrnn.sequence import registry
 from jaxrnn.sequence.arguments import warn_of_silence
 from jaxrnn.sequence.unroll import unroll
 
-
-def _concat(forward: Array, backward: Array) -> Array:
-    return jnp.concatenate([forward, backward], axis=-1)
-
-
-def _average(forward: Array, backward: Array) -> Array:
-    return (forward + backward) / 2
-
-
-Merge = Callable[[Array, Array], Array]
-MERGES: dict[str, Merge] = {"concat": _concat, "sum": jnp.add, "mul": jnp.multiply, "average": _average}
-
-
-class Bidirectional(NamedTuple):
-    """The two cells, parameters or states of a layer that reads in both directions."""
-
-    forward: Any
-    backward: Any
-
-
-Layer = AnyCell | Bidirectional
-
 MOST_LAYERS = 2**16  # each is a loop of its own in the compiled program
-
-# The walk over layers and directions. An entry is a layer, its parameters or its states.
-
-
-def directions(entry: Any) -> tuple[Any, ...]:
-    """The parts of an entry, one a direction: two of a :class:`Bidirectional`, else the entry itself."""
-    return tuple(entry) if isinstance(entry, Bidirectional) else (entry,)
-
-
-def from_directions(parts: Sequence[Any]) -> Any:
-    """The inverse of `directions`."""
-    return Bidirectional(*parts) if len(parts) == 2 else parts[0]
-
-
-class Direction(NamedTuple):
-    """One cell of a network, with its parts of other trees, such as its parameters."""
-
-    path: str  # after the name of a tuple over layers, such as "[0].forward"
-    reverse: bool
-    cell: Any
-    parts: tuple[Any, ...]  # one of each tree that is walked with the layers
-
-
-def walk_layer(k: int, layer: Any, *entries: Any) -> list[Direction]:
-    """The directions of layer `k`, with their parts of its entries."""
-    cells = directions(layer)
-    parts = zip(*map(directions, entries), strict=True) if entries else ((),) * len(cells)
-    names = [f".{name}" for name in Bidirectional._fields] if len(cells) == 2 else [""]
-    return [
-        Direction(f"[{k}]{name}", reverse, cell, tuple(own))
-        for name, reverse, cell, own in zip(names, (False, True), cells, parts, strict=False)
-    ]
-
-
-def walk(layers: Sequence[Any], *trees: Sequence[Any]) -> Iterator[list[Direction]]:
-    """The directions of every layer of a network, from the input up."""
-    for k, (layer, *entries) in enumerate(zip(layers, *trees, strict=True)):
-        yield walk_layer(k, layer, *entries)
 
 
 class Network(NamedTuple):
@@ -158,16 +111,6 @@ class _Plan(NamedTuple):
         return any(len(directions(layer)) == 2 for layer in self.layers)
 
 
-def merge_of(merge: str | Merge) -> Merge:
-    """The function that merges the outputs of two directions."""
-    return MERGES[merge] if isinstance(merge, str) else merge
-
-
-def merged(merge: str | Merge, outputs: Sequence[Array]) -> Array:
-    """One output of those of a layer's directions."""
-    return merge_of(merge)(*outputs) if len(outputs) == 2 else outputs[0]
-
-
 def _output_size(cell: Any) -> int:
     """The size of a cell's output, which does not depend on its input."""
 
@@ -207,32 +150,6 @@ def _initial_state(plan: _Plan, batch_shape: tuple[int, ...] = (), dtype: Any = 
     return tuple(
         from_directions([cell.initial_state(batch_shape, dtype) for cell in directions(layer)]) for layer in plan.layers
     )
-
-
-def run_layers(
-    plan: Any,
-    run: Callable[[Direction, Any], tuple[Any, Array]],
-    xs: Any,
-    *trees: Sequence[Any],
-    between: Callable[[int, Array], Array] = lambda k, ys: ys,
-) -> tuple[list[list[Any]], Array]:
-    """Runs every layer over the outputs of the one below it.
-
-    `run(direction, xs) -> (kept, ys)` runs one direction, with its parts of the trees; `between(k, ys)`
-    changes what the next layer reads. `plan` is a network or its plan.
-
-    Returns:
-        What was kept, by layer and direction, and the outputs of the last layer.
-    """
-    kept = []
-    for k, ways in enumerate(walk(plan.layers, *trees)):
-        found = [run(way, xs) for way in ways]
-        kept.append([own for own, _ in found])
-        outputs = [ys for _, ys in found]
-        ys = merged(plan.merge, outputs)
-        ys = ys + xs if plan.residual and k else ys
-        xs = between(k, ys) if k < len(plan.layers) - 1 else ys
-    return kept, xs
 
 
 def _unroll(
@@ -299,7 +216,7 @@ def _split_key(layer: Layer, key: Array | None) -> Any:
 
 def _is_one_cell(plan: _Plan) -> bool:
     """Whether its layers read the outputs below as they are, or two directions of them concatenated."""
-    between = plan.residual or (plan.is_bidirectional and merge_of(plan.merge) is not _concat)
+    between = plan.residual or (plan.is_bidirectional and merge_of(plan.merge) is not concat)
     return len(plan.layers) == 1 or not between
 
 
@@ -339,24 +256,6 @@ def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]
         plan, lambda way, y: way.cell.step(*way.parts, y), _checks.array(where, "x", x), params, states
     )
     return tuple(state for (state,) in kept), y
-
-
-def check_layers(where: str, name: str, value: Any, layers: tuple[Layer, ...]) -> None:
-    """Raises unless `value` is a tuple over layers, of one entry a direction each."""
-    if not isinstance(value, tuple) or hasattr(value, "_fields") or len(value) != len(layers):
-        raise TypeError(
-            f"{where}: {name} expected a tuple over {len(layers)} layers, got {_checks.describe(value)}; "
-            "those of a single cell are one entry of it"
-        )
-    for k, (layer, entry) in enumerate(zip(layers, value, strict=True)):
-        check_directions(where, f"{name}[{k}]", layer, entry)
-
-
-def check_directions(where: str, name: str, layer: Any, entry: Any) -> None:
-    """Raises unless an entry has the directions of the layer it belongs to."""
-    if len(directions(layer)) != len(directions(entry)):
-        kind = "one direction" if len(directions(layer)) == 1 else "a Bidirectional(forward, backward)"
-        raise TypeError(f"{where}: {name} expected {kind}, got {_checks.describe(entry)}")
 
 
 def _check_layer(k: int, layer: Any, bidirectional: bool) -> Layer:
@@ -452,38 +351,3 @@ def stack(
         dropout=plan.dropout,
         residual=plan.residual,
     )
-
-
-def count_params(params: Params) -> int:
-    """The number of parameters: the entries of all arrays of any pytree.
-
-    RNN H(I + H + 1), LSTM 4 times that, GRU 3 times that and H for `b_hn`; LSTM with projection
-    4H(I + P + 1) + HP. PyTorch also has a second bias for each layer and direction: H, 4H, and
-    for the GRU 2H more than here.
-
-    Args:
-        params: any pytree of arrays, such as those of a cell or a network.
-
-    Returns:
-        A Python integer.
-
-    Raises:
-        TypeError: naming the leaf, if one is no array of numbers, as random keys are none.
-
-    Example:
-        >>> import jax, jaxrnn
-        >>> jaxrnn.count_params(jaxrnn.lstm(256).init(jax.random.key(0), 128))
-        394240
-    """
-    where, total = "count_params", 0
-    for path, leaf in _checks.leaves_with_path(where, "params", params):
-        size = _checks.size_of(leaf)
-        if size is None:
-            at = f"params{cut(jax.tree_util.keystr(path), 80)}"
-            hint = "; give the params, such as `init` returns" if isinstance(params, (Network, *CELL_TYPES)) else ""
-            hint = (
-                "; of a module count its `.params`" if isinstance(_checks.attribute(params, "params"), tuple) else hint
-            )
-            raise TypeError(f"{where}: {at} expected an array of numbers, got {_checks.describe(leaf)}{hint}")
-        total += size
-    return total

@@ -30,7 +30,8 @@ from jaxrnn.analysis._logscale import (
     unscaled,
 )
 from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory
-from jaxrnn.network import Direction, Network, check_directions, from_directions, merge_of, run_layers, walk
+from jaxrnn.layers import Direction, check_directions, from_directions, merge_of, run_layers, walk
+from jaxrnn.network import Network
 from jaxrnn.sequence.masking import only, select
 
 WHERE = "gradient_flow"

@@ -25,7 +25,7 @@ from jaxrnn.interop._mappings import (
     to_jax,
 )
 from jaxrnn.interop._sizes import Axis, Claim, Fit, fit
-from jaxrnn.network import walk_layer
+from jaxrnn.layers import walk_layer
 
 RECORDS: dict[str, Any] = {"rnn": RNNParams, "lstm": LSTMParams, "gru": GRUParams}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}

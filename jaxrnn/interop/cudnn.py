@@ -16,7 +16,7 @@ from jaxrnn import _checks
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
-from jaxrnn.network import Bidirectional
+from jaxrnn.layers import Bidirectional
 
 PEER = "cuDNN"
 KINDS = {"lstm": "lstm", "gru": "gru", "rnn_tanh": "rnn", "rnn_relu": "rnn"}

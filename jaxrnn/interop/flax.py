@@ -27,7 +27,7 @@ from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
 from jaxrnn.interop._sizes import fit
-from jaxrnn.network import Bidirectional
+from jaxrnn.layers import Bidirectional
 
 Layout = dict[str, lay.Part]
 

@@ -16,7 +16,7 @@ from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
 from jaxrnn.interop._sizes import Claim, fit
-from jaxrnn.network import Bidirectional
+from jaxrnn.layers import Bidirectional
 
 PEER = "Keras"
 ORDER = {"rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # z r h in the places of r z n

@@ -16,7 +16,8 @@ from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._mappings import as_numpy, hint_of_module, items, listed
 from jaxrnn.interop._onnx_files import require_onnx
 from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
-from jaxrnn.network import MERGES, Network, check_directions, directions, walk_layer
+from jaxrnn.layers import MERGES, check_directions, directions, walk_layer
+from jaxrnn.network import Network
 
 if TYPE_CHECKING:
     import onnx

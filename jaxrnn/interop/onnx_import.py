@@ -16,7 +16,8 @@ from jaxrnn.interop._onnx_files import Source, read_model
 from jaxrnn.interop._onnx_reader import DIRECTIONS, Node, read_node, recurrent_nodes
 from jaxrnn.interop._onnx_values import MIXED, Values, ancestors
 from jaxrnn.interop._sizes import shown
-from jaxrnn.network import Bidirectional, Network, from_directions, stack
+from jaxrnn.layers import Bidirectional, from_directions
+from jaxrnn.network import Network, stack
 
 if TYPE_CHECKING:
     import onnx

@@ -16,7 +16,7 @@ from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
 from jaxrnn.interop._sizes import fit
-from jaxrnn.network import from_directions
+from jaxrnn.layers import from_directions
 
 PEER = "PyTorch"
 OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l([0-9]{1,18})(_reverse)?")

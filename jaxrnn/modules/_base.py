@@ -12,10 +12,11 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params
 from jaxrnn.cells import LSTMState
+from jaxrnn.layers import Layer
 from jaxrnn.modules import _layout, _weights
 from jaxrnn.modules._loading import Loading
 from jaxrnn.modules._weights import DrawingOptions
-from jaxrnn.network import MOST_LAYERS, Layer, Network, stack
+from jaxrnn.network import MOST_LAYERS, Network, stack
 from jaxrnn.sequence import registry
 from jaxrnn.sequence.arguments import checkpoint_of
 from jaxrnn.sequence.implementations.protocol import Implementation

@@ -10,7 +10,8 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import State
 from jaxrnn.cells import LSTMState
-from jaxrnn.network import Network, directions, from_directions
+from jaxrnn.layers import directions, from_directions
+from jaxrnn.network import Network
 
 
 def time_first(where: str, xs: Any, input_size: int, batch_first: bool) -> Array:

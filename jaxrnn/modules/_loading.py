@@ -6,10 +6,10 @@ from typing import Any
 
 from jaxrnn import interop
 from jaxrnn._types import Params
+from jaxrnn.layers import Layer
 from jaxrnn.modules import _weights
 from jaxrnn.modules._signature import spelled_out
 from jaxrnn.modules._variants import check_torch_has
-from jaxrnn.network import Layer
 
 
 class Loading:

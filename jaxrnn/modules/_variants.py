@@ -5,7 +5,7 @@ from typing import Any
 from jaxrnn import _checks
 from jaxrnn.cells import GRUConfig, RNNConfig
 from jaxrnn.cells._activation import ACTIVATIONS
-from jaxrnn.network import Layer, directions
+from jaxrnn.layers import Layer, directions
 
 
 def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:

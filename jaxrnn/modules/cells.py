@@ -12,11 +12,11 @@ from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells import gru, lstm, rnn
 from jaxrnn.initializers import Initializer, draw
+from jaxrnn.layers import Layer
 from jaxrnn.modules import _weights
 from jaxrnn.modules._loading import Loading
 from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
 from jaxrnn.modules._weights import DrawingOptions
-from jaxrnn.network import Layer
 
 
 class RecurrentCell(Loading, nnx.RNNCellBase):

@@ -10,7 +10,8 @@ from jaxrnn._describe import describe_model
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
 from jaxrnn.cells._activation import mixes_units
-from jaxrnn.network import Network, from_directions, stack, walk
+from jaxrnn.layers import from_directions, walk
+from jaxrnn.network import Network, stack
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.sharding import row_shardings
 
