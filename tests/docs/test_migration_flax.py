@@ -230,13 +230,13 @@ def _():
     theirs = nnx.LSTMCell(
         I, H, **DOUBLE, rngs=nnx.Rngs(0), kernel_init=of(0.1), recurrent_kernel_init=of(0.2), bias_init=of(0.3)
     )
-    bias = jaxrnn.initializers.gate_bias(0.3)
-    options = {"kernel_init": of(0.1), "recurrent_init": of(0.2), "bias_init": bias}
     expected = nnx.RNN(theirs)(first(XS))
-    cell = jaxrnn.lstm(H, **options)
-    assert_same(first(jaxrnn.unroll(cell, cell.init(jax.random.key(0), I), XS)[1]), expected)
-    module = modules.LSTM(I, H, **options, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
-    assert_same(first(module(XS)[0]), expected)
+    for bias in (jaxrnn.initializers.gate_bias(0.3), of(0.3)):
+        options = {"kernel_init": of(0.1), "recurrent_init": of(0.2), "bias_init": bias}
+        cell = jaxrnn.lstm(H, **options)
+        assert_same(first(jaxrnn.unroll(cell, cell.init(jax.random.key(0), I), XS)[1]), expected)
+        module = modules.LSTM(I, H, **options, param_dtype=jnp.float64, rngs=nnx.Rngs(0))
+        assert_same(first(module(XS)[0]), expected)
     np.testing.assert_array_equal(LSTM.init(jax.random.key(0), I).b, np.repeat([0.0, 1.0, 0.0, 0.0], H))
     plain = modules.LSTM(400, 400, rngs=nnx.Rngs(0)).params[0]
     for w in (plain.w_x, plain.w_h, plain.b):
