@@ -99,7 +99,7 @@ def write(where: str, path: Path, content: Content) -> None:
 def write_whole(where: str, path: Path, content: bytes) -> None:
     """Writes a file with this content, or nothing: written and synced beside `path`, then moved there."""
     target = Path(os.path.realpath(path))  # a link stays a link
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = target.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "expected a file, got a folder")

@@ -351,3 +351,11 @@ def test_names_that_a_model_cannot_have_are_refused():
     many = jaxrnn.stack([cell_of("gru")] * 40)
     with pytest.raises(ValueError, match="^to_onnx: names expected one of 'x', .* and 3[0-9] more; got 'z'"):
         to_onnx(many, (random_params(cell_of("gru")), *[random_params(cell_of("gru"), 0, 4)] * 39), names={"z": "x"})
+
+
+def test_models_are_not_written_over_folders(tmp_path):
+    for path in (tmp_path, "/", ".."):
+        with pytest.raises(
+            IsADirectoryError, match="to_onnx: path: expected a file, got a folder; nothing was changed"
+        ):
+            to_onnx(PAIR, PARAMS, path=path)
