@@ -189,9 +189,14 @@ def check(config: Config) -> None:
     poems, own = load(config)
     check_total("--epochs", config.epochs, steps_per_epoch(len(poems.train), config.batch_size))
     check_runs(config, {"": {}})
-    model = model_of(len(own.symbols), dataclasses.asdict(config))
-    task = task_of(dataclasses.replace(config, batch_size=1), model, *quatrains.encode_all(own, poems.train[:1]))
-    check_training(config, task, shapes_of(task.batch(0, 0), config.batch_size), steps_per_call=STEPS_PER_CALL)
+    encoded = quatrains.encode_all(own, poems.train[:1])
+
+    def task(layers: int) -> Task:
+        model = model_of(len(own.symbols), {**dataclasses.asdict(config), "layers": layers})
+        return task_of(dataclasses.replace(config, batch_size=1), model, *encoded)
+
+    batch, deeper = shapes_of(task(1).batch(0, 0), config.batch_size), task(2) if config.layers > 1 else None
+    check_training(config, task(1), batch, steps_per_call=STEPS_PER_CALL, deeper=deeper)
 
 
 def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, devices: Devices, show: Show) -> Course:
