@@ -139,7 +139,10 @@ def nats_of(
 ) -> Callable[[Any], jax.Array]:
     """A function of parameters with a first axis of seeds, to nats per symbol."""
     spare = -len(poems) % BATCH
-    padded = np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]), np.append(lengths, [0] * spare)
+    padded = (
+        np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]),
+        np.append(lengths, np.zeros(spare, lengths.dtype)),
+    )
     operands = [jnp.asarray(part.reshape(-1, BATCH, *part.shape[1:])) for part in padded]
 
     @functools.partial(population, platform=platform)
