@@ -1,6 +1,7 @@
 """Every script refuses odd values of every option, before any work, in one line of at most 500 characters."""
 
 import dataclasses
+import doctest
 import importlib
 import re
 import typing
@@ -13,7 +14,7 @@ import pytest
 import experiments
 from experiments import __main__ as listing
 from experiments import mnist_1d, translate_toy
-from experiments.command import memory, options
+from experiments.command import memory, messages, options
 from experiments.command.messages import LONGEST, one_line, shown
 from experiments.command.script import files_of
 from experiments.datasets.images import Images
@@ -112,7 +113,9 @@ def test_odd_words_give_one_line(script, refusal):
             continue
         for word in ("a\nb\x1b[31m", "x" * 10_000, "\ud800"):
             refusal(script, name, word)
-        if not kind.many:
+        if kind.many:
+            refusal(script, name)
+        else:
             assert f"{name} expected a value, got nothing" in refusal(script, name)
     assert "there is no option --colour" in refusal(script, "--colour", "red")
     assert "expected an option, got 'a\\nb'" in refusal(script, "a\nb")
@@ -147,6 +150,7 @@ def test_seeds_that_would_repeat_others_are_refused(refusal):
 
 
 def test_messages_are_printable_and_short():
+    assert doctest.testmod(messages).failed == 0
     assert one_line("a\tb\r\nc\x00\u2028d") == "a\\tb\\r\\nc\\x00\\u2028d"
     assert one_line("白日 é") == "白日 é"
     long = one_line("begin" + "x" * 10**6 + "end")
