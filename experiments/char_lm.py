@@ -31,7 +31,7 @@ from experiments.command.script import Result, run_script
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
 from experiments.models.saved import FILE, Saved, check_writing, load_model, model_of, save_model
-from experiments.training.loop import Course, Settings, fit, make_optimiser
+from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
 from experiments.training.sizes import check_training
 
@@ -114,8 +114,12 @@ def check(config: Config) -> None:
             )
     check_total("--epochs", config.epochs, language.steps_an_epoch(text.training, config.batch_size, config.window))
     check_runs(config, {"": about(text)})
-    model = model_of(len(text.alphabet), dataclasses.asdict(config))
-    check_training(config, language.text_task(model, text.training, config.batch_size, config.window))
+
+    def task(layers: int) -> Task:
+        model = model_of(len(text.alphabet), {**dataclasses.asdict(config), "layers": layers})
+        return language.text_task(model, text.training, config.batch_size, config.window)
+
+    check_training(config, task(1), deeper=task(2) if config.layers > 1 else None)
 
 
 def about(text: Text) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from experiments.command.options import check_seed, positive, read_options
 from experiments.command.report import check_files, check_writable, environment, writable_folder, write_json
 from experiments.command.script import RESULTS, is_out_of_memory, out_of_memory
 from experiments.training.loop import Task
-from experiments.training.sizes import parts_of
+from experiments.training.sizes import KEPT, kept_bytes, stored_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,10 @@ def check_memory(config: Config, checkpoint: str | int | None) -> None:
     init, loss = functions_of(config, checkpoint)
     task = Task(init, lambda model, carry, batch, key: (loss(model, batch), carry), lambda seed, step: None, 1)
     sequence = jax.ShapeDtypeStruct((config.steps + 1, config.batch_size, config.features), jnp.float32)
-    parts = parts_of(task, sequence, 1, 1, jax.devices()[:1])
-    check_fits(parts, ("--steps", "--batch-size", "--hidden-size", "--features"), jax.devices()[0])
+    devices, options = jax.devices()[:1], ("--steps", "--batch-size", "--hidden-size", "--features")
+    parts = stored_bytes(task, sequence, 1, 1, devices)
+    check_fits(parts, options, devices[0])
+    check_fits({**parts, KEPT: kept_bytes(task, sequence, 1, devices)}, options, devices[0])
 
 
 def functions_of(

@@ -139,7 +139,10 @@ def nats_of(
 ) -> Callable[[Any], jax.Array]:
     """A function of parameters with a first axis of seeds, to nats per symbol."""
     spare = -len(poems) % BATCH
-    padded = np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]), np.append(lengths, [0] * spare)
+    padded = (
+        np.concatenate([poems, np.zeros((spare, poems.shape[1]), poems.dtype)]),
+        np.append(lengths, np.zeros(spare, lengths.dtype)),
+    )
     operands = [jnp.asarray(part.reshape(-1, BATCH, *part.shape[1:])) for part in padded]
 
     @functools.partial(population, platform=platform)
@@ -189,9 +192,14 @@ def check(config: Config) -> None:
     poems, own = load(config)
     check_total("--epochs", config.epochs, steps_per_epoch(len(poems.train), config.batch_size))
     check_runs(config, {"": {}})
-    model = model_of(len(own.symbols), dataclasses.asdict(config))
-    task = task_of(dataclasses.replace(config, batch_size=1), model, *quatrains.encode_all(own, poems.train[:1]))
-    check_training(config, task, shapes_of(task.batch(0, 0), config.batch_size), steps_per_call=STEPS_PER_CALL)
+    encoded = quatrains.encode_all(own, poems.train[:1])
+
+    def task(layers: int) -> Task:
+        model = model_of(len(own.symbols), {**dataclasses.asdict(config), "layers": layers})
+        return task_of(dataclasses.replace(config, batch_size=1), model, *encoded)
+
+    batch, deeper = shapes_of(task(1).batch(0, 0), config.batch_size), task(2) if config.layers > 1 else None
+    check_training(config, task(1), batch, steps_per_call=STEPS_PER_CALL, deeper=deeper)
 
 
 def train(config: Config, poems: quatrains.Poems, own: quatrains.Vocabulary, devices: Devices, show: Show) -> Course:

@@ -101,6 +101,7 @@ def check(config: Config) -> None:
     for steps in config.unrolls:
         _options.known("--unrolls", [str(steps)], ("1", "2", "4", "8", "16"))
     _options.positive("--repeats", config.repeats)
+    _options.known("--device", [config.device], ("gpu", "cpu"))
     if not config.minutes >= 0:
         raise ValueError(f"--minutes expected a number that is not negative, got {config.minutes}")
     if not config.xla_flags.isprintable():

@@ -1,6 +1,7 @@
 """Options: reading them by tyro, and the checks that refuse values before any work, each in one line."""
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import sys
@@ -58,13 +59,18 @@ def read_options(
     try:
         with contextlib.redirect_stderr(said):
             if default is None:
-                return tyro.cli(config_type, args=words, prog=prog)
-            return tyro.cli(config_type, args=words, prog=prog, default=default)
+                config = tyro.cli(config_type, args=words, prog=prog)
+            else:
+                config = tyro.cli(config_type, args=words, prog=prog, default=default)
+        check_size(config)
     except SystemExit as stop:
         if not stop.code:
             raise
         about = " ".join(said.getvalue().split())
         raise SystemExit(complain(name, f"cannot read the options; see {prog} --help ({about})")) from None
+    except ValueError as error:
+        raise SystemExit(complain(name, error)) from None
+    return config
 
 
 def unreadable(config_type: type, words: Sequence[str]) -> str | None:
@@ -118,6 +124,15 @@ def values_of(config: Any, name: str) -> tuple[Any, ...]:
     """The value of an option, or its values if it takes several; None is none."""
     value = getattr(config, name)
     return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def check_size(config: Any) -> None:
+    """Raises a `ValueError` for any number of any option that is larger than what JAX can hold."""
+    for field in dataclasses.fields(config):
+        for number in values_of(config, field.name):
+            most = SEEDS - 1 if field.name == "seed" else LARGEST
+            if isinstance(number, int) and number > most:
+                raise ValueError(f"{option(field.name)} expected at most {most:,}, got {shown(number)}")
 
 
 def positive(config: Any, *names: str) -> None:

@@ -101,7 +101,7 @@ def check_files(paths: Iterable[Path], option: str = "--out") -> None:
 
 def partial_of(path: Path) -> Path:
     """Where a file is written until it is whole."""
-    return path.with_name(f"{path.name}.partial")
+    return path.parent / f"{path.name}.partial"
 
 
 @contextlib.contextmanager

@@ -90,8 +90,13 @@ def _run(
         check_files(config.out / file for file in files_of(writes))
         check(config)
         writable_folder(config.out)
-    except (ValueError, OSError, CannotRun, MemoryError) as error:
+    except (ValueError, OSError, CannotRun) as error:
         return complain(name, error)
+    except MemoryError as error:
+        return complain(name, out_of_memory(error))
+    except KeyboardInterrupt:
+        complain(name, "stopped")
+        return 130
     try:
         with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
             found, draw = run(config)

@@ -4,11 +4,13 @@ import doctest
 import gzip
 import importlib
 import io
+import os
 import pkgutil
 import random
 import re
 import shlex
 import struct
+from pathlib import Path
 
 import chex
 import numpy as np
@@ -380,6 +382,19 @@ def test_missing_texts_are_refused_and_shakespeare_is_the_default(monkeypatch, t
     write(tmp_path, {"tinyshakespeare.txt": b"ab" * 20})
     small = text.load_text(None, tmp_path, 3)
     assert (small.name, small.alphabet, len(small.training)) == ("tiny-shakespeare", "ab", 36)
+
+
+def test_text_that_is_no_file_is_refused(tmp_path):
+    """A pipe gives its content once, and a device may not end."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, complaint in (
+        (tmp_path / "pipe", "it is no file"),
+        (tmp_path, "it is no file"),
+        (Path("/dev/zero"), "it is no file"),
+        (Path("a\0b"), "null byte"),
+    ):
+        with pytest.raises(OSError, match=f"cannot read the text .*{complaint}"):
+            text.load_text(path, None, 1)
 
 
 def test_windows_pair_inputs_with_the_next_symbols():

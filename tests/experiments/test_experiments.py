@@ -240,6 +240,31 @@ def test_stopped_and_failing_scripts_report_in_one_line(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "own: stopped\n"),
+        (
+            MemoryError("Unable to allocate 3 TiB"),
+            2,
+            "own: out of memory: Unable to allocate 3 TiB; give smaller sizes\n",
+        ),
+        (MemoryError(), 2, "own: out of memory: no more is given; give smaller sizes\n"),
+        (ValueError("a\nb"), 2, "own: a\\nb\n"),
+        (report.CannotRun("no"), 2, "own: no\n"),
+    ],
+)
+def test_what_ends_the_checks_is_reported_in_one_line(error, code, said, tmp_path, capsys):
+    def check(config):
+        raise error
+
+    out = tmp_path / "out"
+    run = lambda config: pytest.fail("begun")  # noqa: E731
+    assert script.run_script("own", Options, run, check=check, arguments=[f"--out={out}"]) == code
+    assert capsys.readouterr() == ("", said)
+    assert not out.exists()
+
+
 def test_record_is_written_before_figures_are_drawn(tmp_path):
     def draw():
         assert json.loads((tmp_path / "results.json").read_text())["loss"] == 1
@@ -314,6 +339,17 @@ def test_every_record_has_a_row(tmp_path):
     (tmp_path / "mnist_1d.json").write_text(json.dumps(record))
     *_, row = summary.table(tmp_path).splitlines()
     assert row.startswith("| `mnist_1d` | test accuracy, % | 5,110 | 1.5 | 60.0 ± 14.1, 2 seeds | 89.1 to 91.0")
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"experiment": "mnist_1d", "test_accuracy": []}'])
+def test_broken_record_is_named_in_one_line(content, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mnist_1d.json").write_text(content)
+    with pytest.raises(ValueError, match="mnist_1d.json is no record of a run: "):
+        summary.table(tmp_path)
+    monkeypatch.setattr(summary, "write", lambda: summary.table(tmp_path))
+    assert listing.main(["summary"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
 
 
 # Figures and files

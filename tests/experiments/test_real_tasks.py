@@ -108,7 +108,10 @@ def test_vowel_batches_are_sorted_by_length():
 # ---- polyphonic music
 
 
-def test_music_nats_equal_hand_computation():
+@pytest.mark.parametrize("group", [32, 3, 1])
+def test_music_nats_equal_hand_computation(group, monkeypatch):
+    """The mean is over all steps, however the pieces are grouped."""
+    monkeypatch.setattr(polyphonic_music, "BATCH", group)
     rng = np.random.default_rng(0)
     pieces = [rng.integers(0, 2, (length, 88)).astype(np.uint8) for length in (5, 2, 9, 3)]
     model = polyphonic_music.functional(lambda rngs: polyphonic_music.Composer("gru", 4, 0.5, rngs))
@@ -241,7 +244,10 @@ def test_accuracy_record_holds_every_seed_and_evaluation(capsys):
 LINES = ("白日依山盡", "黃河入海流", "欲窮千里目", "更上一層樓")
 
 
-def test_poem_nats_equal_hand_computation():
+@pytest.mark.parametrize("part", [256, 2, 1])
+def test_poem_nats_equal_hand_computation(part, monkeypatch):
+    """The mean is over all symbols, in however many parts the poems are read."""
+    monkeypatch.setattr(poems, "BATCH", part)
     poem, other = quatrains.Poem(LINES, "，。，。"), quatrains.Poem(tuple(line + "山河" for line in LINES), "，。，。")
     own = quatrains.vocabulary([poem])
     encoded, lengths = quatrains.encode_all(own, [poem, other, poem])
