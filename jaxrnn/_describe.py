@@ -28,6 +28,14 @@ def quote(value: Any, longest: int = 80) -> str:
     return cut(text, longest)
 
 
+def quote_record(value: Any) -> str:
+    """The representation of a record, which its class may define."""
+    try:
+        return cut(repr(value), 80)
+    except Exception:
+        return ""
+
+
 def cut(text: str, longest: int = LONGEST) -> str:
     """The text on one line, its middle left out if it is longer."""
     text = " ".join(text.encode("utf-8", "backslashreplace").decode().split())
@@ -59,6 +67,8 @@ def _describe(value: Any, depth: int) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}"
     names = getattr(value, "_fields", None) if isinstance(value, tuple) else None
+    if isinstance(value, tuple) and any(map(callable, value)):  # a cell, a network or a rule
+        return f"{type(value).__name__} {quote_record(value)}"
     if isinstance(value, tuple) and isinstance(names, tuple) and len(names) == len(value):
         fields = [f"{k}={_nested(v, depth)}" for k, v in zip(names[:8], value, strict=False)]
         return f"{type(value).__name__}({', '.join(fields)}{', …' if len(names) > 8 else ''})"

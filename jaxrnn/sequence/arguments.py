@@ -222,7 +222,7 @@ def warn_of_silence(where: str, has_noise: bool, model: Any) -> None:
     """Warns the caller's caller that noise is off, if there is any."""
     if has_noise:
         warnings.warn(
-            f"{where}: key was not given, so the noise of {_describe.cut(repr(model), 120)} is off; "
+            f"{where}: key was not given, so the noise of {_describe.cut(str(model), 120)} is off; "
             "give a key to train, key=None to evaluate",
             stacklevel=3,
         )
