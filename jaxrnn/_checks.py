@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,12 @@ MOST_AXES = 32  # of a batch
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def is_integer(value: Any) -> bool:
+def is_integer(value: Any) -> TypeGuard[int]:
     """Whether it is an integer; booleans and traced numbers are none."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.bool_))
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a real number; booleans and traced numbers are none."""
     return is_integer(value) or isinstance(value, (float, np.floating))
 

@@ -164,15 +164,15 @@ def _check_model(where: str, model: Any, params: Params, states: State, first_in
             )
         check_layers(where, "params", params, model.layers)
         check_layers(where, "states", states, model.layers)
-        layer, own = model.layers[0], params[0]
+        cell, own = directions(model.layers[0])[0], params[0]
     else:
         check_cell(where, model, "net_or_cell")
-        layer, own = model, params
-    if layer.check is None:  # a cell of one's own may read anything
+        cell, own = model, params
+    if cell.check is None:  # a cell of one's own may read anything
         _checks.arrays(where, "first_input", first_input)
     else:
         first_input = _checks.floating(where, "first_input", first_input)
-        layer.check(where, own, first_input.shape)
+        cell.check(where, own, first_input.shape)
         expected = jax.eval_shape(lambda: model.initial_state(first_input.shape[:-1]))
         _checks.state_like(where, "states", states, expected, "first_input")
     _checks.arrays(where, "states", states)

@@ -24,7 +24,7 @@ def spelled_out(cls: type) -> Signature:
     _, *parameters = inspect.signature(cls.__init__).parameters.values()
     last = parameters[-1] if parameters else None
     if last is not None and last.kind is inspect.Parameter.VAR_KEYWORD:
-        (options, *_) = getattr(last.annotation, "__args__", (None,))
+        options: Any = next(iter(getattr(last.annotation, "__args__", ())), None)
         if hasattr(options, "__required_keys__"):
             parameters[-1:] = [
                 _keyword(cls, name, kind, options.__required_keys__) for name, kind in options.__annotations__.items()

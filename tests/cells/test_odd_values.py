@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxrnn
+from jaxrnn import _checks
 from jaxrnn import initializers as init
 from tests.support.odd_values import faults
 
@@ -80,3 +81,8 @@ def test_odd_arguments_of_regularize_are_refused():
     rates = dict.fromkeys(("input_dropout", "recurrent_dropout", "dropconnect", "zoneout"), 0.1)
     right = {"cell": {"a cell"}, **{name: {"0"} for name in rates}}
     assert not faults("regularize", traced(call), {"cell": jaxrnn.lstm(H), **rates}, accepted=right)
+
+
+def test_symbolic_sizes_are_axes_of_a_batch():
+    (size,) = jax.export.symbolic_shape("b")
+    assert _checks.batch_shape("lstm.initial_state", (size, 3)) == (size, 3)

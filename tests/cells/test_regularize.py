@@ -193,5 +193,5 @@ def test_forgotten_key_of_a_cell_with_noise_warns():
         params = net.init(jax.random.key(0), case.xs.shape[-1])
         with pytest.warns(UserWarning, match="stack.unroll: key was not given, so the noise of") as caught:
             net.unroll(params, case.xs)
-            assert len(caught) == 1
+        assert len(caught) == 1
         net.unroll(params, case.xs, key=None)  # a warning would be an error here
