@@ -11,13 +11,14 @@ What these functions return compares by value and can be pickled.
 import dataclasses
 import inspect
 import math
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxrnn import _describe
+from jaxrnn import _checks, _describe
 from jaxrnn._bound import Bound
 
 
@@ -45,11 +46,38 @@ class Initializers:
 
 
 def _draw_by_jax(name: str, options: tuple[Any, ...], key: Array, shape: Any, *dtype: Any) -> Array:
-    return getattr(jax.nn.initializers, name)(*options)(key, shape, *dtype)
+    try:
+        return getattr(jax.nn.initializers, name)(*options)(key, shape, *dtype)
+    except IndexError as error:
+        raise ValueError(f"{name}: expected axes that the shape {tuple(shape)} has, got {options}") from error
 
 
-def _axes(axis: Any) -> Any:
-    return axis if isinstance(axis, int) else tuple(axis)
+MOST_AXES = 64  # of an array of NumPy
+
+
+def _axis(where: str, name: str, axis: Any) -> int:
+    if not (_checks.is_integer(axis) and -MOST_AXES <= axis < MOST_AXES):
+        raise TypeError(f"{where}: {name} expected the number of an axis, got {_describe.describe(axis)}")
+    return int(axis)
+
+
+def _axes(where: str, name: str, axes: Any) -> int | tuple[int, ...]:
+    if not isinstance(axes, Sequence) or isinstance(axes, (str, bytes)):
+        return _axis(where, name, axes)
+    if len(set(axes := tuple(_axis(where, name, axis) for axis in axes))) < len(axes):
+        raise ValueError(f"{where}: {name} expected each axis once, got {_describe.describe(axes)}")
+    return axes
+
+
+def _dtype(where: str, dtype: Any) -> Any:
+    return None if dtype is None else _checks.float_dtype(where, "dtype", dtype)
+
+
+def _finite(where: str, name: str, value: Any) -> float:
+    value = _checks.number(where, name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{where}: {name} expected a finite number, got {value}")
+    return value
 
 
 def glorot_uniform(in_axis: Any = -2, out_axis: Any = -1, batch_axis: Any = (), dtype: Any = None) -> Initializer:
@@ -58,7 +86,10 @@ def glorot_uniform(in_axis: Any = -2, out_axis: Any = -1, batch_axis: Any = (), 
     References:
         Glorot & Bengio 2010, equation 16.
     """
-    return Bound(_draw_by_jax, "glorot_uniform", (_axes(in_axis), _axes(out_axis), _axes(batch_axis), dtype))
+    where = "glorot_uniform"
+    names = {"in_axis": in_axis, "out_axis": out_axis, "batch_axis": batch_axis}
+    axes = tuple(_axes(where, name, axis) for name, axis in names.items())
+    return Bound(_draw_by_jax, where, (*axes, _dtype(where, dtype)))
 
 
 def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: Any = None) -> Initializer:
@@ -67,16 +98,14 @@ def orthogonal(scale: float = 1.0, column_axis: int = -1, dtype: Any = None) -> 
     References:
         Saxe, McClelland & Ganguli 2014, arXiv:1312.6120.
     """
-    return Bound(_draw_by_jax, "orthogonal", (scale, column_axis, dtype))
+    where = "orthogonal"
+    axis = _axis(where, "column_axis", column_axis)
+    return Bound(_draw_by_jax, where, (_finite(where, "scale", scale), axis, _dtype(where, dtype)))
 
 
 def uniform(scale: float = 1e-2, dtype: Any = None) -> Initializer:
     """:func:`jax.nn.initializers.uniform`: U(0, `scale`)."""
-    return Bound(_draw_by_jax, "uniform", (scale, dtype))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return Bound(_draw_by_jax, "uniform", (_finite("uniform", "scale", scale), _dtype("uniform", dtype)))
 
 
 def torch_uniform() -> Initializer:
@@ -102,9 +131,7 @@ def identity(scale: float = 1.0) -> Initializer:
     References:
         Le, Jaitly & Hinton 2015, arXiv:1504.00941, section 3.
     """
-    if not _is_number(scale):
-        raise TypeError(f"identity: scale expected a number, got {scale!r}")
-    return Bound(_identity, scale)
+    return Bound(_identity, _finite("identity", "scale", scale))
 
 
 def _identity(scale: float, key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
@@ -128,10 +155,11 @@ def gate_bias(default: float = 0.0, **gates: float) -> BiasInitializer:
         Gers, Schmidhuber & Cummins 2000 for the forget gate; Jozefowicz, Zaremba &
         Sutskever 2015, section 2.2, for the value 1.
     """
-    for name, value in {"default": default, **gates}.items():
-        if not _is_number(value):
-            raise TypeError(f"gate_bias: {name} expected a number, got {value!r}")
-    return Bound(_gate_bias, default, tuple(sorted(gates.items())))
+    values = {name: _checks.number("gate_bias", name, value) for name, value in {"default": default, **gates}.items()}
+    for name, value in values.items():
+        if math.isnan(value):
+            raise ValueError(f"gate_bias: {name} expected a number, got nan")
+    return Bound(_gate_bias, values.pop("default"), tuple(sorted(values.items())))
 
 
 def _gate_bias(
@@ -146,7 +174,7 @@ def _gate_bias(
     values = dict(gates)
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise ValueError(f"gate_bias: gate {unknown[0]!r} is not one of this cell's: {', '.join(names)}")
+        raise ValueError(f"gate_bias: gate {_describe.quote(unknown[0])} is not one of this cell's: {', '.join(names)}")
     return jnp.concatenate([jnp.full((hidden_size,), values.get(name, default), dtype) for name in names])
 
 
@@ -177,15 +205,16 @@ def chrono(max_time: int) -> BiasInitializer:
     References:
         Tallec & Ollivier 2018, arXiv:1804.11188, "chrono initialization".
     """
-    if not isinstance(max_time, int) or isinstance(max_time, bool):
-        raise TypeError(f"chrono: max_time expected a number of steps, got {max_time!r}")
+    if not _checks.is_integer(max_time):
+        raise TypeError(f"chrono: max_time expected a number of steps, got {_describe.describe(max_time)}")
     if max_time < 3:
-        raise ValueError(f"chrono: max_time expected at least 3 steps, got {max_time}")
-    return Bound(_chrono, max_time)
+        raise ValueError(f"chrono: max_time expected at least 3 steps, got {_describe.quote(max_time)}")
+    return Bound(_chrono, _checks.size("chrono", "max_time", max_time))
 
 
 def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any) -> Array:
-    kept = jnp.log(jax.random.uniform(key, (hidden_size,), dtype, 1.0, max_time - 1.0))
+    drawn = dtype if max_time <= float(jnp.finfo(dtype).max) else jnp.float32
+    kept = jnp.log(jax.random.uniform(key, (hidden_size,), drawn, 1.0, max_time - 1.0)).astype(dtype)
     keep_gate = "f" if {"f", "g"} <= set(names) else "z"
     if keep_gate not in names:
         raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 Pure functions of any cell, its parameters and a sequence; all can be jitted, with the cell, the
 loss and the options closed over. Lengths and norms that may overflow are returned as natural logs.
+Logs and statistics are float32 at least.
 Every function states its cost in T steps, B sequences and H units.
 """
 

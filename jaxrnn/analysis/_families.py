@@ -16,6 +16,7 @@ from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
 from jaxrnn.cells.mgu import GATES as MGU_GATES
 from jaxrnn.cells.rnn import GATES as RNN_GATES
+from jaxrnn.sequence.inspection import is_own
 
 Values = dict[str, Array]
 
@@ -103,9 +104,10 @@ def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
     """The family of a cell that has gates, and the shapes of its parameters."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    if family is None or not family.gates or cell.rule is None:
+    if family is None or not family.gates or cell.rule is None or is_own(cell.rule):
         raise NotImplementedError(
-            f"{where}: cell expected an LSTM, GRU or MGU, which have gates; got {describe_model(cell)}"
+            f"{where}: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; "
+            f"got {describe_model(cell)}"
         )
     return family, shapes
 

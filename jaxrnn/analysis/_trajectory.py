@@ -122,6 +122,11 @@ def _unroll(*args: Any, **given: Any) -> tuple[State, PyTree, State]:
     return unroll(*args, implementation="scan", **options)  # pyright: ignore[reportReturnType]
 
 
+def widened(run: Trajectory) -> Trajectory:
+    """The run in float32 at least, for logs of lengths: in bfloat16 a sum of 32 and -0.1 is 32."""
+    return cast_floating(run, factored_dtype(run.steps.xs.dtype))
+
+
 def per_sequence(steps: Steps) -> Steps:
     """The batch axes as one: leaves `(T, N, ·)`."""
     axes = steps.xs.ndim - 1
@@ -136,7 +141,7 @@ def batched(tree: PyTree, steps: Steps) -> Any:
 
 
 def factored_dtype(dtype: Any) -> Any:
-    """The dtype to factorise matrices in: JAX computes QR and eigenvalues in float32 or float64 only."""
+    """The dtype to factorise matrices in, and to add many numbers: JAX has QR and eigenvalues in no narrower one."""
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 

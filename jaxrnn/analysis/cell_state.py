@@ -30,6 +30,7 @@ from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
 from jaxrnn.cells.lstm import hidden
+from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.masking import select
 
 
@@ -99,10 +100,12 @@ def cell_state_jacobian_terms(
     """
     where = "cell_state_jacobian_terms"
     check_reduce(where, reduce, "of one term")
-    if not isinstance(params, LSTMParams) or getattr(cell, "rule", None) is None:
+    rule = getattr(cell, "rule", None)
+    if not isinstance(params, LSTMParams) or rule is None or is_own(rule):
         got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise NotImplementedError(
-            f"{where}: cell expected an LSTM with its params, got {describe_model(cell)} and params {got}"
+            f"{where}: cell expected an LSTM of this library with its params, "
+            f"got {describe_model(cell)} and params {got}"
         )
     run = trajectory(where, cell, params, xs, state, lengths)
     return _terms(cell.rule, describe_model(cell), reduce, run.params, run.steps)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, State
 from jaxrnn.analysis._logscale import unit
-from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, trajectory
+from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, trajectory, widened
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.masking import select
 
@@ -55,7 +55,7 @@ def tangent_norms(
         (300, 2)
     """
     where = "tangent_norms"
-    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    run = widened(trajectory(where, cell, params, xs, state, lengths, mask))
     return _forward(cell.step, run.params, run.steps, _direction(where, "tangent", tangent, key, run))
 
 
@@ -98,7 +98,7 @@ def cotangent_norms(
         (300, 2)
     """
     where = "cotangent_norms"
-    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    run = widened(trajectory(where, cell, params, xs, state, lengths, mask))
     return _backward(cell.step, run.params, run.steps, _direction(where, "cotangent", cotangent, key, run))
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, Rule, State
 from jaxrnn.analysis._families import Family, Values, gated_family_of, own_residual
-from jaxrnn.analysis._trajectory import Steps, trajectory
+from jaxrnn.analysis._trajectory import Steps, factored_dtype, trajectory
 from jaxrnn.sequence.masking import only
 
 MOST_BINS = 2**16  # of a histogram with H * bins counts
@@ -137,8 +137,8 @@ def gate_statistics(
 
 
 def _counted(values: Float[Array, "T *B H"], mask: Array | None) -> tuple[Array, Array]:
-    """Values as `(N, H)`, and which of them are of valid steps."""
-    rows = values.reshape(-1, values.shape[-1])
+    """Values as `(N, H)`, in a dtype in which N of them can be added, and which of them are of valid steps."""
+    rows = values.reshape(-1, values.shape[-1]).astype(factored_dtype(values.dtype))
     valid = jnp.ones(rows.shape[:1], bool) if mask is None else mask.reshape(-1)
     return rows, jnp.broadcast_to(valid[:, None], rows.shape)
 

@@ -29,7 +29,8 @@ from jaxrnn.analysis._logscale import (
     times,
     unscaled,
 )
-from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory
+from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory, widened
+from jaxrnn.cells._step import cast_floating
 from jaxrnn.layers import Direction, check_directions, from_directions, merge_of, run_layers, walk
 from jaxrnn.network import Network
 from jaxrnn.sequence.masking import only, select
@@ -117,7 +118,7 @@ def gradient_flow(
         return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
     run = trajectory(WHERE, net_or_cell, params, xs, state, lengths, mask)
     value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
-    found, _ = _back(net_or_cell.step, False, contributions, run.params, run.steps, dfinal, _plain(dys, xs))
+    found, _ = _back(net_or_cell.step, False, contributions, run, dfinal, _plain(dys, run.steps))
     return GradientFlow(value, *found)
 
 
@@ -132,9 +133,9 @@ def _scalar(loss: Callable[[State, Array], Array]) -> Callable[[State, Array], A
     return checked
 
 
-def _plain(dys: PyTree, xs: Any) -> Scaled:
+def _plain(dys: PyTree, steps: Steps) -> Scaled:
     """Cotangents at scale 1."""
-    return Scaled(dys, jnp.zeros(xs.shape[:-1], jax.tree.leaves(dys)[0].dtype))
+    return Scaled(dys, jnp.zeros(steps.xs.shape[:-1], steps.xs.dtype))
 
 
 # ---- one cell, in one direction
@@ -153,11 +154,23 @@ def _state_norms(dstate: State, dy: Array, position: int | None, log_scale: Arra
     return jax.tree.unflatten(structure, [log_scale + log_norm(leaf, log_scale.ndim) for leaf in leaves])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _back(
-    step_of_cell: Step, reverse: bool, keep: bool, params: Params, steps: Steps, dfinal: State, dys: Scaled
+    step_of_cell: Step, reverse: bool, keep: bool, run: Trajectory, dfinal: State, dys: Scaled
 ) -> tuple[tuple[State, Params, Params | None], Scaled]:
     """The norms, the contributions if they are to be kept, and the cotangents of xs."""
+    wide = widened(run)
+    dfinal, dys = cast_floating((dfinal, dys), wide.steps.xs.dtype)
+    (norms, weight_norms, kept), dxs = _back_in_time(step_of_cell, reverse, keep, wide.params, wide.steps, dfinal, dys)
+    if kept is not None:
+        kept = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), kept, run.params)
+    return (norms, weight_norms, kept), dxs
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _back_in_time(
+    step_of_cell: Step, reverse: bool, keep: bool, params: Params, steps: Steps, dfinal: State, dys: Scaled
+) -> tuple[tuple[State, Params, Params | None], Scaled]:
+    """`_back`, with everything in one dtype."""
 
     def body(carry: Scaled, now: tuple[Steps, Scaled]) -> tuple[Scaled, Any]:
         (before, x, mask), dy = now
@@ -218,11 +231,11 @@ def _of_network(
     layers, ys = run_layers(net, run, xs, params, states)
     finals = tuple(from_directions([each.run.final for each in runs]) for runs in layers)
     value, (dfinals, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(finals, ys)
-    dys, found = _plain(dys, xs), []
+    dys, found = _plain(dys, layers[-1][0].run.steps), []
     of_final = [[way.parts[0] for way in ways] for ways in walk(net.layers, dfinals)]
     for k in range(len(layers) - 1, -1, -1):
         backs = [
-            _back(each.way.cell.step, each.way.reverse, keep, each.run.params, each.run.steps, dfinal, part)
+            _back(each.way.cell.step, each.way.reverse, keep, each.run, dfinal, part)
             for each, dfinal, part in zip(layers[k], of_final[k], _unmerged(net, layers[k], dys), strict=True)
         ]
         found.insert(0, [from_directions(parts) for parts in zip(*(own for own, _ in backs), strict=True)])
@@ -246,5 +259,6 @@ def _unmerged(net: Network, runs: list[_Run], dys: Scaled) -> list[Scaled]:
     """The cotangents of the outputs of a layer's directions."""
     if len(runs) == 1:
         return [dys]
-    _, pull = jax.vjp(merge_of(net.merge), *(each.run.ys for each in runs))
+    dtype = jax.tree.leaves(dys.value)[0].dtype
+    _, pull = jax.vjp(merge_of(net.merge), *(each.run.ys.astype(dtype) for each in runs))
     return [Scaled(part, dys.log_scale) for part in pull(dys.value)]

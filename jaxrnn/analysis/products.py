@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.analysis._jacobi_svd import Axes, after, ball
-from jaxrnn.analysis._trajectory import trajectory
+from jaxrnn.analysis._trajectory import trajectory, widened
 from jaxrnn.analysis.jacobians import jacobians_of
 
 
@@ -62,7 +62,7 @@ def jacobian_products(
     References:
         Pascanu, Mikolov & Bengio 2013, arXiv:1211.5063, section 2.
     """
-    run = trajectory("jacobian_products", cell, params, xs, state, lengths, mask)
+    run = widened(trajectory("jacobian_products", cell, params, xs, state, lengths, mask))
     logs = _log_singular_values(jacobians_of(cell.step, None, run.params, run.steps))
     return JacobianProducts(logs[..., 0], logs)
 

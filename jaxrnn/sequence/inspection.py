@@ -18,12 +18,12 @@ from jaxrnn.sequence.request import Inputs
 MOVES = ("transpose", "reshape", "slice", "squeeze", "broadcast_in_dim")  # primitives that do not change numbers
 
 
-def _is_own(value: Any) -> bool:
+def is_own(value: Any) -> bool:
     """Whether a function, or a record of functions, has any that the library does not define."""
     if isinstance(value, functools.partial):
-        return _is_own((value.func, value.args, tuple(value.keywords.values())))
+        return is_own((value.func, value.args, tuple(value.keywords.values())))
     if isinstance(value, tuple):
-        return any(map(_is_own, value))
+        return any(map(is_own, value))
     return callable(value) and not str(getattr(value, "__module__", "")).startswith("jaxrnn.")
 
 
@@ -32,7 +32,7 @@ def closes_over_traced_values(cell: Cell, inputs: Inputs) -> bool:
 
     A function with a derivative of its own cannot read such values: JAX would miss their part of the gradient.
     """
-    if not inputs.time or not _is_own(cell.equations):
+    if not inputs.time or not is_own(cell.equations):
         return False
 
     def step(params: Any, state: Any, xs: Any) -> Any:
@@ -47,7 +47,7 @@ def closes_over_traced_values(cell: Cell, inputs: Inputs) -> bool:
 def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str]:
     """The matrices of a rule of one's own that are not multiplied in `compute_dtype`."""
     rule = cell.rule
-    if not isinstance(rule, Rule) or not inputs.time or not _is_own(rule):
+    if not isinstance(rule, Rule) or not inputs.time or not is_own(rule):
         return []
     names = [name for name in rule.matrices if getattr(inputs.params, name, None) is not None]
     others = inputs.params._replace(**dict.fromkeys(names))

@@ -338,6 +338,24 @@ def test_every_function_can_be_traced(name):
     assert jax.tree.leaves(made[4].log_state_norms[0].backward)[0].shape == (T, B)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_statistics_of_many_half_precision_values_equal_numpy(dtype):
+    """More steps than float16 can count."""
+    cell = jaxrnn.gru(2)
+    params = cell.init(jax.random.key(0), 2, dtype)
+    xs = jax.random.normal(jax.random.key(1), (300, 300, 2), dtype)
+    found = analysis.gate_statistics(cell, params, xs)["z"]
+    z = np.asarray(analysis.gate_values(cell, params, xs)["z"], np.float64).reshape(-1, 2)
+    for got, wanted in zip(
+        (found.mean, found.below, found.above, found.retention_time),
+        (z.mean(0), (z < 0.1).mean(0), (z > 0.9).mean(0), -1 / np.log(z).mean(0)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-3)
+    histogram = np.stack([np.histogram(unit, 20, (0, 1))[0] for unit in z.T])
+    np.testing.assert_array_equal(found.histogram, histogram)
+
+
 def test_bfloat16_is_factorised_in_float32():
     case = make("gru", (), dtype=jnp.bfloat16)
     single = jax.tree.map(lambda p: p.astype(jnp.float32), case.params)

@@ -32,6 +32,25 @@ COUNTING = jaxrnn.Cell(
     name="counting",
 )
 ZONED = jaxrnn.regularize(LSTM, zoneout=0.2)
+
+
+def swapped(params, h, z):
+    """A step of a GRU that keeps z and r in the other order."""
+    state, y, (r, z, *rest) = GRU.rule.forward(params, h, z)
+    return state, y, (z, r, *rest)
+
+
+OWN_RULE = GRU._replace(rule=GRU.rule._replace(forward=swapped, pointwise=None), name="own")
+OWN_LSTM = LSTM._replace(rule=LSTM.rule._replace(project=lambda params, xs: LSTM.rule.project(params, xs)), name="own")
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, jacobian):
+        return jacobian
+
+
 flow = lambda loss, cell=GRU, **options: lambda: a.gradient_flow(cell, params_of(cell), XS, loss, **options)  # noqa: E731
 
 REFUSED = {
@@ -64,6 +83,51 @@ REFUSED = {
         on(a.state_jacobians, reduce="norm"),
         TypeError,
         "state_jacobians: reduce expected a function of one Jacobian, got str",
+    ),
+    "a reduce without hash": (
+        on(a.state_jacobians, reduce=Unhashable()),
+        TypeError,
+        "state_jacobians: reduce expected a function that has a hash, got Unhashable .*; wrap it in a lambda",
+    ),
+    "gates of an own rule": (
+        on(a.gate_values, OWN_RULE),
+        NotImplementedError,
+        "gate_values: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; got own",
+    ),
+    "ablate an own rule": (
+        lambda: a.ablate_gates(OWN_RULE, "z", 0.5),
+        NotImplementedError,
+        "ablate_gates: cell expected .* with the library's rule; got own",
+    ),
+    "terms of an own rule": (
+        on(a.cell_state_jacobian_terms, OWN_LSTM),
+        NotImplementedError,
+        "cell_state_jacobian_terms: cell expected an LSTM of this library with its params, got own",
+    ),
+    "a network": (
+        lambda: a.tangent_norms(jaxrnn.stack([GRU]), (params_of(GRU),), XS, key=jax.random.key(0)),
+        TypeError,
+        r"tangent_norms: cell expected a jaxrnn.Cell, got the network stack\(\[gru\(4\)\]\); give one of its layers",
+    ),
+    "integer weights": (
+        lambda: a.recurrent_spectrum(jaxrnn.RNNParams(jnp.ones((2, 2), int), jnp.ones((2, 2), int), None)),
+        TypeError,
+        r"recurrent_spectrum: params.w_h expected a floating-point array, got int32\[2, 2\]",
+    ),
+    "gates that do not fit": (
+        lambda: a.recurrent_spectrum(jaxrnn.GRUParams(jnp.ones((2, 6)), jnp.ones((3, 6)), None, None)),
+        ValueError,
+        r"recurrent_spectrum: params.w_h expected shape \(3, 9\), got \(3, 6\)",
+    ),
+    "params of many layers": (
+        lambda: a.recurrent_spectrum(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), params_of(GRU))),
+        ValueError,
+        r"recurrent_spectrum: params.w_h expected 2 axes, got shape \(2, 4, 12\); of several layers",
+    ),
+    "loss of nothing": (
+        flow(lambda final, ys: None),
+        TypeError,
+        "gradient_flow: loss expected to return a floating-point scalar, got None",
     ),
     "no direction": (on(a.tangent_norms), ValueError, "tangent_norms: expected either tangent or key, got neither"),
     "two directions": (
@@ -158,7 +222,7 @@ REFUSED = {
     "gates of an RNN": (
         on(a.gate_values, RNN),
         NotImplementedError,
-        r"gate_values: cell expected an LSTM, GRU or MGU, which have gates; got rnn\(4\)",
+        r"gate_values: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; got rnn\(4\)",
     ),
     "gates of a stack": (
         lambda: a.gate_statistics(jaxrnn.stack([GRU]), None, XS),

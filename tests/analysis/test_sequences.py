@@ -96,7 +96,7 @@ def test_gradient_flow_of_a_network_equals_jax_grad(x64):
         return weighed((states, ys))
 
     def run(params, states):
-        return loss(*net.unroll(params, xs, states, lengths=LENGTHS))
+        return loss(*net.unroll(params, xs, states, lengths=LENGTHS, key=None))
 
     value, by_params = jax.jit(jax.value_and_grad(run))(params, states)
     flow = analysis.gradient_flow(net, params, xs, loss, states, lengths=LENGTHS, contributions=True)
@@ -204,6 +204,28 @@ def test_diagonal_recurrence_gives_exact_singular_values(x64):
     logs = np.asarray(analysis.jacobian_products(cell, params, jnp.zeros((1000, 1))).log_singular_values)
     np.testing.assert_allclose(logs[0, :3], 1000 * np.log([1.5, 0.999, 1e-3]), rtol=1e-13)
     assert (logs[:, 3] == -np.inf).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_logs_of_lengths_in_half_precision_equal_the_closed_form(dtype):
+    """Every step multiplies a length by a factor that both dtypes hold: its log after t steps is t times one log."""
+    time, factor = 400, 0.90625
+    cell = jaxrnn.indrnn(2, activation=lambda a: a)
+    params = jaxrnn.IndRNNParams(jnp.ones((1, 2), dtype), jnp.full(2, factor, dtype), jnp.zeros(2, dtype))
+    operands = (cell, params, jnp.zeros((time, 1), dtype), jnp.zeros(2, dtype))
+    vector = jnp.ones(2, dtype)
+    wanted = np.arange(1, time + 1) * np.log(factor)
+    exact = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    exact(analysis.tangent_norms(*operands, tangent=vector), wanted)
+    exact(analysis.cotangent_norms(*operands, cotangent=vector), wanted[::-1])
+    exact(analysis.jacobian_products(*operands).log_norms, wanted[::-1])
+    flow = analysis.gradient_flow(*operands[:3], lambda final, ys: jnp.sum(final), operands[3], contributions=True)
+    exact(flow.log_state_norms, wanted[::-1] - np.log(factor) + np.log(2) / 2)
+    exact(flow.contributions.b.astype(jnp.float32), np.exp(wanted[::-1, None] - np.log(factor)) * np.ones(2), rtol=0.01)
+    net = jaxrnn.stack([cell], bidirectional=True, merge="sum")
+    params = (jaxrnn.Bidirectional(params, params),)
+    flow = analysis.gradient_flow(net, params, operands[2], lambda finals, ys: jnp.sum(ys[-1])).log_state_norms[0]
+    exact(flow.forward, wanted[::-1] - np.log(factor) + np.log(2) / 2)
 
 
 def test_singular_recurrence_gives_logs_of_minus_infinity(x64):

@@ -7,6 +7,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import initializers
+from tests.support.odd_values import faults
 from tests.support.registry import quick_jit
 
 KEY = jax.random.key(0)
@@ -77,6 +78,39 @@ def test_chrono_spreads_time_scales_up_to_max_time():
     assert z.std() > 0.3
 
 
+def test_chrono_draws_times_that_its_dtype_cannot_hold():
+    b = drawn(jaxrnn.gru(4000, bias_init=initializers.chrono(10**6)), 1, dtype=jnp.float16).b
+    z = np.exp(np.split(np.asarray(b, np.float64), 3)[1])
+    assert z.mean() == pytest.approx(5e5, rel=0.05)
+    assert z.max() <= 1.01e6
+
+
+# An odd value is right where it is a number that the option can have.
+NUMBER = {"0", "-1", "2.5", "10**12", "numbers"}
+AXES = {"0", "-1", "an empty list", "an empty tuple", "in a list"}
+OPTIONS = {
+    "identity": ({"scale": 0.5}, {"scale": NUMBER}),
+    "gate_bias": ({"default": 0.5, "f": 1.0}, {"default": NUMBER | {"inf"}, "f": NUMBER | {"inf"}}),
+    "chrono": ({"max_time": 100}, {}),
+    "glorot_uniform": (
+        {"in_axis": -2, "out_axis": (1,), "batch_axis": (), "dtype": None},
+        {"in_axis": AXES, "out_axis": AXES - {"in a list"}, "batch_axis": AXES - {"in a list"}, "dtype": {"None"}},
+    ),
+    "orthogonal": (
+        {"scale": 0.5, "column_axis": -1, "dtype": None},
+        {"scale": NUMBER, "column_axis": {"0", "-1"}, "dtype": {"None"}},
+    ),
+    "uniform": ({"scale": 0.5, "dtype": jnp.float32}, {"scale": NUMBER, "dtype": {"None"}}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_odd_options_are_refused_when_the_initialiser_is_made(name, unhooked):
+    good, right = OPTIONS[name]
+    found = faults(name, getattr(initializers, name), good, accepted=right)
+    assert not found, "\n".join(found)
+
+
 def test_init_follows_dtype_and_key():
     cell = jaxrnn.gru(4)
     params = drawn(cell, 3, dtype=jnp.bfloat16)
@@ -92,6 +126,11 @@ def test_init_follows_dtype_and_key():
     (lambda: jaxrnn.rnn(4, bias_init=initializers.gate_bias(f=1.0)).init(KEY, 2), ValueError, "gate 'f' is not one of"),
     (lambda: jaxrnn.rnn(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "chrono: expected an LSTM or a GRU"),
     (lambda: jaxrnn.rnn(4, kernel_init=initializers.identity()).init(KEY, 2), ValueError, "identity: shape expected a square"),
+    (lambda: jaxrnn.rnn(4, kernel_init=initializers.orthogonal(column_axis=2)).init(KEY, 2), ValueError, r"orthogonal: expected axes that the shape \(2, 4\) has, got \(1.0, 2, None\)"),
+    (lambda: initializers.glorot_uniform(in_axis=(0, 0)), ValueError, "glorot_uniform: in_axis expected each axis once"),
+    (lambda: initializers.identity(np.inf), ValueError, "identity: scale expected a finite number, got inf"),
+    (lambda: initializers.gate_bias(f=np.nan), ValueError, "gate_bias: f expected a number, got nan"),
+    (lambda: initializers.chrono(10**12), ValueError, "chrono: max_time expected at most 2147483647, got 1000000000000"),
     (lambda: initializers.chrono(2), ValueError, "chrono: max_time expected at least 3"),
     (lambda: initializers.chrono(2.5), TypeError, "chrono: max_time expected a number of steps"),
     (lambda: initializers.gate_bias(f="1"), TypeError, "gate_bias: f expected a number"),
