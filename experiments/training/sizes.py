@@ -113,9 +113,8 @@ def check_training(
 
     parts = {STATE: stored(STATE), BATCHES: stored(BATCHES), **(more or {})}
     _refuse(config, parts, devices[0])  # before the loss is traced
-    _refuse(
-        config, {**parts, KEPT: of_all_layers(lambda own: kept_bytes(own, shapes, config.seeds, devices))}, devices[0]
-    )
+    kept = of_all_layers(lambda own: kept_bytes(own, shapes, config.seeds, devices))
+    _refuse(config, parts | {KEPT: kept}, devices[0])
 
 
 def _refuse(config: Any, parts: Mapping[str, int], device: Any) -> None:

@@ -77,12 +77,12 @@ def test_damaged_checkpoint_is_reported_and_the_previous_one_is_used(damage, who
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["15", "20"]
 
 
-def test_resume_continues_from_a_checkpoint_of_every_third_evaluation(whole, tmp_path):
-    run(LONG._replace(steps=20), kept(tmp_path, resume=False, every=3))
-    places = tmp_path / "checkpoints"
-    assert sorted(path.name for path in places.iterdir()) == ["15", "20"]  # the third and the last evaluation
-    shutil.rmtree(places / "20")
-    assert_same(run(keeper=kept(tmp_path, resume=True, every=3)), whole)
+def test_resume_continues_from_a_checkpoint_of_every_third_evaluation(tmp_path):
+    settings, places = LONG._replace(steps=25), tmp_path / "checkpoints"
+    whole = run(settings, kept(tmp_path, resume=False, every=3))
+    assert sorted(path.name for path in places.iterdir()) == ["15", "25"]  # the third and the last evaluation
+    shutil.rmtree(places / "25")
+    assert_same(run(settings, kept(tmp_path, resume=True, every=3)), whole)
 
 
 def test_seconds_accumulate_over_a_resumed_run(whole):

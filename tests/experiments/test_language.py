@@ -64,6 +64,15 @@ def test_consecutive_windows_pass_on_their_states():
     np.testing.assert_allclose(losses, each.reshape(3, -1).mean(-1), rtol=1e-5)
 
 
+def test_first_states_of_a_huge_model_take_no_memory():
+    """Its memory is checked before anything is allocated."""
+    model = language.language_model(V, cell="lstm", embedding=3, hidden_size=2**31 - 1, layers=1, dropout=0.0)
+    for leaf in jax.tree.leaves(language.text_task(model, TEXT, B, WINDOW).carry):
+        assert leaf.shape == (1, B, 2**31 - 1)
+        assert leaf.strides == (0, 0, 0)
+        assert leaf[0, 0, 7] == 0
+
+
 def test_model_learns_a_repeating_text():
     text = np.tile([0, 1, 2, 1, 3, 4], 40)
     model = model_of(layers=1)[0]

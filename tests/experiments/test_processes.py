@@ -211,12 +211,16 @@ def test_devices_are_the_first_of_every_process():
     ("given", "message"),
     [
         ({"devices": 0}, "--devices expected a positive number, got 0"),
+        ({"devices": 1025}, "--devices expected at most 1,024, got 1025"),
+        ({"devices": 10**12}, "--devices expected at most 2,147,483,647, got 1000000000000"),
         ({"processes": 2}, "--processes expected --coordinator beside it; several processes need all three"),
         ({"coordinator": "a:1", "processes": 2}, "--coordinator expected --process beside it"),
         ({"coordinator": "a:1", "processes": 0, "process": 0}, "--processes expected a positive number, got 0"),
         ({"coordinator": "a:1", "processes": 2, "process": 2}, "--process expected 0 to 1, got 2"),
         ({"coordinator": "a", "processes": 2, "process": 1}, "--coordinator expected host:port, got a"),
         ({"coordinator": ":8", "processes": 2, "process": 1}, "--coordinator expected host:port, got :8"),
+        ({"coordinator": "a:65536", "processes": 2, "process": 1}, "--coordinator expected host:port, got a:65536"),
+        ({"coordinator": "a\nb", "processes": 2, "process": 1}, r"--coordinator expected host:port, got 'a\\nb'"),
     ],
 )
 def test_bad_options_are_refused(given, message):

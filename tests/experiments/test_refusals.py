@@ -199,6 +199,9 @@ def test_file_in_the_place_of_a_folder_is_refused_before_work(texts, tmp_path, r
         (tmp_path / "out" / name).write_text("mine")
     assert "cannot write into out/checkpoints: Not a directory" in refusal("char_lm", *texts, "--out", "out")
     (tmp_path / "out" / "checkpoints").unlink()
+    (tmp_path / "out" / "checkpoints").symlink_to("nowhere")
+    assert "cannot write into out/checkpoints: File exists" in refusal("char_lm", *texts, "--out", "out")
+    (tmp_path / "out" / "checkpoints").unlink()
     assert refusal("char_lm", *texts, "--out", "out") is None
     monkeypatch.setattr("experiments.training.runs.check_tensorboard", lambda: None)
     said = refusal("char_lm", *texts, "--out", "out", "--tensorboard")
@@ -270,7 +273,13 @@ def test_damaged_models_and_samples_beyond_the_memory_are_refused(tmp_path, refu
         np.testing.assert_array_equal(own, leaf[0])
     path = tmp_path / "model.safetensors"
     content = path.read_bytes()
-    for place in (len(content) - 1, content.index(b"gru"), content.index(b"digest")):  # a weight, an option, the digest
+    symbol = content.index(b'\\"a\\"') + 2
+    for place in (
+        len(content) - 1,
+        symbol,
+        content.index(b"gru"),
+        content.index(b"digest"),
+    ):  # the first is of a weight
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         said = refusal("char_lm sample", "--model", str(tmp_path), "--prompt", "abc")
         assert "is damaged, or not of this script" in said

@@ -58,7 +58,7 @@ CASES = {
     "poems": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "layers": 100}),
     "translate_toy": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "batch_size": 2**31 - 1, "seeds": 10**9}),
     "forecast": ({}, {"hidden_size": 10**6, "batch_size": 10**9}),
-    "gradient_flow": ({"cells": ("lstm",)}, {"hidden_size": 10**6, "length": 10**8, "batch_size": 10**8, "gains": 10**8 + 1}),
+    "gradient_flow": ({"cells": ("lstm",)}, {"hidden_size": 10**6, "length": 10**8, "batch_size": 5 * 10**4, "gains": 10**8 + 1}),
     "memory_tasks": (
         {"cells": ("lstm",), "comparisons": ()},
         {"hidden_size": 10**6, "lengths": (2**31 - 1,), "batch_size": 10**9, "tests": 2**31 - 1, "seeds": 10**9},
@@ -103,6 +103,17 @@ def test_sizes_beyond_the_memory_are_refused_by_every_training_script(name, monk
         assert option in said.partition("give a smaller")[2]
         assert len(said) < 480
     assert not (tmp_path / "out").exists()
+
+
+def test_gradients_of_every_step_beyond_the_memory_are_refused(monkeypatch, tmp_path):
+    """The training of this LSTM fits; of its measurement, the gradient of W_h by step does not."""
+    gradient_flow = importlib.import_module("experiments.gradient_flow.__main__")
+    monkeypatch.setattr(memory, "machine_bytes", lambda: BIG)
+    config = gradient_flow.Config(cells=("lstm",), hidden_size=2000, length=100, seeds=1, out=tmp_path)
+    gradient_flow.checked(config)
+    with pytest.raises(ValueError, match="needs at least .* give a smaller --length or --hidden-size") as refused:
+        gradient_flow.checked(dataclasses.replace(config, length=3000))
+    assert f"{8 * 3000 * 2000 * 8000:,} bytes" in str(refused.value)
 
 
 # ---- how the bytes are counted
