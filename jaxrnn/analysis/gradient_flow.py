@@ -31,7 +31,7 @@ from jaxrnn.analysis._logscale import (
 )
 from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory, widened
 from jaxrnn.cells._step import cast_floating
-from jaxrnn.layers import Direction, check_directions, from_directions, merge_of, run_layers, walk
+from jaxrnn.layers import Direction, check_layers, from_directions, merge_of, run_layers, walk
 from jaxrnn.network import Network
 from jaxrnn.sequence.masking import only, select
 
@@ -218,9 +218,9 @@ def _of_network(
     net: Network, params: Params, xs: Any, loss: Callable, states: Any, lengths: Any, mask: Any, keep: bool
 ) -> GradientFlow:
     xs = check_inputs(WHERE, xs)
-    _check_layers("params", params, net)
+    check_layers(WHERE, "params", params, net.layers)
     if states is not None:
-        _check_layers("state", states, net)
+        check_layers(WHERE, "state", states, net.layers)
     states = net.initial_state(xs.shape[1:-1]) if states is None else states
 
     def run(way: Direction, xs: Any) -> tuple[_Run, Array]:
@@ -242,17 +242,6 @@ def _of_network(
         dys = plus(*(dxs for _, dxs in backs), *([dys] if net.residual and k else []))
     norms, weights, contributions = (tuple(values) for values in zip(*found, strict=True))
     return GradientFlow(value, norms, weights, contributions if keep else None)
-
-
-def _check_layers(name: str, value: Any, net: Network) -> None:
-    """Raises unless `value` is a tuple over the layers of the network, with their directions."""
-    if not isinstance(value, tuple) or hasattr(value, "_fields") or len(value) != len(net.layers):
-        raise TypeError(
-            f"{WHERE}: {name} expected a tuple over {len(net.layers)} layers, got {_checks.describe(value)}; "
-            "those of a single cell are one entry of it"
-        )
-    for k, (layer, entry) in enumerate(zip(net.layers, value, strict=True)):
-        check_directions(WHERE, f"{name}[{k}]", layer, entry)
 
 
 def _unmerged(net: Network, runs: list[_Run], dys: Scaled) -> list[Scaled]:
