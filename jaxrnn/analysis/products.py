@@ -39,7 +39,8 @@ def jacobian_products(
 
     Costs the T B S² numbers and the derivatives of :func:`state_jacobians`, and O(T B S³) with a
     factor of some tens: one-sided Jacobi rotations in every step, see `_jacobi_svd.py`. S is H, and
-    2H for an LSTM. For large S use :func:`cotangent_norms`, at one derivative of every step.
+    2H for an LSTM. For large S use :func:`cotangent_norms`, at one derivative of every step. JAX
+    differentiates it in forward mode only: the number of rotations depends on the data.
 
     Args:
         cell, params, xs, state, lengths, mask: as for :func:`state_jacobians`.

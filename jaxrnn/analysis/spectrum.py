@@ -36,7 +36,7 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
 
     Costs O(G H³) (some tens of H³ each), and O(n G H³) for n powers, each with a few sweeps
     of Jacobi rotations; memory O(G H² + n G H). JAX computes eigenvalues on a CPU or GPU, not
-    on a TPU.
+    on a TPU. It differentiates `log_power_singular_values` in forward mode only.
 
     Args:
         params: of an RNN, IndRNN, LSTM, GRU or MGU; of a network, those of one layer in one direction.

@@ -51,7 +51,7 @@ def mixes_units(activation: Activation, hidden_size: int) -> bool:
     """Whether φ of a unit may depend on other units."""
     if isinstance(activation, str):
         return False
-    return not is_elementwise(activation, jax.ShapeDtypeStruct((hidden_size,), jnp.float32))
+    return not is_elementwise(activation, jax.ShapeDtypeStruct((hidden_size,), jnp.result_type(float)))
 
 
 def activate(where: str, activation: Activation, a: Float[Array, "*B H"]) -> tuple[Float[Array, "*B H"], Kept]:

@@ -1,12 +1,17 @@
 """The units of a layer sharded over devices, for weights and states too large for one."""
 
+from collections.abc import Callable
 from typing import overload
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh
+from jaxtyping import Array
 
 from jaxrnn import _checks
-from jaxrnn._describe import describe_model
+from jaxrnn._describe import cut, describe_model
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
 from jaxrnn.cells._activation import mixes_units
@@ -153,10 +158,6 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
             f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
             f"got {describe_model(cell)}; what a unit computes must not depend on the others but through matrices"
         )
-    if mixes_units(getattr(config, "activation", "tanh"), 2):
-        raise NotImplementedError(
-            f"{WHERE}: {where} expected an activation of each unit by itself, got {describe_model(cell)}"
-        )
     assert placement.hidden is not None
     devices = placement.mesh.shape[placement.hidden]
     for leaf in jax.tree.leaves(jax.eval_shape(cell.initial_state)):
@@ -165,4 +166,30 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
                 f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.hidden!r} "
                 f"divide, got {leaf.shape[-1]} in {describe_model(cell)}"
             )
+    _check_activation(where, cell, config.hidden_size, devices)
     return PlacedCell(cell, placement)
+
+
+def _check_activation(where: str, cell: Cell, hidden_size: int, devices: int) -> None:
+    """Raises unless the activation does the same to every unit, so that a device can apply it to its own."""
+    activation = getattr(cell.config, "activation", "tanh")
+    if isinstance(activation, str):
+        return
+    expected = f"{WHERE}: {where} expected an activation that does the same to every unit by itself, as every device"
+    try:
+        mixes = any(mixes_units(activation, size) for size in (hidden_size, hidden_size // devices))
+        differs = devices > 1 and _differs_by_unit(activation, hidden_size)
+    except Exception as error:
+        raise NotImplementedError(
+            f"{expected} has some of them, got {describe_model(cell)}, which raises {cut(str(error))}"
+        ) from error
+    if mixes or differs:
+        raise NotImplementedError(f"{expected} has some of them, got {describe_model(cell)}")
+
+
+def _differs_by_unit(activation: Callable[[Array], Array], hidden_size: int) -> bool:
+    """Whether units with one preactivation get different values; what is traced cannot be seen."""
+    with jax.ensure_compile_time_eval():
+        values = [activation(jnp.full((hidden_size,), a, jnp.result_type(float))) for a in (-1.5, 0.5, 2.5)]
+    known = [np.asarray(value) for value in values if not isinstance(value, Tracer)]
+    return any((value != value[:1]).any() for value in known)

@@ -250,7 +250,7 @@ def test_noise_on_an_explicit_mesh_equals_one_device(x64):
     run = quick_jit(functools.partial(jaxrnn.unroll, cell, key=jax.random.key(5)))
     expected = run(params, xs)
     assert_close(run(params, jax.device_put(xs, NamedSharding(mesh, PartitionSpec(None, "data")))), expected)
-    assert abs(np.asarray(expected[1]) - np.asarray(jaxrnn.unroll(cell, params, xs)[1])).max() > 0.1
+    assert abs(np.asarray(expected[1]) - np.asarray(jaxrnn.unroll(cell, params, xs, key=None)[1])).max() > 0.1
 
 
 def _explicit(cell, options):
@@ -283,6 +283,10 @@ def refused(call, error, message):
     refused(lambda: placed(jaxrnn.stack([jaxrnn.rnn(8), jaxrnn.lstm(8, projection_size=3)], bidirectional=True)), ValueError, r"model_parallel: layers\[1\].forward expected units .* got 3 in lstm"),
     refused(lambda: placed(jaxrnn.lstm(8, layer_norm=True)), NotImplementedError, "model_parallel: model expected a cell of rnn, lstm, gru, mgu, indrnn without layer normalisation"),
     refused(lambda: placed(jaxrnn.regularize(jaxrnn.rnn(8), zoneout=0.1)), NotImplementedError, "model_parallel: model expected a cell of"),
+    refused(lambda: placed(jaxrnn.rnn(8, activation=jax.nn.softmax)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit by itself, .*, got rnn"),
+    refused(lambda: placed(jaxrnn.rnn(8, activation=lambda a: jnp.arange(a.shape[-1]) * a)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit"),
+    refused(lambda: jax.jit(lambda _: placed(jaxrnn.indrnn(8, activation=lambda a: jnp.arange(a.shape[-1]) * a)).init(jax.random.key(0), 2))(0), NotImplementedError, "that does the same to every unit"),
+    refused(lambda: placed(jaxrnn.stack([jaxrnn.rnn(8, activation=lambda a: jnp.ones(8) * a)])), NotImplementedError, r"model_parallel: layers\[0\] expected an activation .* which raises mul got incompatible shapes"),
     refused(lambda: placed("lstm"), TypeError, "model_parallel: model expected a Cell or a Network, got str 'lstm'"),
     refused(lambda: jaxrnn.param_shardings((), mesh_of(2), "units"), ValueError, "param_shardings: axis expected an axis of the mesh, model; got 'units'"),
     refused(lambda: _run(placed(CELLS["rnn"], mesh_of(1, 4), batch_axis="data"), (T, 6, I)), ValueError, r"unroll: xs expected a batch axis 1 that the 4 devices of the mesh axis 'data' divide, got shape \(6, 6, 4\)"),
