@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.command.messages import one_line, shown
+from experiments.command.messages import first_line, one_line, shown
 from experiments.command.options import check_positive
 from experiments.command.report import CannotRun
 
@@ -124,8 +124,7 @@ def _meet(options: ProcessOptions) -> None:
             heartbeat_timeout_seconds=HEARTBEAT,
         )
     except RuntimeError as error:  # such as a port that is in use
-        line = (str(error).splitlines() or [""])[0]
-        raise CannotRun(f"--coordinator {shown(options.coordinator)}: {line}") from error
+        raise CannotRun(f"--coordinator {shown(options.coordinator)}: {first_line(error)}") from error
     finally:
         alarm.cancel()
 

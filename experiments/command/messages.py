@@ -43,6 +43,11 @@ def shown(value: Any, longest: int = 80) -> str:
     return one_line(text if plain else f"'{text}'", longest)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, which may have many."""
+    return (str(error).splitlines() or [""])[0]
+
+
 def listed(values: Sequence[Any]) -> str:
     """Values with commas between them."""
     return ", ".join(map(shown, values))

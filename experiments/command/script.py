@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 
 from experiments.command.devices import check_alike, check_devices, devices_of, is_first, start_devices
-from experiments.command.messages import complain
+from experiments.command.messages import complain, first_line
 from experiments.command.options import read_options
 from experiments.command.report import (
     CannotRun,
@@ -143,10 +143,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def out_of_memory(error: Exception) -> str:
     return f"out of memory: {first_line(error) or 'no more is given'}; give smaller sizes"
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
 
 
 def _is_kept(config: Any) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.command.devices import is_first, wait_for_all
-from experiments.command.messages import one_line
+from experiments.command.messages import first_line, one_line
 from experiments.command.report import CannotRun
 from experiments.training.loop import Best, Course, Evaluation
 
@@ -98,10 +98,10 @@ class Checkpoints:
             except jax.errors.JaxRuntimeError:  # another process has ended
                 raise
             except Exception as error:  # a damaged file can raise any error in the reader
-                line = (str(error).splitlines() or [""])[0]
-                _report(f"checkpoint {step} is damaged and left out: {type(error).__name__} {line}")
+                _report(f"checkpoint {step} is damaged and left out: {type(error).__name__} {first_line(error)}")
                 damaged.append(step)
                 continue
+            wait_for_all("a checkpoint is chosen")
             for step in damaged:  # only now: if all are damaged, they are left for inspection
                 self._manager.delete(step)
             _set_aside(_place(self._folder) / str(step) for step in _steps(self._folder) if step not in steps)
