@@ -58,7 +58,7 @@ def perturbed(cell):
 def states_after(name):
     """States after each step, `(T, S)`."""
     case = sequence(name)
-    return flat(jaxrnn.unroll(case.cell, case.params, case.xs, case.state, return_states=True)[2], 1)
+    return flat(jaxrnn.unroll(case.cell, case.params, case.xs, case.state, return_states=True, key=None)[2], 1)
 
 
 @functools.cache
@@ -70,9 +70,8 @@ def brute_force(name):
 
     def states(xs, start, changes):
         xs = jnp.concatenate([xs, changes, weights], axis=-1)
-        out = jaxrnn.unroll(
-            perturbed(case.cell), case.params, xs, unravel(start), return_states=True, implementation="scan"
-        )
+        options = {"return_states": True, "implementation": "scan", "key": None}
+        out = jaxrnn.unroll(perturbed(case.cell), case.params, xs, unravel(start), **options)
         return jax.vmap(lambda s: jax.flatten_util.ravel_pytree(s)[0])(out[2])
 
     jacobian = jax.jit(jax.jacobian(states, (1, 2)))
@@ -173,7 +172,7 @@ def test_gradient_flow_equals_brute_force(name, x64):
 
     def loss(params, changes, weights):
         xs = jnp.concatenate([case.xs, changes, weights], axis=-1)
-        return weighed(jaxrnn.unroll(perturbed(case.cell), params, xs, case.state, implementation="scan"))
+        return weighed(jaxrnn.unroll(perturbed(case.cell), params, xs, case.state, implementation="scan", key=None))
 
     zeros = [jnp.zeros((LONG, flat(tree).size)) for tree in (case.state, case.params)]
     by_params, by_changes, by_weights = jax.jit(jax.grad(loss, (0, 1, 2)))(case.params, *zeros)
