@@ -335,6 +335,16 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
 
 
+def hashable(where: str, name: str, value: Any) -> None:
+    """`value` has a hash, by which compiled programs are found again."""
+    try:
+        hash(value)
+    except Exception as error:
+        raise TypeError(
+            f"{where}: {name} expected a function that has a hash, got {describe(value)}; wrap it in a lambda"
+        ) from error
+
+
 def name_or_function(where: str, name: str, value: Any, names: Sequence[str]) -> None:
     """`value` is one of `names`, or a callable."""
     if not is_function(value) and not (isinstance(value, str) and value in names):

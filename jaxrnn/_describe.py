@@ -28,7 +28,7 @@ def quote(value: Any, longest: int = 80) -> str:
     return cut(text, longest)
 
 
-def quote_record(value: Any) -> str:
+def _quote_record(value: Any) -> str:
     """The representation of a record, which its class may define."""
     try:
         return cut(repr(value), 80)
@@ -68,7 +68,7 @@ def _describe(value: Any, depth: int) -> str:
         return f"the class {value.__name__}"
     names = getattr(value, "_fields", None) if isinstance(value, tuple) else None
     if isinstance(value, tuple) and any(map(callable, value)):  # a cell, a network or a rule
-        return f"{type(value).__name__} {quote_record(value)}"
+        return _quote_record(value)
     if isinstance(value, tuple) and isinstance(names, tuple) and len(names) == len(value):
         fields = [f"{k}={_nested(v, depth)}" for k, v in zip(names[:8], value, strict=False)]
         return f"{type(value).__name__}({', '.join(fields)}{', …' if len(names) > 8 else ''})"
@@ -115,9 +115,3 @@ def _array(value: Any) -> str | None:
     if is_plain and not isinstance(value, np.ma.MaskedArray):
         return text
     return f"{type(value).__name__} of {text}"
-
-
-def describe_model(value: Any) -> str:
-    """A short word for a value that should be a cell or a network: these by the call that makes them."""
-    is_model = {"init", "initial_state", "step"} <= set(getattr(value, "_fields", ()))
-    return cut(repr(value)) if is_model and not isinstance(value, type) else describe(value)

@@ -8,7 +8,6 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._describe import describe_model
 from jaxrnn._types import CELL_TYPES, Cell, Params
 from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
 from jaxrnn.cells.gru import GATES as GRU_GATES
@@ -107,7 +106,7 @@ def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
     if family is None or not family.gates or cell.rule is None or is_own(cell.rule):
         raise NotImplementedError(
             f"{where}: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; "
-            f"got {describe_model(cell)}"
+            f"got {_checks.describe(cell)}"
         )
     return family, shapes
 

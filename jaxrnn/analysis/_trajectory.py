@@ -10,7 +10,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
-from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyCell, Params, PyTree, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.network import Network
@@ -55,7 +54,7 @@ def trajectory(
     dtype, *others = {leaf.dtype for leaf in jax.tree.leaves(after)} or {jnp.dtype(int)}
     if others or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
-            f"{where}: cell expected one whose state is floating-point throughout, got {describe_model(cell)} with "
+            f"{where}: cell expected one whose state is floating-point throughout, got {_checks.describe(cell)} with "
             f"{_checks.describe(final)}; only such a state has a Jacobian"
         )
     initial = cell.initial_state(xs.shape[1:-1]) if state is None else state
@@ -69,12 +68,7 @@ def check_reduce(where: str, reduce: Any, signature: str) -> None:
     if reduce is None:
         return
     _checks.function(where, "reduce", reduce, signature)
-    try:
-        hash(reduce)
-    except Exception as error:
-        raise TypeError(
-            f"{where}: reduce expected a function that has a hash, got {_checks.describe(reduce)}; wrap it in a lambda"
-        ) from error
+    _checks.hashable(where, "reduce", reduce)
 
 
 def check_inputs(where: str, xs: Any) -> Array:
@@ -89,7 +83,7 @@ def check_arguments(where: str, cell: Any, params: Any, xs: Any, state: Any) -> 
     """`xs` as an array; raises unless it is one of inputs of the cell, and params and state are the cell's."""
     if isinstance(cell, Network):
         raise TypeError(
-            f"{where}: cell expected a jaxrnn.Cell, got the network {describe_model(cell)}; "
+            f"{where}: cell expected a jaxrnn.Cell, got the network {_checks.describe(cell)}; "
             "give one of its layers, with its params and the outputs of the layer below"
         )
     check_cell(where, cell)

@@ -15,7 +15,6 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._describe import describe_model
 from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import gated_family_of
 from jaxrnn.cells._algebra import Dropped
@@ -138,14 +137,14 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
         raise NotImplementedError(f"{where}: cell expected one that is not sharded, got one of model_parallel")
     if cell.sample is not None:
         raise NotImplementedError(
-            f"{where}: cell expected one without noise, got {describe_model(cell)}; ablate it, then regularize"
+            f"{where}: cell expected one without noise, got {_checks.describe(cell)}; ablate it, then regularize"
         )
     if not isinstance(gate, str) or gate not in family.gates or gate not in family.blocks:
         coupled = isinstance(gate, str) and gate in family.gates
         why = "; in a coupled LSTM it is 1 - f" if coupled else "; a candidate (tanh) is no gate"
         names = [name for name in family.gates if name in family.blocks]
         raise ValueError(
-            f"{where}: gate expected one of {', '.join(map(repr, names))} of {describe_model(cell)}, "
+            f"{where}: gate expected one of {', '.join(map(repr, names))} of {_checks.describe(cell)}, "
             f"got {_checks.quote(gate)}{why}"
         )
     place = family.blocks.index(gate)

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
 from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
@@ -105,10 +104,10 @@ def cell_state_jacobian_terms(
         got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise NotImplementedError(
             f"{where}: cell expected an LSTM of this library with its params, "
-            f"got {describe_model(cell)} and params {got}"
+            f"got {_checks.describe(cell)} and params {got}"
         )
     run = trajectory(where, cell, params, xs, state, lengths)
-    return _terms(cell.rule, describe_model(cell), reduce, run.params, run.steps)
+    return _terms(cell.rule, _checks.describe(cell), reduce, run.params, run.steps)
 
 
 def _gates(rule: Rule, name: str, params: LSTMParams, state: LSTMState, xs: Float[Array, "*B I"]) -> Values:

@@ -45,6 +45,7 @@ Kept = Slope | PreActivation | None
 def check_activation(where: str, activation: Any) -> None:
     """`activation` is a callable, or a name in `ACTIVATIONS`."""
     _checks.name_or_function(where, "activation", activation, tuple(ACTIVATIONS))
+    _checks.hashable(where, "activation", activation)
 
 
 def mixes_units(activation: Activation, hidden_size: int) -> bool:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from jaxrnn import _checks
-from jaxrnn._describe import cut, describe_model
+from jaxrnn._describe import cut
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
 from jaxrnn.cells._activation import mixes_units
@@ -156,7 +156,7 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
         names = ", ".join(each.factory for each in CONFIGS)
         raise NotImplementedError(
             f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
-            f"got {describe_model(cell)}; what a unit computes must not depend on the others but through matrices"
+            f"got {_checks.describe(cell)}; what a unit computes must not depend on the others but through matrices"
         )
     assert placement.hidden is not None
     devices = placement.mesh.shape[placement.hidden]
@@ -164,7 +164,7 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
         if leaf.shape[-1] % devices:
             raise ValueError(
                 f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.hidden!r} "
-                f"divide, got {leaf.shape[-1]} in {describe_model(cell)}"
+                f"divide, got {leaf.shape[-1]} in {_checks.describe(cell)}"
             )
     _check_activation(where, cell, config.hidden_size, devices)
     return PlacedCell(cell, placement)
@@ -181,10 +181,10 @@ def _check_activation(where: str, cell: Cell, hidden_size: int, devices: int) ->
         differs = devices > 1 and _differs_by_unit(activation, hidden_size)
     except Exception as error:
         raise NotImplementedError(
-            f"{expected} has some of them, got {describe_model(cell)}, which raises {cut(str(error))}"
+            f"{expected} has some of them, got {_checks.describe(cell)}, which raises {cut(str(error))}"
         ) from error
     if mixes or differs:
-        raise NotImplementedError(f"{expected} has some of them, got {describe_model(cell)}")
+        raise NotImplementedError(f"{expected} has some of them, got {_checks.describe(cell)}")
 
 
 def _differs_by_unit(activation: Callable[[Array], Array], hidden_size: int) -> bool:

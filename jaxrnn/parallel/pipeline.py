@@ -21,7 +21,6 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
 
 from jaxrnn import _checks
-from jaxrnn._describe import describe_model
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
@@ -97,9 +96,9 @@ def pipeline(
     automatic(WHERE, mesh)
     batch_axis_of(WHERE, mesh, batch_axis, axis, "layers")
     if not isinstance(cell, Cell):
-        raise TypeError(f"{WHERE}: cell expected a Cell, got {describe_model(cell)}")
+        raise TypeError(f"{WHERE}: cell expected a Cell, got {_checks.describe(cell)}")
     if cell.sample is not None:
-        warnings.warn(f"{WHERE}: the noise of {describe_model(cell)} is off: a pipeline draws none", stacklevel=2)
+        warnings.warn(f"{WHERE}: the noise of {_checks.describe(cell)} is off: a pipeline draws none", stacklevel=2)
     plan = _Plan(cell, mesh, axis, batch_axis, _checks.positive_int(WHERE, "chunk", chunk))
 
     def run(
@@ -176,7 +175,7 @@ def _check_inputs(plan: _Plan, xs: Array) -> None:
     width = jax.tree.leaves(jax.eval_shape(plan.cell.initial_state))[0].shape[-1]
     if xs.shape[-1] != width:
         raise ValueError(
-            f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {describe_model(plan.cell)}, "
+            f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {_checks.describe(plan.cell)}, "
             f"got {xs.shape}; run a first layer of another width before"
         )
 

@@ -194,7 +194,7 @@ def test_every_use_of_params_that_are_no_floats_is_refused(dtype, unhooked):
     (lambda: jaxrnn.unroll(MODULE, RNN.params, RNN.xs), "unroll: cell expected .*; call the module itself, or its network.unroll"),
     (lambda: jaxrnn.save("unused", MODULE, MODULE.params), r"save: network expected .*\.network"),
     (lambda: jaxrnn.interop.to_onnx(MODULE, MODULE.params), r"to_onnx: .*\.network"),
-    (lambda: jaxrnn.stack(jaxrnn.lstm(8)), r"stack: cells expected a list; write stack\(\[cell\]\), got Cell lstm\(8\)"),
+    (lambda: jaxrnn.stack(jaxrnn.lstm(8)), r"stack: cells expected a list; write stack\(\[cell\]\), got lstm\(8\)"),
     (lambda: jaxrnn.stack([RNN.cell])((RNN.params,), RNN.xs), r"a network is not called; use net.unroll\(params, xs\)"),
     (lambda: RNN.cell(RNN.params, RNN.xs), r"a cell is not called; use jaxrnn.unroll\(cell, params, xs\)"),
     (lambda: jaxrnn.lstm(4).initial_state(3), r"lstm.initial_state: batch_shape expected a tuple of sizes, got int 3; write \(3,\)"),
