@@ -56,11 +56,11 @@ def test_batch_first_moves_time_and_keeps_states(name):
 def test_states_of_batch_first_modules_begin_with_layers_and_directions(kind):
     """There are as many sequences as rows of a state, so that no shape tells the two axes apart."""
     module = randomised(KINDS[kind](I, H, 2, batch_first=True, bidirectional=True, rngs=rngs()))
-    for batch, has_states in (((4,), False), ((4,), True), ((4, 4), True)):
+    for batch, has_states, lengths in (((4,), False, LENGTHS[:4]), ((4,), True, None), ((4, 4), True, None)):
         xs, hx = numbers(3, *batch, T, I), initial(module, *batch) if has_states else None
         states = None if hx is None else by_layer(module, hx)
-        states, ys = module.network.unroll(module.params, np.moveaxis(xs, -2, 0), states)
-        assert_equal(module(xs, hx), (np.moveaxis(ys, 0, -2), flat(states)))
+        states, ys = module.network.unroll(module.params, np.moveaxis(xs, -2, 0), states, lengths=lengths)
+        assert_equal(module(xs, hx, lengths=lengths), (np.moveaxis(ys, 0, -2), flat(states)))
 
 
 def test_several_batch_axes_equal_one():

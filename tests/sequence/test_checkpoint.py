@@ -65,6 +65,19 @@ def test_every_checkpoint_keeps_values_and_gradients(checkpoint, x64):
         assert_close(run(make("gru"), checkpoint=checkpoint, **options), values)
 
 
+@pytest.mark.xdist_group("gru")
+def test_gates_are_recomputed_without_a_loop_and_segments_run_again(x64):
+    """One loop reads the sequence, and one goes back."""
+
+    def loops(checkpoint):
+        operands, cotangents = operands_of("gru"), cotangents_of("gru")
+        compiled = differentiated(cell_of("gru"), None, checkpoint=checkpoint)
+        return compiled.lower(operands, *MASKED.values(), cotangents).as_text().count("stablehlo.while")
+
+    assert loops(None) == loops("gates") == 2
+    assert loops(3) > 2
+
+
 @pytest.mark.xdist_group("rnn-tanh")
 @pytest.mark.parametrize(("implementation", "checkpoint"), [("scan", 4), ("scan", "sqrt"), ("reference", "gates")])
 def test_other_implementations_support_checkpoint(implementation, checkpoint, x64):

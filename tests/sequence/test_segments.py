@@ -46,9 +46,9 @@ from tests.support.requests import request_of
 ROOT = Path(__file__).parents[2]
 SEGMENTS = sys.modules["jaxrnn.sequence.segments"]
 
-# Four segments of 4 steps, and 3 steps left over.
+# Four segments of 4 steps, and 3 steps left over. Resets are at the first step too.
 STEPS, BATCH, SIZE = 19, 3, 4
-MASKED = {"mask": bits(4, (STEPS, BATCH), 0.7), "resets": bits(5, (STEPS, BATCH), 0.2)}
+MASKED = {"mask": bits(4, (STEPS, BATCH), 0.7), "resets": bits(16, (STEPS, BATCH), 0.2)}
 
 reverses = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 
