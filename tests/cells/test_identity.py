@@ -135,6 +135,20 @@ def test_cells_rebuilt_inside_jit_share_one_trace(traced_once):
         jax.grad(lambda params: jnp.sum(jaxrnn.unroll(jaxrnn.gru(H), params, XS)[1]))(params)
 
 
+def test_calls_outside_jit_are_traced_once():
+    calls, plain = [], jaxrnn.gru(H)
+
+    def step(params, state, x):
+        calls.append(x)
+        return plain.step(params, state, x)
+
+    params, own = params_of(plain), jaxrnn.Cell(plain.init, plain.initial_state, step)
+    jaxrnn.unroll(own, params, XS)
+    first = len(calls)
+    jaxrnn.unroll(own, params, XS)
+    assert len(calls) == first > 0
+
+
 def test_rebuilt_cells_are_equal_static_arguments():
     f = jax.jit(chex.assert_max_traces(lambda cell, key: cell.init(key, I), n=1), static_argnums=0)
     for _ in range(100):

@@ -40,6 +40,18 @@ def test_cell_of_three_functions_runs():
     np.testing.assert_array_equal(ys, [[6, 60], [5, 50], [3, 30]])
 
 
+def test_gradients_have_the_dtypes_of_what_they_are_of():
+    """A rule may accumulate in float32."""
+    wide = RULE._replace(accumulate=lambda *given: jax.tree.map(jnp.float32, RULE.accumulate(*given)))
+    cell = LEAKY._replace(rule=wide)
+    loss = lambda a, xs: jnp.sum(jaxrnn.unroll(cell, a, xs)[1])  # noqa: E731
+    da, dxs = jax.grad(loss, (0, 1))(jnp.ones((), jnp.bfloat16), jnp.bfloat16(XS))
+    assert da.dtype == dxs.dtype == jnp.bfloat16
+    # y_t = Σ_s a^(t-s) x_s, so that x_s counts 3 - s times at a = 1, and dy_1/da = x_0, dy_2/da = 2 x_0 + x_1.
+    np.testing.assert_array_equal(np.asarray(dxs, float), [[3, 3], [2, 2], [1, 1]])
+    assert float(da) == 3 * 11 + 22
+
+
 def test_masks_and_resets_equal_sums_by_hand():
     xs = jnp.stack([XS, XS], axis=1)
     mask = np.asarray([[1, 1], [0, 1], [1, 0]], bool)

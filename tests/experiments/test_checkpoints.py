@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.command.report import CannotRun
+from experiments.training import checkpoints
 from experiments.training.checkpoints import Checkpoints, check_folder
 from experiments.training.loop import Settings
 from tests.support.pulling import ABOUT, LONG, assert_same, distance, kept, run, stopped_at
@@ -165,6 +166,11 @@ def a_copy(step, name):
     return copy
 
 
+def a_copy_of_another_run(place):
+    a_copy("10", "400")(place)
+    rewrite(place / "400", lambda record: signed({**record, "about": {"cell": "lstm"}}))
+
+
 STRAYS = {
     "a file where a checkpoint is to be saved": a_file("15"),
     "a file between checkpoints": a_file("7"),
@@ -175,6 +181,7 @@ STRAYS = {
     "a copy where a checkpoint is to be saved": a_copy("10", "15"),
     "a copy after the last": a_copy("5", "400"),
     "a copy between checkpoints": a_copy("10", "7"),
+    "a copy from another run": a_copy_of_another_run,
     "a copy with zeros before its number": a_copy("10", "010"),
     "a copy with another name": a_copy("10", "10 copy"),
 }
@@ -215,6 +222,7 @@ def first_loss(record):
 
 CHANGES = {
     "an empty history": lambda record: {**record, "history": []},
+    "a signed empty history": lambda record: signed({**record, "history": []}),
     "a shortened history": lambda record: {**record, "history": record["history"][:1]},
     "a history that is none": lambda record: {**record, "history": None},
     "another loss": first_loss,
@@ -247,6 +255,20 @@ def test_run_whose_records_are_all_changed_is_refused(stopped, tmp_path):
         rewrite(folder / "checkpoints" / step, first_loss)
     with pytest.raises(ValueError, match="every checkpoint in .* is damaged, or of another version"):
         check_folder(folder, ABOUT, resume=True)
+
+
+def test_digest_covers_names_dtypes_shapes_and_values():
+    one = {"a": np.float32([[1, 2], [3, 4]]), "b": np.float32([5])}
+    others = [
+        {"a": one["a"], "c": one["b"]},
+        {"a": one["a"].reshape(4), "b": one["b"]},
+        {"a": one["a"].view(np.int32), "b": one["b"]},
+        {"a": one["a"] + np.float32([0, 1e-6]), "b": one["b"]},
+        {"a": one["a"]},
+    ]
+    assert len({checkpoints._digest(arrays) for arrays in (one, *others)}) == 1 + len(others)
+    assert checkpoints._digest(dict(reversed(one.items()))) == checkpoints._digest(one)
+    assert checkpoints._digest({**one, "a": np.asfortranarray(one["a"])}) == checkpoints._digest(one)
 
 
 # ---- what a run continues with

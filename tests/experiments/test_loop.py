@@ -1,5 +1,6 @@
 """The training loop equals the same steps in plain Python; the options and keepers of its runs; jobs side by side."""
 
+import json
 import sys
 import threading
 import time
@@ -163,6 +164,8 @@ def test_resume_requires_the_same_options_and_folder(tmp_path):
     check_runs(options, {"b": {}})
     start = fit(TASK, ADAM, (3, 5), LONG._replace(steps=0), distance, run=TRAIN_ADAM)
     assert int(keeper_of(again, "a", names["a"]).restored(start).state.step) == 10
+    lines = [json.loads(line) for line in (tmp_path / "a" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10]  # the log goes on too
     assert keeper_of(again, "b", {}).restored(start) is start
 
 

@@ -30,6 +30,7 @@ from tests.support.programs import differentiated
 from tests.support.registry import (
     CELLS,
     FAMILIES,
+    I,
     assert_close,
     bits,
     cell_of,
@@ -41,7 +42,7 @@ from tests.support.registry import (
     random_like,
     run,
 )
-from tests.support.requests import request_of
+from tests.support.requests import request_of, requests_of
 
 ROOT = Path(__file__).parents[2]
 SEGMENTS = sys.modules["jaxrnn.sequence.segments"]
@@ -211,6 +212,27 @@ def test_tests_run_as_with_one_device_by_default(monkeypatch):
 def test_several_devices_accumulate_once_unless_gates_are_recomputed(monkeypatch):
     assert request_of(monkeypatch).options.accumulate_once
     assert not request_of(monkeypatch, checkpoint="gates").options.accumulate_once
+
+
+def asked_for(monkeypatch, shape, around=lambda f: f):
+    """The options of a traced call with inputs of this shape."""
+    case = make("gru", dtype=jnp.float32)
+    f = around(lambda xs: jaxrnn.unroll(case.cell, case.params, xs)[1])
+    (request,) = requests_of(monkeypatch, lambda _: jax.eval_shape(f, jax.ShapeDtypeStruct((*shape, I), jnp.float32)))
+    return request.options
+
+
+@pytest.mark.devices
+def test_shard_map_accumulates_after_every_segment_of_a_device(monkeypatch):
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:2])
+    spec = PartitionSpec(None, "d")
+    options = asked_for(monkeypatch, (64, 256), lambda f: jax.shard_map(f, mesh=mesh, in_specs=spec, out_specs=spec))
+    assert (options.segment, options.accumulate_once) == (8, False)
+
+
+def test_segments_count_the_sequences_of_all_batch_axes(monkeypatch):
+    assert asked_for(monkeypatch, (64, 2, 64)).segment == asked_for(monkeypatch, (64, 128)).segment == 8
+    assert asked_for(monkeypatch, (64,)).segment == 64
 
 
 @pytest.mark.processes

@@ -26,10 +26,15 @@ def traced(monkeypatch, implementation, cell=None, dtype=jnp.float32, device=CUD
     return jax.eval_shape(f, params, jax.ShapeDtypeStruct((T, B, I), dtype))
 
 
-def request_of(monkeypatch, **given):
-    """The request that a call of `unroll` without an implementation makes."""
+def requests_of(monkeypatch, call):
+    """The requests that the calls of `unroll` inside `call(monkeypatch)` make."""
     seen, choose = [], UNROLL.choose
     with monkeypatch.context() as patch:
-        patch.setattr(UNROLL, "choose", lambda request, _: seen.append(request) or choose(request, None))
-        traced(patch, None, **given)
-    return seen[0]
+        patch.setattr(UNROLL, "choose", lambda request, name: seen.append(request) or choose(request, name))
+        call(patch)
+    return seen
+
+
+def request_of(monkeypatch, **given):
+    """The request that a call of `unroll` without an implementation makes."""
+    return requests_of(monkeypatch, lambda patch: traced(patch, None, **given))[0]
