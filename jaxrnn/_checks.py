@@ -140,14 +140,16 @@ def _remedy(dtype: Any) -> str:
     return "embed or one-hot encode symbols, cast counts with astype"
 
 
-def float_dtype(where: str, name: str, value: Any) -> Any:
-    """A floating-point dtype; `None` is JAX's default, float32, with x64 float64."""
+def float_dtype(where: str, name: str, value: Any, narrow: bool = False) -> Any:
+    """A floating-point dtype, `narrow` ones of 8 bits too; `None` is JAX's default, float32, with x64 float64."""
     if value is None:
         return jnp.result_type(float)
     dtype = None
     if isinstance(value, (str, type, np.dtype)):
         with contextlib.suppress(Exception):  # NumPy raises many kinds
             dtype = jnp.dtype(value)
+    if dtype is not None and narrow and jnp.issubdtype(dtype, jnp.floating):
+        return dtype
     if dtype is None or dtype.name not in FLOATS:
         got = describe(value) if dtype is None else dtype.name
         raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")

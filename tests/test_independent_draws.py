@@ -350,10 +350,10 @@ def test_held_out_sequences_are_no_training_sequences():
 SPLITS = {"split", "fold_in", "fork", "default_rng"}
 PLACES = {
     "jaxrnn/cells/_family.py": {"init_params"},
-    "jaxrnn/initializers.py": {"draw_gates"},
+    "jaxrnn/initializers.py": {"draw_gates", "draw_biases"},
     "jaxrnn/network.py": {"_init", "_unroll", "_split_key"},
     "jaxrnn/cells/regularize.py": {"_sample"},
-    "jaxrnn/generation.py": {"generate.body"},
+    "jaxrnn/generation.py": {"generate.step"},
     "jaxrnn/modules/_base.py": {"Recurrent.__init__"},
     "jaxrnn/analysis/directions.py": {"_direction"},
     "experiments/models/readout.py": {"init_readout"},
@@ -361,7 +361,7 @@ PLACES = {
     "experiments/polyphonic_music.py": {"Composer.__call__", "task_of.batch"},
     "experiments/training/loop.py": {"begin.one", "training.one"},
     "experiments/gradient_flow/gain.py": {"_scan"},
-    "experiments/long_sequence.py": {"training", "oscillations"},
+    "experiments/long_sequence.py": {"functions_of.init", "oscillations"},
     "experiments/gradient_flow/task.py": {"sequence_batch"},
     "experiments/models/problems.py": {"_images", "next_character.batch"},
     "experiments/memory_tasks/problems.py": {"held_out_batch", "training_batch"},

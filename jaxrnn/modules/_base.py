@@ -78,7 +78,7 @@ class Recurrent(Loading, nnx.Module):
         registry.named(where, implementation)
         self.implementation = implementation
         if compute_dtype is not None:
-            _checks.float_dtype(where, "compute_dtype", compute_dtype)
+            _checks.float_dtype(where, "compute_dtype", compute_dtype, narrow=True)
         self.compute_dtype = compute_dtype
         _checks.float_dtype(where, "param_dtype", param_dtype)
         self.param_dtype = param_dtype

@@ -186,7 +186,7 @@ def _floats(tree: PyTree) -> list[Any]:
 
 
 def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
-    dtype = _checks.float_dtype(where, "compute_dtype", compute_dtype)
+    dtype = _checks.float_dtype(where, "compute_dtype", compute_dtype, narrow=True)
     if not isinstance(cell.rule, Rule) or not cell.rule.matrices:
         raise NotImplementedError(
             f"{where}: compute_dtype does not support {cell!r}, which has no rule that names its matrices"

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from jaxrnn._types import Cell, Rule
+from jaxrnn._types import Cell, Equations, Rule
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.request import Inputs
 
@@ -34,14 +34,31 @@ def closes_over_traced_values(cell: Cell, inputs: Inputs) -> bool:
     """
     if not inputs.time or not is_own(cell.equations):
         return False
+    leaves, structure = jax.tree.flatten((inputs.params, inputs.state, inputs.xs))
+    types = tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+    try:
+        _check_closures(cell.equations, structure, types)
+    except _ClosesOverTracedValues:
+        return True
+    except Exception:  # what does not trace here raises its own error where it runs
+        return False
+    return False
 
+
+class _ClosesOverTracedValues(Exception):
+    """Raised instead of returned, because the cache below then keeps neither the function nor the values."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _check_closures(equations: Equations, structure: Any, types: tuple[Any, ...]) -> None:
     def step(params: Any, state: Any, xs: Any) -> Any:
-        x, rule = jax.tree.map(lambda leaf: leaf[0], xs), cell.rule
+        x, rule = jax.tree.map(lambda leaf: leaf[0], xs), equations.rule
         by_rule = rule.forward(params, state, rule.project(params, x))[:2] if isinstance(rule, Rule) else None
-        return cell.step(params, state, x), by_rule
+        return equations.step(params, state, x), by_rule
 
-    constants = jax.make_jaxpr(step)(inputs.params, inputs.state, inputs.xs).consts
-    return any(isinstance(constant, Tracer) for constant in constants)
+    constants = jax.make_jaxpr(step)(*jax.tree.unflatten(structure, types)).consts
+    if any(isinstance(constant, Tracer) for constant in constants):
+        raise _ClosesOverTracedValues
 
 
 def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str]:

@@ -118,14 +118,14 @@ def test_rebuilt_cells_are_traced_once(traced_once):
     params = params_of(jaxrnn.lstm(H))
     for k in range(100):
         cell = jaxrnn.lstm(H, bias_init=initializers.gate_bias(f=float(k)))
-        jaxrnn.unroll(cell, params, XS, reverse=True)
+        jaxrnn.unroll(cell, params, XS, reverse=True, key=None)
 
 
 @pytest.mark.parametrize("name", ["rnn-relu", "lstm-regularized", "lstm-all", "gru-reset-before", "mgu", "indrnn"])
 def test_rebuilt_cells_of_every_family_are_traced_once(name, traced_once):
     for _ in range(3):
         cell = CELLS[name]()
-        jaxrnn.unroll(cell, params_of(cell), XS)
+        jaxrnn.unroll(cell, params_of(cell), XS, key=None)
 
 
 def test_cells_rebuilt_inside_jit_share_one_trace(traced_once):
@@ -160,7 +160,7 @@ def test_rebuilt_networks_are_traced_once_for_each_direction_of_each_layer(monke
     monkeypatch.setattr(registry, "_run_compiled", jax.jit(once, static_argnums=(0, 1)))
     params = params_of(network())
     for _ in range(20):
-        network().unroll(params, XS)
+        network().unroll(params, XS, key=None)
 
 
 def test_rebuilt_modules_are_traced_once():

@@ -231,7 +231,7 @@ def _():
         kept = multiples(ys, xs, 1 - rate)
         assert (kept == kept[:1]).all()  # one mask for all steps
         assert (kept[0, 0] != kept[0, 1]).any()  # another for each sequence
-    assert_same(jaxrnn.unroll(noisy, params, xs)[1], xs)  # off without a key
+    assert_same(jaxrnn.unroll(noisy, params, xs, key=None)[1], xs)
     layer = layer_of("SimpleRNN", size, activation=None, use_bias=False, recurrent_dropout=rate)
     layer.build((None, T, size))
     layer.set_weights([eye, eye])
@@ -266,7 +266,7 @@ def _():
     theirs.build((None, T, I))
     passing.set_weights([eye, none])
     plain = below(first(XS))
-    assert_same(first(net.unroll(params, XS)[1]), theirs(first(XS)))
+    assert_same(first(net.unroll(params, XS, key=None)[1]), theirs(first(XS)))
     for ys in (theirs(first(XS), training=True), first(net.unroll(params, XS, key=KEY)[1])):
         kept = multiples(ys, plain, 1 - rate)
         assert (kept[:, :1] != kept).any()  # drawn anew at every step

@@ -95,7 +95,7 @@ def _():
 def _():
     theirs = theirs_of(num_layers=2, bidirectional=True, dropout=0.5).eval()
     net = jaxrnn.stack([jaxrnn.lstm(H)] * 2, bidirectional=True, dropout=0.5)
-    assert_same(net.unroll(interop.from_torch(theirs.state_dict()), XS)[1], array(theirs(tensor(XS))[0]))
+    assert_same(net.unroll(interop.from_torch(theirs.state_dict()), XS, key=None)[1], array(theirs(tensor(XS))[0]))
     below, above = theirs_of("GRU"), theirs_of("LSTM", H, 2)
     mixed = jaxrnn.stack([jaxrnn.gru(H), jaxrnn.lstm(2)])
     params = tuple(interop.from_torch(layer.state_dict())[0] for layer in (below, above))
@@ -214,7 +214,7 @@ def _():
     theirs.eval()
     ours.eval()
     plain = array(theirs(tensor(xs))[0])
-    for quiet in (ours(xs)[0], ours.network.unroll(params, xs)[1]):
+    for quiet in (ours(xs)[0], ours.network.unroll(params, xs, key=None)[1]):
         assert_same(quiet, plain)
     theirs.train()
     ours.train()

@@ -21,7 +21,7 @@ from jaxrnn._types import AnyCell, Cell, LayerRules, PyTree, State
 from jaxrnn.cells.lstm import GATES, RULE, LSTMParams, LSTMState
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, SECOND, VMAP, Implementation
 from jaxrnn.sequence.masking import select
-from jaxrnn.sequence.request import Inputs, Options, Outcome, Request
+from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request
 
 _ONE_CALL = "cuDNN runs the whole sequence in one call, forward and backward"
 _KEPT = "cuDNN decides what is kept for the backward pass"
@@ -147,6 +147,7 @@ class Cudnn(Implementation):
         "compute_dtype": f"{_FLOAT32}; jax.default_matmul_precision allows TF32 products",
         "truncate": _ONE_CALL,
         "clip_gradient": _ONE_CALL,
+        CLOSURES: "cuDNN calls no function of the user's",
         "shard_map with its checks": f"{_SHARDED}; shard_map(..., check_vma=False) is supported",
         "model_parallel": _SHARDED,
         "a batch on an explicit mesh": _SHARDED,
