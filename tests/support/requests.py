@@ -22,7 +22,7 @@ def traced(monkeypatch, implementation, cell=None, dtype=jnp.float32, device=CUD
     monkeypatch.setattr(ARGUMENTS, "device_of", lambda xs: device)
     cell = jaxrnn.lstm(H) if cell is None else cell
     params = jax.eval_shape(lambda key: cell.init(key, I, dtype), jax.random.key(0))
-    f = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation=implementation, **options)  # noqa: E731
+    f = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation=implementation, **{"key": None, **options})  # noqa: E731
     return jax.eval_shape(f, params, jax.ShapeDtypeStruct((T, B, I), dtype))
 
 
