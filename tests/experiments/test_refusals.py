@@ -3,6 +3,7 @@
 import dataclasses
 import doctest
 import importlib
+import os
 import re
 import typing
 from pathlib import Path
@@ -53,6 +54,7 @@ def refusal(monkeypatch, tmp_path, capsys):
     """A function of a script and arguments: what it says before any work, which is one line; None if it begins."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXRNN_DATA", str(tmp_path / "no data"))
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))  # scripts set it; it is restored after the test
     monkeypatch.setattr(sizes, "kept_bytes", lambda *_: 0)  # test_sizes.py has it; tracing takes a while
     images = Images(np.zeros((4000, 40, 1), np.float32), np.arange(4000) % 10, None, None)  # as does drawing them
     monkeypatch.setattr(mnist_1d, "load", lambda config: images)
