@@ -14,13 +14,7 @@ TABLE = Table("Flax")
 DOUBLE = {"dtype": jnp.float64, "param_dtype": jnp.float64}  # a SimpleCell computes in float32 by default
 VALID = np.arange(T)[:, None] < LENGTHS  # (T, B)
 LSTM = jaxrnn.lstm(H)
-
-
-@pytest.fixture(autouse=True)
-def default_settings(x64, unhooked):
-    """The settings of users, in float64."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = pytest.mark.usefixtures("x64", "settings_of_users")
 
 
 @pytest.mark.parametrize("row", TABLE.rows, ids=[row.key for row in TABLE.rows])

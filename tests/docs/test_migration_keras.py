@@ -23,15 +23,9 @@ CELLS = {"LSTM": jaxrnn.lstm, "GRU": jaxrnn.gru, "SimpleRNN": jaxrnn.rnn}
 MERGES = {"concat": "concat", "sum": "sum", "mul": "mul", "ave": "average"}
 pytestmark = [
     pytest.mark.peers,
+    pytest.mark.usefixtures("settings_of_users"),
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def default_settings(unhooked):
-    """The settings of users."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 @pytest.mark.parametrize("row", TABLE.rows, ids=[row.key for row in TABLE.rows])

@@ -19,14 +19,7 @@ from tests.support.migration import LENGTHS, B, H, I, T, Table, assert_same, dra
 from tests.support.peers import peer
 
 TABLE = Table("PyTorch")
-pytestmark = pytest.mark.peers
-
-
-@pytest.fixture(autouse=True)
-def default_settings(x64, unhooked):
-    """The settings of users, in float64."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
+pytestmark = [pytest.mark.peers, pytest.mark.usefixtures("x64", "settings_of_users")]
 
 
 @pytest.mark.parametrize("row", TABLE.rows, ids=[row.key for row in TABLE.rows])
