@@ -6,6 +6,7 @@ An entry of a tuple over layers is a layer, its parameters or its states.
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -81,6 +82,14 @@ def merge_of(merge: str | Merge) -> Merge:
 def merged(merge: str | Merge, outputs: Sequence[Array]) -> Array:
     """One output of those of a layer's directions."""
     return merge_of(merge)(*outputs) if len(outputs) == 2 else outputs[0]
+
+
+def unmerged(merge: str | Merge, outputs: Sequence[Array], dys: Array) -> Sequence[Array]:
+    """The cotangents of the outputs of a layer's directions, from that of the merged output."""
+    if len(outputs) == 1:
+        return (dys,)
+    _, pull = jax.vjp(merge_of(merge), *(ys.astype(dys.dtype) for ys in outputs))
+    return pull(dys)
 
 
 def run_layers(

@@ -7,6 +7,7 @@ Every function states its cost in T steps, B sequences and H units.
 """
 
 from jaxrnn.analysis.ablation import ablate_gates
+from jaxrnn.analysis.backward_pass import BackwardPass, backward_pass
 from jaxrnn.analysis.cell_state import CellStateTerms, cell_state_jacobian_terms
 from jaxrnn.analysis.directions import cotangent_norms, tangent_norms
 from jaxrnn.analysis.gates import GateStatistics, gate_statistics, gate_values
@@ -17,6 +18,7 @@ from jaxrnn.analysis.products import JacobianProducts, jacobian_products
 from jaxrnn.analysis.spectrum import Spectrum, recurrent_spectrum
 
 __all__ = [
+    "BackwardPass",
     "CellStateTerms",
     "GateStatistics",
     "GradientFlow",
@@ -24,6 +26,7 @@ __all__ = [
     "LyapunovExponents",
     "Spectrum",
     "ablate_gates",
+    "backward_pass",
     "cell_state_jacobian_terms",
     "cotangent_norms",
     "gate_statistics",

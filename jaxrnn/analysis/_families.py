@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrnn import _checks
@@ -26,6 +27,7 @@ class Family(NamedTuple):
     blocks: tuple[str, ...]  # side by side in w_x, w_h and b
     gates: tuple[str, ...]  # without the candidate
     values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
+    deltas: Callable[[Any], Values]  # δa by name, from what `Rule.backward` returns for `Rule.accumulate`
     kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
 
 
@@ -42,17 +44,34 @@ def _first(names: tuple[str, ...], residual: Any) -> Values:
     return dict(zip(names, residual, strict=False))
 
 
+def _lstm_deltas(blocks: tuple[str, ...], delta: Any) -> Values:
+    return _blocks(blocks, delta.a)
+
+
+def _gru_deltas(deltas: Any) -> Values:
+    """δa_r, δa_z, δa_n, and in the reset-after form δq, of q = h_{t-1} W_hn + b_hn."""
+    recurrent, da_n = deltas
+    names = ("r", "z", "q")[: recurrent.shape[-1] // da_n.shape[-1]]
+    found = _blocks(names, recurrent) | {"n": da_n}
+    return {name: found[name] for name in ("r", "z", "n", "q") if name in found}
+
+
+def _blocks(names: tuple[str, ...], array: Array) -> Values:
+    """Blocks that lie side by side, by name."""
+    return dict(zip(names, jnp.split(array, len(names), axis=-1), strict=True))
+
+
 def _family(params: Any) -> Family | None:
     if isinstance(params, LSTMParams):
         rows = (params.w_h if params.w_proj is None else params.w_proj).shape[0]
         blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * rows else LSTM_GATES
-        return Family(blocks, ("i", "f", "o"), _lstm_values, ("f", False))
+        return Family(blocks, ("i", "f", "o"), _lstm_values, Bound(_lstm_deltas, blocks), ("f", False))
     if isinstance(params, GRUParams):
-        return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), ("z", False))
+        return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
     if isinstance(params, MGUParams):
-        return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), ("f", True))
+        return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
     if isinstance(params, (RNNParams, IndRNNParams)):
-        return Family(RNN_GATES, (), Bound(_first, ()), None)
+        return Family(RNN_GATES, (), Bound(_first, ()), Bound(_blocks, RNN_GATES), None)
     return None
 
 
@@ -62,6 +81,28 @@ def family_of_params(where: str, params: Any) -> Family:
     family = _family(params)
     assert family is not None
     return family
+
+
+def family_of_rule(params: Any, rule: Any) -> Family | None:
+    """The family of a cell with these parameters, unless `accumulate` of its rule is the user's own."""
+    return None if is_own(rule.accumulate) else _family(params)
+
+
+def part_of_gate(family: Family, gate: str, tree: Any) -> Any:
+    """A record of parameters with only what belongs to one gate: its columns, its row of peepholes; else `None`."""
+    k, count = family.blocks.index(gate), len(family.blocks)
+    seen = [name for name in family.blocks if name in family.gates]
+
+    def part(name: str, value: Any) -> Any:
+        if value is None or hasattr(value, "_fields"):
+            return value if value is None else type(value)(*map(part, value._fields, value))
+        if name in ("w_x", "w_h", "b", "scale_x", "scale_h"):
+            return jnp.split(value, count, axis=-1)[k]
+        if name == "peephole" and gate in seen:
+            return value[..., seen.index(gate), :]
+        return value if name == "b_hn" and gate == "n" else None
+
+    return type(tree)(*map(part, tree._fields, tree))
 
 
 def _check_record(where: str, params: Any) -> None:

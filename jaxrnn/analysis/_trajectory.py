@@ -71,6 +71,26 @@ def check_reduce(where: str, reduce: Any, signature: str) -> None:
     _checks.hashable(where, "reduce", reduce)
 
 
+def scalar(where: str, loss: Callable[[State, Array], Array]) -> Callable[[State, Array], Array]:
+    """The loss, which raises unless it returns a floating-point scalar."""
+
+    def checked(final: State, ys: Array) -> Array:
+        value = loss(final, ys)
+        is_number = isinstance(value, float) or (_checks.is_array(value) and not value.shape)
+        if not is_number or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise TypeError(f"{where}: loss expected to return a floating-point scalar, got {_checks.describe(value)}")
+        return value
+
+    return checked
+
+
+def check_floating(where: str, params: Any) -> None:
+    """Raises unless all parameters are floating-point."""
+    _checks.numeric_leaves(where, "params", params)
+    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)):
+        raise TypeError(f"{where}: params expected floating-point arrays, got {_checks.describe(params)}")
+
+
 def check_inputs(where: str, xs: Any) -> Array:
     """`xs` as a floating-point array of two axes at least."""
     xs = _checks.floating(where, "xs", xs)

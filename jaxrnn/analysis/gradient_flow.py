@@ -29,10 +29,20 @@ from jaxrnn.analysis._logscale import (
     times,
     unscaled,
 )
-from jaxrnn.analysis._trajectory import Step, Steps, Trajectory, check_inputs, trajectory, widened
+from jaxrnn.analysis._trajectory import (
+    Step,
+    Steps,
+    Trajectory,
+    check_floating,
+    check_inputs,
+    scalar,
+    trajectory,
+    widened,
+)
 from jaxrnn.cells._step import cast_floating
-from jaxrnn.layers import Direction, check_layers, from_directions, merge_of, run_layers, walk
+from jaxrnn.layers import Direction, check_layers, from_directions, run_layers, unmerged, walk
 from jaxrnn.network import Network
+from jaxrnn.sequence.implementations.bptt import place_of_output
 from jaxrnn.sequence.masking import only, select
 
 WHERE = "gradient_flow"
@@ -111,26 +121,13 @@ def gradient_flow(
     """
     _checks.function(WHERE, "loss", loss, "of (final_state, ys)")
     contributions = _checks.boolean(WHERE, "contributions", contributions)
-    _checks.numeric_leaves(WHERE, "params", params)
-    if not all(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in jax.tree.leaves(params)):
-        raise TypeError(f"{WHERE}: params expected floating-point arrays, got {_checks.describe(params)}")
+    check_floating(WHERE, params)
     if isinstance(net_or_cell, Network):
         return _of_network(net_or_cell, params, xs, loss, state, lengths, mask, contributions)
     run = trajectory(WHERE, net_or_cell, params, xs, state, lengths, mask)
-    value, (dfinal, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(run.final, run.ys)
+    value, (dfinal, dys) = jax.value_and_grad(scalar(WHERE, loss), (0, 1))(run.final, run.ys)
     found, _ = _back(net_or_cell.step, False, contributions, run, dfinal, _plain(dys, run.steps))
     return GradientFlow(value, *found)
-
-
-def _scalar(loss: Callable[[State, Array], Array]) -> Callable[[State, Array], Array]:
-    def checked(final: State, ys: Array) -> Array:
-        value = loss(final, ys)
-        is_number = isinstance(value, float) or (_checks.is_array(value) and not value.shape)
-        if not is_number or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            raise TypeError(f"{WHERE}: loss expected to return a floating-point scalar, got {_checks.describe(value)}")
-        return value
-
-    return checked
 
 
 def _plain(dys: PyTree, steps: Steps) -> Scaled:
@@ -139,11 +136,6 @@ def _plain(dys: PyTree, steps: Steps) -> Scaled:
 
 
 # ---- one cell, in one direction
-
-
-def _own_output(state: State, y: PyTree) -> int | None:
-    """The index of the leaf of the state that is the output, if one is."""
-    return next((k for k, leaf in enumerate(jax.tree.leaves(state)) if leaf is y), None)
 
 
 def _state_norms(dstate: State, dy: Array, position: int | None, log_scale: Array) -> State:
@@ -179,7 +171,7 @@ def _back_in_time(
         def step(params: Params, state: State, x: Array) -> tuple[State, PyTree]:
             nonlocal position
             after, y = step_of_cell(params, state, x)
-            position = _own_output(after, y)
+            position = place_of_output(after, y)
             return after, y
 
         _, pull = jax.vjp(step, params, before, x)
@@ -230,24 +222,20 @@ def _of_network(
 
     layers, ys = run_layers(net, run, xs, params, states)
     finals = tuple(from_directions([each.run.final for each in runs]) for runs in layers)
-    value, (dfinals, dys) = jax.value_and_grad(_scalar(loss), (0, 1))(finals, ys)
+    value, (dfinals, dys) = jax.value_and_grad(scalar(WHERE, loss), (0, 1))(finals, ys)
     dys, found = _plain(dys, layers[-1][0].run.steps), []
     of_final = [[way.parts[0] for way in ways] for ways in walk(net.layers, dfinals)]
+
+    def parts_of(runs: list[_Run], dys: Scaled) -> list[Scaled]:
+        outputs = [each.run.ys for each in runs]
+        return [Scaled(part, dys.log_scale) for part in unmerged(net.merge, outputs, dys.value)]
+
     for k in range(len(layers) - 1, -1, -1):
         backs = [
             _back(each.way.cell.step, each.way.reverse, keep, each.run, dfinal, part)
-            for each, dfinal, part in zip(layers[k], of_final[k], _unmerged(net, layers[k], dys), strict=True)
+            for each, dfinal, part in zip(layers[k], of_final[k], parts_of(layers[k], dys), strict=True)
         ]
         found.insert(0, [from_directions(parts) for parts in zip(*(own for own, _ in backs), strict=True)])
         dys = plus(*(dxs for _, dxs in backs), *([dys] if net.residual and k else []))
     norms, weights, contributions = (tuple(values) for values in zip(*found, strict=True))
     return GradientFlow(value, norms, weights, contributions if keep else None)
-
-
-def _unmerged(net: Network, runs: list[_Run], dys: Scaled) -> list[Scaled]:
-    """The cotangents of the outputs of a layer's directions."""
-    if len(runs) == 1:
-        return [dys]
-    dtype = jax.tree.leaves(dys.value)[0].dtype
-    _, pull = jax.vjp(merge_of(net.merge), *(each.run.ys.astype(dtype) for each in runs))
-    return [Scaled(part, dys.log_scale) for part in pull(dys.value)]

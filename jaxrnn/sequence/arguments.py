@@ -26,8 +26,6 @@ from jaxrnn.sequence.sharding import (
     vary_like,
 )
 
-WHERE = "unroll"
-
 
 class Given(NamedTuple):
     """The keyword arguments of `unroll` as the user gave them, without the implementation."""
@@ -45,29 +43,29 @@ class Given(NamedTuple):
     key: Any = None
 
 
-def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Given) -> Request:
-    """The request that a call of `unroll` makes.
+def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Given, where: str = "unroll") -> Request:
+    """The request that a call of `unroll` makes, or of a function `where` with its arguments.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as `unroll` does.
     """
-    check_cell(WHERE, cell)
+    check_cell(where, cell)
     cell, placement = cell if isinstance(cell, PlacedCell) else (cell, None)
-    xs = _checks.floating(WHERE, "xs", xs)
+    xs = _checks.floating(where, "xs", xs)
     if xs.ndim < 2:
-        raise ValueError(f"{WHERE}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
+        raise ValueError(f"{where}: xs expected shape (T, *B, I), got {xs.shape}; a sequence of scalars has I = 1")
     if cell.check is not None:
-        cell.check(WHERE, params, xs.shape)
+        cell.check(where, params, xs.shape)
     if placement is not None:
-        check_placement(WHERE, cell, placement, xs)
+        check_placement(where, cell, placement, xs)
     device, is_varying = device_of(xs), varies((params, xs))
-    inputs, options = _arrays(cell, params, xs, state, given), _options(cell, given)
-    dtypes = dtypes_of(WHERE, cell, params, xs, given.compute_dtype)
+    inputs, options = _arrays(where, cell, params, xs, state, given), _options(where, cell, given)
+    dtypes = dtypes_of(where, cell, params, xs, given.compute_dtype)
     inputs = cast_floating(inputs, dtypes.state)
     if dtypes.compute is not None:
-        _check_products(cell, inputs, dtypes.compute)
+        _check_products(where, cell, inputs, dtypes.compute)
     closes = closes_over_traced_values(cell, inputs)
-    key = None if given.key is None else _checks.key(WHERE, "key", given.key)
+    key = None if given.key is None else _checks.key(where, "key", given.key)
     if key is not None and cell.sample is not None:
         params, sampled = cell.sample(key, inputs.params, inputs.xs)
         inputs = inputs._replace(params=params, xs=sampled)
@@ -87,44 +85,44 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
     return Request(options, inputs, features, device, repr(cell))
 
 
-def _arrays(cell: Cell, params: Params, xs: Array, state: State | None, given: Given) -> Inputs:
+def _arrays(where: str, cell: Cell, params: Params, xs: Array, state: State | None, given: Given) -> Inputs:
     """The arrays, checked but for those of the parameters, in the dtypes they came in."""
     time, batch_shape = xs.shape[0], xs.shape[1:-1]
     expected = jax.eval_shape(lambda: cell.initial_state(batch_shape))
     for name, value in (("state", state), ("reset_state", given.reset_state)):
         if value is not None:
-            _checks.state_like(WHERE, name, value, expected)
-    reverse = _checks.boolean(WHERE, "reverse", given.reverse)
-    mask, resets, reset_state = _mask(given, time, batch_shape), given.resets, given.reset_state
+            _checks.state_like(where, name, value, expected)
+    reverse = _checks.boolean(where, "reverse", given.reverse)
+    mask, resets, reset_state = _mask(where, given, time, batch_shape), given.resets, given.reset_state
     if resets is not None:
-        resets = resets_on_entry(_checks.step_mask(WHERE, "resets", resets, (time, *batch_shape)), reverse)
+        resets = resets_on_entry(_checks.step_mask(where, "resets", resets, (time, *batch_shape)), reverse)
         reset_state = cell.initial_state(batch_shape) if reset_state is None else reset_state
     elif reset_state is not None:
-        raise ValueError(f"{WHERE}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
-    check_alike(WHERE, xs, **{"lengths" if given.lengths is not None else "mask": mask}, resets=resets)
-    truncate = None if given.truncate is None else _checks.positive_int(WHERE, "truncate", given.truncate)
+        raise ValueError(f"{where}: reset_state expected None without resets, got {_checks.describe(reset_state)}")
+    check_alike(where, xs, **{"lengths" if given.lengths is not None else "mask": mask}, resets=resets)
+    truncate = None if given.truncate is None else _checks.positive_int(where, "truncate", given.truncate)
     state = cell.initial_state(batch_shape) if state is None else state
     inputs = Inputs(params, xs, state, reset_state, mask, resets, window_borders(time, truncate, reverse))
     return jax.tree.map(jnp.asarray, inputs)
 
 
-def _mask(given: Given, time: int, batch_shape: tuple[int, ...]) -> Any:
+def _mask(where: str, given: Given, time: int, batch_shape: tuple[int, ...]) -> Any:
     if given.lengths is not None and given.mask is not None:
-        raise ValueError(f"{WHERE}: lengths and mask were both given, expected one; a mask says all that lengths can")
+        raise ValueError(f"{where}: lengths and mask were both given, expected one; a mask says all that lengths can")
     if given.lengths is not None:
-        return mask_of_lengths(_checks.sequence_lengths(WHERE, given.lengths, time, batch_shape), time)
-    return None if given.mask is None else _checks.step_mask(WHERE, "mask", given.mask, (time, *batch_shape))
+        return mask_of_lengths(_checks.sequence_lengths(where, given.lengths, time, batch_shape), time)
+    return None if given.mask is None else _checks.step_mask(where, "mask", given.mask, (time, *batch_shape))
 
 
-def _options(cell: Cell, given: Given) -> Options:
+def _options(where: str, cell: Cell, given: Given) -> Options:
     """The options that do not depend on the arrays."""
     clip = given.clip_gradient
     return Options(
         equations=cell.equations,
-        reverse=_checks.boolean(WHERE, "reverse", given.reverse),
-        return_states=_checks.boolean(WHERE, "return_states", given.return_states),
-        checkpoint=checkpoint_of(WHERE, given.checkpoint),
-        clip_gradient=None if clip is None else _checks.positive_float(WHERE, "clip_gradient", clip),
+        reverse=_checks.boolean(where, "reverse", given.reverse),
+        return_states=_checks.boolean(where, "return_states", given.return_states),
+        checkpoint=checkpoint_of(where, given.checkpoint),
+        clip_gradient=None if clip is None else _checks.positive_float(where, "clip_gradient", clip),
     )
 
 
@@ -194,11 +192,11 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
     return dtype
 
 
-def _check_products(cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
+def _check_products(where: str, cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
     """Raises unless the rule multiplies its matrices in `compute_dtype`."""
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
-            f"{WHERE}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
+            f"{where}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
             f"{cell!r} multiplies it in another one than {compute_dtype.name}; cast the other operand to the matrix' "
             "dtype, and give the product preferred_element_type"
         )

@@ -74,7 +74,13 @@ def differentiated(
 ) -> Any:
     """Values of `unroll` with `return_states`, and gradients by (params, xs, state, reset_state)."""
     shape = operands[1].shape[:-1]
-    # `order` numbers the steps as they are read. Resets and borders are in that order, the mask is by time.
+    order, over_time = in_order_of_reading(shape, mask, resets, reverse, truncate)
+    limit = np.asarray(clip_gradient, operands[1].dtype)
+    return _program(name)(operands, order, over_time, limit, cotangents, key)
+
+
+def in_order_of_reading(shape: Any, mask: Any, resets: Any, reverse: bool, truncate: int | None) -> tuple[Any, Any]:
+    """The steps as they are read; and the mask by time, and by the order of reading resets and borders of windows."""
     steps = np.arange(shape[0])
     order = steps[::-1] if reverse else steps
     mask = np.ones(shape, bool) if mask is None else mask
@@ -83,5 +89,4 @@ def differentiated(
         entered[1:] = np.asarray(resets)[np.maximum(order[1:], order[:-1])]
         entered[0] = False if reverse else resets[0]
     borders = (steps > 0) & (steps % (truncate or shape[0]) == 0)
-    limit = np.asarray(clip_gradient, operands[1].dtype)
-    return _program(name)(operands, order, (mask, entered, borders), limit, cotangents, key)
+    return order, (mask, entered, borders)

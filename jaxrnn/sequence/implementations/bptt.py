@@ -61,15 +61,18 @@ class Bptt(Implementation):
         return bptt(options, *inputs)
 
 
-def _position(state: State, y: PyTree) -> int | None:
-    """Which leaf of the state the output is, if it is one: it is then not stored twice."""
+def place_of_output(state: State, y: PyTree) -> int | None:
+    """Which leaf of the state the output is, if it is one."""
     return next((k for k, leaf in enumerate(jax.tree.leaves(state)) if leaf is y), None)
 
 
-def _forward(
+def run_forward(
     options: Options, inputs: Inputs, keep_states: bool, keep_residuals: bool
 ) -> tuple[State, PyTree, State | None, PyTree]:
-    """Final state, outputs, states, residuals; the last two only if they are kept."""
+    """Final state, outputs, states, residuals; the last two only if they are kept.
+
+    An output that is a part of the state is not stored twice.
+    """
     rule = options.rule
     params = operands(options, inputs.params)
     position = None
@@ -79,7 +82,7 @@ def _forward(
         z, mask, reset = now
         before = replace(reset, state, inputs.reset_state)
         after, y, residual = rule.forward(params, before, z)
-        position = _position(after, y)
+        position = place_of_output(after, y)
         after = select(mask, after, before)
         y_kept = None if keep_states and position is not None else y
         return after, (y_kept, after if keep_states else None, residual if keep_residuals else None)
@@ -102,14 +105,14 @@ def _outcome(options: Options, final: State, ys: PyTree, states: State | None) -
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bptt(options: Options, *arrays: Any) -> Outcome:
     """What `Implementation.run` returns, of the fields of `Inputs` one by one."""
-    final, ys, states, _ = _forward(options, Inputs(*arrays), options.return_states, False)
+    final, ys, states, _ = run_forward(options, Inputs(*arrays), options.return_states, False)
     return _outcome(options, final, ys, states)
 
 
 def bptt_forward(options: Options, *arrays: Any) -> tuple[Any, Any]:
     """What `bptt` returns, and what the backward pass reads."""
     inputs = Inputs(*arrays)
-    final, ys, states, residuals = _forward(options, inputs, True, options.keep_gates)
+    final, ys, states, residuals = run_forward(options, inputs, True, options.keep_gates)
     return _outcome(options, final, ys, states), (inputs, states, residuals)
 
 
@@ -124,6 +127,34 @@ class _Steps(NamedTuple):
     mask: Array | None
     resets: Array | None
     borders: Array | None
+
+
+def step_back(options: Options, prepared: Params, carry: PyTree, now: Any) -> tuple[PyTree, tuple[State, PyTree]]:
+    """A step of the loop back through time.
+
+    Args:
+        options: of the request.
+        prepared: what `rule.backward` reads in the place of the parameters.
+        carry: δs_t from the step after it, and the cotangent of the reset state so far.
+        now: of this step its tape, δy_t, the cotangent of the returned s_t or `None`, and whether
+            it is valid, was reset, or begins a window; `None` for what no step has.
+
+    Returns:
+        The carry for the step before; δs_t, and what `rule.accumulate` reads.
+    """
+    dstate, dreset = carry
+    tape, dy, dafter, mask, reset, border = now
+    if dafter is not None:
+        dstate = jax.tree.map(jnp.add, dstate, dafter)
+    dbefore, delta = options.rule.backward(prepared, tape, only(mask, dstate), dy)
+    dbefore = select(mask, dbefore, dstate)
+    if reset is not None:
+        dreset = jax.tree.map(jnp.add, dreset, only(reset, dbefore))
+        dbefore = only(~reset, dbefore)
+    dbefore = clip(options.clip_gradient, dbefore)
+    if border is not None:
+        dbefore = only(~border, dbefore)
+    return (dbefore, dreset), (dstate, delta)
 
 
 def _back(
@@ -141,32 +172,26 @@ def _back(
         residual = rule.forward(params, before, rule.project(params, steps.xs))[2]
     tape = Tape(before, steps.after, residual)
 
-    def body(carry, now):
-        dstate, dreset = carry
-        step, dy, dafter, mask, reset, border = now
-        if dafter is not None:
-            dstate = jax.tree.map(jnp.add, dstate, dafter)
-        dbefore, delta = rule.backward(prepared, step, only(mask, dstate), dy)
-        dbefore = select(mask, dbefore, dstate)
-        if reset is not None:
-            dreset = jax.tree.map(jnp.add, dreset, only(reset, dbefore))
-            dbefore = only(~reset, dbefore)
-        dbefore = clip(options.clip_gradient, dbefore)
-        if border is not None:
-            dbefore = only(~border, dbefore)
-        return (dbefore, dreset), delta
+    def body(carry: PyTree, now: Any) -> tuple[PyTree, PyTree]:
+        carry, (_, delta) = step_back(options, prepared, carry, now)
+        return carry, delta
 
     now = (tape, steps.dys, steps.dstates, steps.mask, steps.resets, steps.borders)
     carry, deltas = jax.lax.scan(body, carry, now, reverse=not options.reverse)
     return carry, rule.accumulate(params, steps.xs, tape, deltas)
 
 
+def prepared_params(options: Options, inputs: Inputs) -> Params:
+    """What `rule.backward` reads in the place of the parameters."""
+    params, prepare = operands(options, inputs.params), options.rule.prepare
+    return params if prepare is None else prepare(params)
+
+
 def _back_through_segments(
     options: Options, inputs: Inputs, steps: _Steps, carry: PyTree, size: int
 ) -> tuple[PyTree, tuple[Params, PyTree]]:
     """`_back` from the segment read last to the first, with the cotangents of parameters summed."""
-    rule, params = options.rule, operands(options, inputs.params)
-    back = functools.partial(_back, options, inputs, params if rule.prepare is None else rule.prepare(params))
+    back = functools.partial(_back, options, inputs, prepared_params(options, inputs))
     whole, rest = split_time(steps, size, options.reverse)
     if whole is None:
         return back(inputs.state, rest, carry)

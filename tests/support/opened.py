@@ -1,0 +1,157 @@
+"""Every cotangent of a backward pass by JAX: the equations again, with a number added wherever one is asked for.
+
+The derivative by an added number is the cotangent of what it is added to. It shares no code with the library. Every step has parameters of its own.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.support.in_jax import in_order_of_reading, limited
+from tests.support.registry import H, cell_of, quick_jit
+
+sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
+GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn"}
+
+
+def gates_of(name: str) -> str:
+    """The names of the gates of a cell of the registry, in the order of their columns."""
+    coupled = name in ("lstm-coupled", "lstm-all")
+    return "fgo" if coupled else GATES[name.split("-")[0]]
+
+
+def names_of(name: str) -> str:
+    """The names of all that is added inside a step: to pre-activations, to q of a GRU, and C for the memory."""
+    family = name.split("-")[0]
+    more = {"lstm": "C", "gru": "" if "before" in name else "q"}
+    return gates_of(name) + more.get(family, "")
+
+
+def _norm(a, scale):
+    if scale is None:
+        return a
+    return (a - a.mean(-1, keepdims=True)) / jnp.sqrt(a.var(-1, keepdims=True) + 1e-5) * scale[None]
+
+
+def _scales(p):
+    return (None, None) if getattr(p, "norm", None) is None else (p.norm.scale_x, p.norm.scale_h)
+
+
+def _biased(a, b):
+    return a if b is None else a + b[None]
+
+
+def _rnn(name, p, h, x, e):
+    phi = {"relu": jax.nn.relu, "sigmoid": sigmoid, "callable": jnp.sin}.get(name.split("-")[-1], tanh)
+    recurrent = h * p.w_h[None] if p.w_h.ndim == 1 else h @ p.w_h
+    return phi(_biased(x @ p.w_x + recurrent, p.b) + e["h"])
+
+
+def _lstm(name, p, state, x, e):
+    h, c = state
+    scale_x, scale_h = _scales(p)
+    a = _biased(_norm(x @ p.w_x, scale_x) + _norm(h @ p.w_h, scale_h), p.b)
+    a = {gate: part + e[gate] for gate, part in zip(gates_of(name), jnp.split(a, len(gates_of(name)), -1), strict=True)}
+    peephole = dict(zip("ifo" if "i" in a else "fo", [] if p.peephole is None else p.peephole, strict=False))
+    peep = lambda gate, c: a[gate] + (peephole[gate][None] * c if gate in peephole else 0)  # noqa: E731
+    f = sigmoid(peep("f", c))
+    i = sigmoid(peep("i", c)) if "i" in a else 1 - f
+    c = f * c + i * tanh(a["g"]) + e["C"]
+    o = sigmoid(peep("o", c))
+    read = c if p.norm is None else _norm(c, p.norm.scale_c) + p.norm.offset_c[None]
+    h = o * tanh(read)
+    return type(state)(h if p.w_proj is None else h @ p.w_proj, c)
+
+
+def _gru(name, p, h, x, e):
+    scale_x, scale_h = _scales(p)
+    x_r, x_z, x_n = jnp.split(_biased(_norm(x @ p.w_x, scale_x), p.b), 3, -1)
+    if "before" in name:
+        rz, n = slice(0, 2 * H), slice(2 * H, 3 * H)
+        h_r, h_z = jnp.split(_norm(h @ p.w_h[:, rz], None if scale_h is None else scale_h[rz]), 2, -1)
+        r, z = sigmoid(x_r + h_r + e["r"]), sigmoid(x_z + h_z + e["z"])
+        recurrent = _norm((r * h) @ p.w_h[:, n], None if scale_h is None else scale_h[n])
+    else:
+        h_r, h_z, q = jnp.split(_norm(h @ p.w_h, scale_h), 3, -1)
+        r, z = sigmoid(x_r + h_r + e["r"]), sigmoid(x_z + h_z + e["z"])
+        recurrent = r * (_biased(q, p.b_hn) + e["q"])
+    return (1 - z) * tanh(x_n + recurrent + e["n"]) + z * h
+
+
+def _mgu(name, p, h, x, e):
+    (x_f, x_n), (w_f, w_n) = jnp.split(_biased(x @ p.w_x, p.b), 2, -1), jnp.split(p.w_h, 2, -1)
+    f = sigmoid(x_f + h @ w_f + e["f"])
+    return (1 - f) * h + f * tanh(x_n + (f * h) @ w_n + e["n"])
+
+
+STEPS = {"rnn": _rnn, "indrnn": _rnn, "lstm": _lstm, "gru": _gru, "mgu": _mgu}
+
+
+def _where(condition, a, b):
+    return jax.tree.map(lambda x, y: jnp.where(condition[:, None], x, y), a, b)
+
+
+@functools.cache
+def _program(name, loss):
+    step = STEPS[name.split("-")[0]]
+
+    def run(operands, inside, outside, order, over_time, limit):
+        """The loss, with `inside` added within steps, and `outside` to the states after them, leaves `(T, B, ·)`."""
+        by_step, xs, state, reset_state = operands
+        mask, entered, borders = over_time
+        by_time = jax.tree.map(lambda leaf: leaf[order], (by_step, xs, mask, inside, outside))
+
+        def body(state, now):
+            (params, x, valid, inside, outside), reset, border = now
+            before = limited(limit, state)
+            before = jax.tree.map(lambda s: jnp.where(border, jax.lax.stop_gradient(s), s), before)
+            before = _where(reset, reset_state, before)
+            after = step(name, params, before, x, inside)
+            if "regularized" in name:  # zoneout of 0.3, evaluated by its mean
+                after = jax.tree.map(lambda old, new: 0.3 * old + 0.7 * new, before, after)
+            state = jax.tree.map(jnp.add, _where(valid, after, before), outside)
+            y = jax.tree.leaves(state)[0]
+            return state, jnp.where(valid[:, None], y, jnp.zeros_like(y))
+
+        final, ys = jax.lax.scan(body, state, (by_time, entered, borders))
+        return loss(final, jnp.zeros_like(ys).at[order].set(ys))
+
+    return quick_jit(jax.value_and_grad(run, (0, 1, 2)))
+
+
+def opened(
+    name, operands, loss, mask=None, resets=None, reverse=False, truncate=None, clip_gradient=np.inf
+) -> dict[str, Any]:
+    """The fields of `jaxrnn.analysis.BackwardPass` as a dictionary, but for `weights` and `by_gate`."""
+    params, xs, state, reset_state = operands
+    shape = xs.shape[:-1]
+    mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
+    order, over_time = in_order_of_reading(shape, mask, resets, reverse, truncate)
+    by_step = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(xs)), params)
+    inside = {gate: jnp.zeros((*shape, H), xs.dtype) for gate in names_of(name)}
+    outside = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape), leaf.dtype), state)
+    value, ((by_params, by_xs, by_state, by_reset), by_inside, by_outside) = _program(name, loss)(
+        (by_step, xs, state, reset_state), inside, outside, order, over_time, np.asarray(clip_gradient, xs.dtype)
+    )
+    total = by_inside.pop("C", None)
+    if total is not None:  # a masked step has no path through h
+        total = None if "regularized" in name else jnp.where(mask[..., None], total, by_outside.c)
+    return {
+        "loss": value,
+        "states": by_outside,
+        "cell_state": total,
+        "pre_activations": by_inside,
+        "inputs": by_xs,
+        "initial_state": by_state,
+        "reset_state": by_reset,
+        "contributions": by_params,
+    }
+
+
+def cell_and_operands(name: str, make: Any) -> tuple[Any, Any]:
+    """A cell of the registry, and (params, xs, state, reset_state)."""
+    case = make(name)
+    return cell_of(name), (case.params, case.xs, case.state, make(name, seed=7).state)
