@@ -32,6 +32,7 @@ from jaxrnn.generation import generate, last_output
 from jaxrnn.layers import Bidirectional
 from jaxrnn.network import Network, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
+from jaxrnn.readouts import Readout, ReadoutParams, readout, readout_loss
 from jaxrnn.saving import load, save
 from jaxrnn.sequence.unroll import unroll
 
@@ -54,6 +55,8 @@ __all__ = [
     "MGUParams",
     "Network",
     "RNNParams",
+    "Readout",
+    "ReadoutParams",
     "Rule",
     "Tape",
     "analysis",
@@ -76,6 +79,8 @@ __all__ = [
     "modules",
     "param_shardings",
     "pipeline",
+    "readout",
+    "readout_loss",
     "regularize",
     "rnn",
     "rnn_step",

@@ -2,5 +2,6 @@
 
 from jaxrnn.modules.cells import GRUCell, LSTMCell, RNNCell
 from jaxrnn.modules.layers import GRU, LSTM, RNN
+from jaxrnn.modules.readout import Readout
 
-__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell", "Readout"]

@@ -19,7 +19,7 @@ Metadata = Mapping[str, Any]
 MakeParam = Callable[[str, Array], nnx.Param]
 
 # The initialiser and metadata of a parameter; all others start as constants and have no metadata.
-ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias"}
+ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias", "v": "kernel", "c": "bias"}
 
 
 class DrawingOptions(TypedDict, total=False):
