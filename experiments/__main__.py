@@ -24,6 +24,7 @@ class Script(NamedTuple):
 
 
 SCRIPTS = (
+    Script("bptt_by_hand", "the hand-written gradient beside jax.grad, step by step and gate by gate", "0.3"),
     Script("sequential_images", "images read by rows, by pixels or in a random order", "2"),
     Script("mnist_1d", "MNIST-1D by the published protocol", "3"),
     Script("japanese_vowels", "speakers by their vowels: lengths, both directions", "2"),

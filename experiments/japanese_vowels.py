@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.options import among, check_total, positive
 from experiments.command.progress import Job, Show, side_by_side
@@ -28,6 +28,7 @@ from experiments.datasets.batching import shuffled, steps_per_epoch
 from experiments.datasets.vowels import Utterances, Vowels, load_vowels
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.models.readout import readout_module
 from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
@@ -72,13 +73,13 @@ class Classifier(nnx.Module):
 
     def __init__(self, cell: str, features: int, hidden_size: int, bidirectional: bool, classes: int, rngs: nnx.Rngs):
         self.layer = LAYERS[cell](features, hidden_size, bidirectional=bidirectional, rngs=rngs)
-        self.readout = nnx.Linear(hidden_size * (2 if bidirectional else 1), classes, rngs=rngs)
+        self.readout = readout_module(hidden_size * (2 if bidirectional else 1), classes, "softmax", rngs)
 
     def __call__(self, xs: jax.Array, lengths: jax.Array) -> jax.Array:
         """Logits `(B, classes)` of sequences `(B, T, I)`."""
         _, states = self.layer(jnp.swapaxes(xs, 0, 1), lengths=lengths)
         h = states[0] if isinstance(states, tuple) else states  # (directions, B, H)
-        return self.readout(jnp.concatenate(list(h), axis=-1))
+        return self.readout.logits(jnp.concatenate(list(h), axis=-1))
 
 
 def model_of(config: Config, vowels: Vowels) -> Functional[Classifier]:
@@ -100,7 +101,7 @@ def task_of(config: Config, model: Functional[Classifier], train: Utterances) ->
 
     def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         logits = model.bind(params)(batch.xs, batch.lengths)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean(), carry
+        return jaxrnn.readout_loss(logits, batch.labels).mean(), carry
 
     return Task(model.init, loss, batch, examples=config.batch_size)
 

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
+import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.options import among, positive
 from experiments.command.progress import Job, Show, side_by_side
@@ -28,6 +28,7 @@ from experiments.command.script import Result, run_script
 from experiments.datasets.images import Images, load_mnist_1d
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.models.readout import readout_module
 from experiments.training.accuracy import accuracy_record, draw_accuracy, print_accuracy
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
@@ -69,12 +70,12 @@ class Classifier(nnx.Module):
 
     def __init__(self, cell: str, length: int, hidden_size: int, classes: int, rngs: nnx.Rngs):
         self.layer = LAYERS[cell](1, hidden_size, bidirectional=True, batch_first=True, rngs=rngs)
-        self.readout = nnx.Linear(length * 2 * hidden_size, classes, rngs=rngs)
+        self.readout = readout_module(length * 2 * hidden_size, classes, "softmax", rngs)
 
     def __call__(self, xs: jax.Array) -> jax.Array:
         """Logits `(B, classes)` of sequences `(B, T, 1)`."""
         ys, _ = self.layer(xs)
-        return self.readout(ys.reshape(ys.shape[0], -1))
+        return self.readout.logits(ys.reshape(ys.shape[0], -1))
 
 
 def load(config: Config) -> Images:
@@ -100,7 +101,7 @@ def task_of(model: Functional[Classifier], images: Images, batch_size: int) -> T
 
     def loss(params: Any, carry: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
         logits = model.bind(params)(batch[0])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch[1]).mean(), carry
+        return jaxrnn.readout_loss(logits, batch[1]).mean(), carry
 
     return Task(model.init, loss, batch, examples=batch_size)
 

@@ -21,6 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.messages import complain, shown
@@ -116,7 +117,7 @@ def loss_of(
     """The nats of poems `(B, N)`, all symbols after the first, and how many symbols those are."""
     symbols = poems.T
     logits, _ = bound(symbols[:-1], None, key)
-    each = language.nats(logits, symbols[1:])
+    each = jaxrnn.readout_loss(logits, symbols[1:])
     counted = jnp.arange(1, symbols.shape[0])[:, None] < lengths[None, :]
     return jnp.sum(jnp.where(counted, each, jnp.zeros_like(each))), jnp.sum(counted).astype(each.dtype)
 

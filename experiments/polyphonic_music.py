@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.options import among, check_total, positive, share
@@ -33,6 +33,7 @@ from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.models.readout import readout_module
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
@@ -114,14 +115,14 @@ class Composer(nnx.Module):
 
     def __init__(self, cell: str, hidden_size: int, dropout: float, rngs: nnx.Rngs):
         self.layer = LAYERS[cell](PITCHES, hidden_size, rngs=rngs)
-        self.readout = nnx.Linear(hidden_size, PITCHES, rngs=rngs)
+        self.readout = readout_module(hidden_size, PITCHES, "sigmoid", rngs)
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, xs: jax.Array, lengths: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Logits `(T, B, 88)` of what follows each step of `(T, B, 88)`; with a key, entries are dropped."""
         keys = (None, None) if key is None else jax.random.split(key)
         ys, _ = self.layer(self.dropout(xs, deterministic=key is None, rngs=keys[0]), lengths=lengths)
-        return self.readout(self.dropout(ys, deterministic=key is None, rngs=keys[1]))
+        return self.readout.logits(self.dropout(ys, deterministic=key is None, rngs=keys[1]))
 
 
 class Pieces(NamedTuple):
@@ -148,7 +149,7 @@ def nats_of(model: Composer, pieces: Pieces, key: jax.Array | None = None) -> tu
     """The sum over all steps but the first of each piece, and their number."""
     notes = jnp.swapaxes(pieces.notes, 0, 1).astype(jnp.float32)
     logits = model(notes[:-1], jnp.maximum(pieces.lengths - 1, 0), key)
-    each = optax.sigmoid_binary_cross_entropy(logits, notes[1:]).sum(-1)
+    each = jaxrnn.readout_loss(logits, notes[1:], "sigmoid")
     counted = jnp.arange(1, notes.shape[0])[:, None] < pieces.lengths[None, :]
     return jnp.sum(jnp.where(counted, each, jnp.zeros_like(each))), jnp.sum(counted).astype(each.dtype)
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -113,7 +112,7 @@ def task_of(cell: jaxrnn.Cell, config: Config, images: Images, reading: str) -> 
     def loss(model: Readout, carry: Any, batch: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[jax.Array, Any]:
         xs, labels = batch
         logits = many_to_one(cell, model, xs)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), carry
+        return jaxrnn.readout_loss(logits, labels).mean(), carry
 
     return Task(
         functools.partial(init_readout, cell, config.hidden_size, sequences.shape[-1], classes),

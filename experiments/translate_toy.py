@@ -17,11 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
+import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import loss_curves
 from experiments.command.options import among, positive
@@ -32,6 +32,7 @@ from experiments.datasets import translation
 from experiments.datasets.translation import BEGIN, LANGUAGES, PAD, Language, Pairs
 from experiments.models.functional import Functional, functional
 from experiments.models.language import LAYERS
+from experiments.models.readout import readout_module
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
 from experiments.training.seeds import population
@@ -78,7 +79,7 @@ class EncoderDecoder(nnx.Module):
         self.embedding = nnx.Embed(symbols, embedding, rngs=rngs)
         self.encoder = LAYERS[cell](embedding, hidden_size, rngs=rngs)
         self.decoder = LAYERS[cell](embedding, hidden_size, rngs=rngs)
-        self.readout = nnx.Linear(hidden_size, symbols, rngs=rngs)
+        self.readout = readout_module(hidden_size, symbols, "softmax", rngs)
 
     def read(self, sources: jax.Array, lengths: jax.Array) -> Any:
         """The states after sources `(T, B)`."""
@@ -87,7 +88,7 @@ class EncoderDecoder(nnx.Module):
     def write(self, states: Any, symbols: jax.Array) -> tuple[jax.Array, Any]:
         """Logits `(U, B, V)` of what follows each of `(U, B)` symbols, and the last states."""
         ys, states = self.decoder(self.embedding(symbols), states)
-        return self.readout(ys), states
+        return self.readout.logits(ys), states
 
     def translate(self, sources: jax.Array, lengths: jax.Array, steps: int) -> jax.Array:
         """The likeliest symbol at each step, every one being read before the next is written: `(U, B)`."""
@@ -107,7 +108,7 @@ def loss_of(model: EncoderDecoder, pairs: Pairs) -> jax.Array:
     targets = pairs.targets.T
     read = jnp.concatenate([jnp.full_like(targets[:1], BEGIN), targets[:-1]])
     logits, _ = model.write(model.read(pairs.sources.T, pairs.lengths), read)
-    each = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    each = jaxrnn.readout_loss(logits, targets)
     counted = targets != PAD
     return jnp.sum(jnp.where(counted, each, jnp.zeros_like(each))) / jnp.sum(counted).astype(each.dtype)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
@@ -181,7 +182,7 @@ def check_activation(where: str, activation: Any, output_size: int) -> None:
 
 def _checked_targets(where: str, activation: str, logits: Array, targets: Any) -> Array:
     """Targets in the dtype of the logits, or classes."""
-    targets = _checks.array(where, "targets", targets)
+    given, targets = targets, _checks.array(where, "targets", targets)
     classes, shapes = logits.shape[-1], [logits.shape]
     is_whole = jnp.issubdtype(targets.dtype, jnp.integer)
     if activation == "softmax" and is_whole:
@@ -194,11 +195,14 @@ def _checked_targets(where: str, activation: str, logits: Array, targets: Any) -
         raise ValueError(f"{where}: targets expected {kinds}, for logits {logits.shape}, got {got}")
     if targets.shape == logits.shape:
         return targets.astype(logits.dtype)
-    if not isinstance(targets, Tracer) and targets.size and not bool(((targets >= 0) & (targets < classes)).all()):
-        raise ValueError(
-            f"{where}: targets expected classes in 0..{classes - 1}, got {int(targets.min())}..{int(targets.max())}; "
-            "give padded steps any class, and select the others' losses with jnp.where"
-        )
+    if not isinstance(given, Tracer) and targets.size:
+        concrete = np.asarray(given)  # what JAX compares while it traces is traced
+        least, most = concrete.min(), concrete.max()
+        if least < 0 or most >= classes:
+            raise ValueError(
+                f"{where}: targets expected classes in 0..{classes - 1}, got {least}..{most}; "
+                "give padded steps any class, and select the others' losses with jnp.where"
+            )
     return targets
 
 

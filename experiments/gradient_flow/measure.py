@@ -126,8 +126,7 @@ def _measure(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, labels: jax.Array
     """Measures one model on sequences `(T, B, I)`."""
 
     def loss(final: Any, ys: jax.Array) -> jax.Array:
-        logits = jax.nn.log_softmax(read(model, ys[-1]))
-        return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))
+        return jaxrnn.readout_loss(read(model, ys[-1]), labels).mean()
 
     params = model.cell
     flow = analysis.gradient_flow(cell, params, xs, loss, contributions=True)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import jaxrnn
 from experiments.command.devices import Devices
@@ -55,7 +54,7 @@ def cross_entropy(
 ) -> jax.Array:
     """The mean over a batch; the noise is drawn from the key."""
     logits = many_to_one(cell, model, sequences(key, labels, length), lengths)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    return jaxrnn.readout_loss(logits, labels).mean()
 
 
 def make_task(cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int, fixed_length: bool = False) -> Task:

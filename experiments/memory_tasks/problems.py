@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+import jaxrnn
 from experiments.memory_tasks.agreement import WORDS, draw_sentences, nearest_noun
 from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.reber import SHORTEST, SYMBOLS, draw_reber
@@ -54,7 +54,7 @@ def _mean_squared_error(answers: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _cross_entropies(answers: jax.Array, batch: Batch) -> jax.Array:
-    return optax.softmax_cross_entropy_with_integer_labels(answers, batch.targets)
+    return jaxrnn.readout_loss(answers, batch.targets)
 
 
 def _cross_entropy(answers: jax.Array, batch: Batch) -> jax.Array:

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 
 import jaxrnn
 from experiments.models.functional import Functional, functional
+from experiments.models.readout import readout_module
 from experiments.training.loop import Task
 from experiments.training.seeds import population
 
@@ -36,7 +36,7 @@ class LanguageModel(nnx.Module):
             rngs=rngs,
             **options,
         )
-        self.readout = nnx.Linear(hidden_size, vocabulary, rngs=rngs)
+        self.readout = readout_module(hidden_size, vocabulary, "softmax", rngs)
         self.dropout = dropout
 
     def __call__(self, tokens: jax.Array, states: Any = None, key: jax.Array | None = None) -> tuple[jax.Array, Any]:
@@ -44,7 +44,7 @@ class LanguageModel(nnx.Module):
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         xs = self._dropped(self.embedding(tokens), keys[0])
         ys, states = self.layers(xs, states, deterministic=key is None, rngs=keys[1])
-        return self.readout(self._dropped(ys, keys[2])), states
+        return self.readout.logits(self._dropped(ys, keys[2])), states
 
     def _dropped(self, values: jax.Array, key: jax.Array | None) -> jax.Array:
         if key is None or self.dropout == 0:
@@ -64,11 +64,6 @@ def language_model(
 ) -> Functional[LanguageModel]:
     """The model as pure functions."""
     return functional(lambda rngs: LanguageModel(vocabulary, cell, embedding, hidden_size, layers, dropout, rngs))
-
-
-def nats(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """The cross-entropy of each target."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
 
 def as_streams(tokens: np.ndarray, count: int) -> np.ndarray:
@@ -95,7 +90,7 @@ def text_task(model: Functional[LanguageModel], tokens: np.ndarray, batch_size: 
         inputs, targets, fresh = batch
         states = jax.tree.map(lambda leaf: jnp.where(fresh[:, None], jnp.zeros_like(leaf), leaf), states)
         logits, states = model.bind(params)(inputs.T, states, key)
-        return nats(logits, targets.T).mean(), states
+        return jaxrnn.readout_loss(logits, targets.T).mean(), states
 
     start = jax.eval_shape(lambda key: model.bind(model.init(key)).start(batch_size), jax.random.key(0))
     zeros = jax.tree.map(lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), start)  # no memory
@@ -123,7 +118,7 @@ def text_loss(
         def piece(states: Any, operands: Any) -> tuple[Any, jax.Array]:
             inputs, targets, counted = operands
             logits, states = bound(inputs, states)
-            each = nats(logits, targets)
+            each = jaxrnn.readout_loss(logits, targets)
             return states, jnp.sum(jnp.where(counted[:, None], each, jnp.zeros_like(each)))
 
         _, sums = jax.lax.scan(piece, bound.start(streams), (inputs, targets, counted))

@@ -1,4 +1,4 @@
-"""A cell and a linear layer that reads its outputs: the model of every experiment with one layer.
+"""A cell and the read-out of its outputs: the model of every experiment with one layer.
 
 Sequences come with examples first, and are transposed here to the time-major order of `jaxrnn.unroll`.
 """
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 import jaxrnn
 
 
 class Readout(NamedTuple):
-    """All parameters that are trained: ŷ = y V + c, where y is an output of the cell."""
+    """All parameters that are trained: a cell's, and V and c of what reads its outputs."""
 
     cell: Any
     v: jax.Array  # (H, O)
@@ -21,13 +22,13 @@ class Readout(NamedTuple):
 
 def init_readout(cell: jaxrnn.Cell, hidden_size: int, input_size: int, output_size: int, key: jax.Array) -> Readout:
     key_cell, key_v = jax.random.split(key)
-    v = jax.nn.initializers.glorot_uniform()(key_v, (hidden_size, output_size))
+    v = jaxrnn.initializers.glorot_uniform()(key_v, (hidden_size, output_size))
     return Readout(cell.init(key_cell, input_size), v, jnp.zeros(output_size))
 
 
 def read(model: Readout, ys: jax.Array) -> jax.Array:
-    """`(*, H)` to `(*, O)`."""
-    return jnp.dot(ys, model.v) + jnp.broadcast_to(model.c, (*ys.shape[:-1], *model.c.shape))
+    """The logits `(*, O)` of outputs `(*, H)`."""
+    return jaxrnn.readout(len(model.c)).logits(jaxrnn.ReadoutParams(model.v, model.c), ys)
 
 
 def many_to_one(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
@@ -40,3 +41,10 @@ def many_to_many(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.
     """Reads every output of `(*B, T, I)` sequences: `(*B, T, O)`."""
     _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths)
     return read(model, jnp.moveaxis(ys, 0, -2))
+
+
+def readout_module(hidden_size: int, output_size: int, activation: str, rngs: nnx.Rngs) -> jaxrnn.modules.Readout:
+    """The read-out of a model that is an NNX module, drawn from LeCun's normal distribution, as Flax's layers are."""
+    kernel, bias = nnx.initializers.lecun_normal(), nnx.initializers.zeros_init()
+    options = {"kernel_init": kernel, "bias_init": bias, "rngs": rngs}
+    return jaxrnn.modules.Readout(hidden_size, output_size, activation, **options)

@@ -144,7 +144,7 @@ def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
     """The family of a cell that has gates, and the shapes of its parameters."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    if family is None or not family.gates or cell.rule is None or is_own(cell.rule):
+    if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward):
         raise NotImplementedError(
             f"{where}: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; "
             f"got {_checks.describe(cell)}"

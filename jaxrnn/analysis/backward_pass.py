@@ -246,7 +246,8 @@ def _with_output(rule: Rule, inputs: Inputs, dstates: State, dys: Array) -> Stat
 
 def _cell_state(rule: Rule, params: Params, tape: Tape, mask: Any, states: State, gates: Values) -> Array | None:
     """δC_t: the carry, and what comes through h_t, and with peepholes through o_t."""
-    if not isinstance(params, LSTMParams) or is_own(rule) or own_residual(tape.residual) is not tape.residual:
+    is_own_equation = is_own((rule.forward, rule.accumulate))
+    if not isinstance(params, LSTMParams) or is_own_equation or own_residual(tape.residual) is not tape.residual:
         return None
     _, pull = jax.vjp(lambda c: hidden(params, tape.residual.o, c), tape.after.c)
     (through,) = pull(states.h)

@@ -54,7 +54,7 @@ def test_mnist_1d_model_matches_the_published_one():
     bound = model.bind(params)
     ys, _ = jax.jit(bound.layer)(xs)
     assert ys.shape == (3, 40, 12)
-    wanted = np.asarray(ys).reshape(3, -1) @ np.asarray(bound.readout.kernel[...]) + np.asarray(bound.readout.bias[...])
+    wanted = np.asarray(ys).reshape(3, -1) @ np.asarray(bound.readout.v[...]) + np.asarray(bound.readout.c[...])
     np.testing.assert_allclose(called(model, params)(xs), wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_vowel_class_is_read_from_both_ends_of_a_sequence(cell):
         alone[0, :length], alone[1, -length:] = xs[k, :length], xs[k, :length]
         ys = layer(jnp.asarray(alone.swapaxes(0, 1)))
         ends = np.concatenate([ys[length - 1, 0, :4], ys[-length, 1, 4:]])
-        wanted = ends @ np.asarray(bound.readout.kernel[...]) + np.asarray(bound.readout.bias[...])
+        wanted = ends @ np.asarray(bound.readout.v[...]) + np.asarray(bound.readout.c[...])
         np.testing.assert_allclose(found[k], wanted, rtol=1e-4, atol=1e-6)
 
 

@@ -56,7 +56,7 @@ def test_decoder_starts_from_the_last_states_of_each_source():
 def test_loss_and_accuracy_equal_hand_computation():
     model, params = made()
     bound = model.bind(params)
-    bound.readout.bias[...] = jnp.zeros(14).at[translation.PAD].set(-99)  # padding is never written
+    bound.readout.c[...] = jnp.zeros(14).at[translation.PAD].set(-99)  # padding is never written
     params = nnx.state(bound, nnx.Param)
     pairs = translation.draw_pairs(translation.LANGUAGES["addition"], 2, 8, (0,))
     read, write = jax.jit(bound.read), jax.jit(bound.write)

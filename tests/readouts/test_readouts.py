@@ -119,6 +119,10 @@ def test_a_class_outside_is_refused_or_gives_nan_that_can_be_masked():
     traced = jax.jit(jaxrnn.readout_loss)(a, labels)
     assert np.isnan(traced[1])
     np.testing.assert_allclose(traced[0], np.log(3), rtol=1e-6)
+    closed_over = jax.jit(lambda a: jaxrnn.readout_loss(a, jnp.asarray([1, 2])))  # concrete, while logits are traced
+    np.testing.assert_allclose(closed_over(a), np.log([3, 3]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^readout_loss: targets expected classes in 0..2, got 1..3"):
+        jax.jit(lambda a: jaxrnn.readout_loss(a, np.asarray([1, 3])))(a)
     masked = lambda a, labels: jnp.where(labels >= 0, jaxrnn.readout_loss(a, labels), 0).sum()  # noqa: E731
     value, gradient = jax.jit(jax.value_and_grad(masked))(a, labels)
     np.testing.assert_allclose(value, np.log(3), rtol=1e-6)
