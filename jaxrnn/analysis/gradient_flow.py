@@ -79,6 +79,10 @@ def gradient_flow(
     the state, as is the h of every cell of this library, it includes the loss's own gradient by
     y_t. A weight's gradient is the sum over t of the contributions of its use in step t.
 
+    For an LSTM `log_state_norms.c` is thus of what later steps alone read of the memory, f_{t+1} ⊙ δC_{t+1} in
+    the plain form: -inf at the last step of a loss that reads h. The papers' δC_t, the derivative through h_t and
+    all later steps, is another quantity: `cell_state` of :func:`backward_pass`.
+
     Costs a run and one backward derivative of every step, O(T B G H (I + H)), and the memory of
     the states. The norms are computed step by step; `contributions=True` holds T copies of the
     weights' gradients, each summed over the batch.
