@@ -81,22 +81,25 @@ def test_total_and_handed_back_cotangents_of_the_cell_state(reads_h_only, x64):
     cell = jaxrnn.lstm(H)
     params = jax.tree.map(lambda leaf: 2 * leaf, cell.init(jax.random.key(0), I, dtype=jnp.float64))
     xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
-    weight = np.random.default_rng(0).standard_normal((2, B, H))
+    of_outputs, of_memory = np.split(np.random.default_rng(0).standard_normal((T + 1, B, H)), [T])
 
     def loss(final, ys):
-        return jnp.sum(weight[0] * final.h) + (0 if reads_h_only else jnp.sum(weight[1] * final.c))
+        return jnp.sum(of_outputs * ys) + (0 if reads_h_only else jnp.sum(of_memory[0] * final.c))
 
     flow = analysis.gradient_flow(cell, params, xs, loss)
 
     def rest(state, start):
-        """The loss as a function of h and c after step `start`, each by itself."""
+        """What the loss reads from step `start` on, as a function of h and c after that step, each by itself."""
+        ys = [state.h]
         for x in xs[start:]:
-            state, _ = cell.step(params, state, x)
-        return loss(state, None)
+            state, y = cell.step(params, state, x)
+            ys.append(y)
+        earlier = jnp.zeros((start - 1, B, H))
+        return loss(state, jnp.concatenate([earlier, jnp.stack(ys)]))
 
     _, _, states = jaxrnn.unroll(cell, params, xs, return_states=True)
     gates = analysis.gate_values(cell, params, xs)
-    following = np.zeros((B, H)) if reads_h_only else weight[1]
+    following = np.zeros((B, H)) if reads_h_only else of_memory[0]
     for t in range(T, 0, -1):
         now = jax.tree.map(lambda leaf, t=t: leaf[t - 1], states)
         by = jax.grad(rest)(now, t)

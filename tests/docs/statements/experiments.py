@@ -143,6 +143,23 @@ def digits_cannot_rank():
     return f"one test image is {100 / images['test']:.2f} %"
 
 
+def epochs_until(reading, accuracy):
+    """The first epoch of each cell whose mean accuracy is that, by cell."""
+    by_epoch = {
+        run["cell"]: np.mean(run["test_accuracy_by_epoch"], 1) for run in runs("sequential_images", reading=reading)
+    }
+    assert all(len(found) == 40 for found in by_epoch.values())
+    return {cell: 1 + int(np.argmax(found >= accuracy)) for cell, found in by_epoch.items()}
+
+
+@says(PAGE)
+def epochs_of_the_readings():
+    rows, pixels = (epochs_until(reading, 0.95) for reading in ("rows", "pixels"))
+    assert all(pixels[cell] > 3 * rows[cell] for cell in rows)
+    assert pixels["rnn"] < min(pixels["lstm"], pixels["gru"])
+    return "Reading by pixels takes several times as many epochs, and the gated cells need more of them than the tanh network."
+
+
 @says(PAGE)
 def updates_of_mnist_1d():
     return f"for {mnist_1d.Config.steps:,} updates, without selecting the best parameters. Japanese vowels"

@@ -1,15 +1,19 @@
 """What README.md, the glossary and the page of the implementations say of the package."""
 
 import inspect
+import pickle
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
+import pytest
 
 import jaxrnn
 from experiments import __main__ as listing
 from experiments import _summary as summary
-from jaxrnn import _types, analysis, configuration, modules
+from jaxrnn import _types, analysis, configuration, initializers, modules
 from jaxrnn.sequence import registry, segments
 from jaxrnn.sequence.implementations.kernels import tiling
 from tests.docs.statements import ROOT, WORDS, record, says, text_of
@@ -144,6 +148,38 @@ def memory_of_the_long_sequence():
     settings, mib = found["settings"], found["temporary_bytes"] / 2**20
     sizes = f"{settings['steps']:,} steps (B = {settings['batch_size']}, H = {settings['hidden_size']})"
     return f'a training step through {sizes} took {mib:.0f} MiB of temporary memory with `checkpoint="{settings["checkpoint"]}"`'
+
+
+@says(README)
+def memory_of_a_forward_pass():
+    """The temporary memory of a pass through ten times the steps is the same."""
+
+    def temporary(steps):
+        cell = jaxrnn.lstm(16)
+        params = jax.eval_shape(lambda key: cell.init(key, 8), jax.random.key(0))
+        xs = jax.ShapeDtypeStruct((steps, 8, 8), jax.numpy.float32)
+        outputs = jax.jit(lambda params, xs: jaxrnn.unroll(cell, params, xs)[1])
+        return outputs.lower(params, xs).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(10_000) == temporary(1_000) < 4 * 10_000 * 8 * 16
+    return "A forward pass without a gradient keeps only what it returns."
+
+
+@says(README)
+def pickles_are_refused():
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        path.write_bytes(pickle.dumps({"a": 1}))
+        with pytest.raises(ValueError, match="got a Python pickle"):
+            jaxrnn.load(path)
+    return "`load` refuses pickles."
+
+
+@says(README)
+def sources_of_initialisers():
+    drawn = {"chrono", "gate_bias", "glorot_uniform", "identity", "orthogonal", "torch_uniform"}
+    assert all("References:" in getattr(initializers, name).__doc__ for name in drawn)
+    return "initial parameters, each with its source"
 
 
 @says(README)
