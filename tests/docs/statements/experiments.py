@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 
+import jax
 import numpy as np
 
 from experiments import (
@@ -60,7 +61,7 @@ def scripts_that_use_one_loop():
         if not any(re.search(r"training\.loop import .*\bfit\b", path.read_text(encoding="utf-8")) for path in files):
             without.append(script.name)
     assert [name for name in without if not name.startswith("benchmarks.")] == ["long_sequence", "datasets"]
-    return "All scripts that train use one loop, but `long_sequence` and the benchmarks"
+    return "All scripts that train use one loop, [`training/loop.py`](training/loop.py), except `long_sequence` and the benchmarks."
 
 
 @says(PAGE)
@@ -413,6 +414,27 @@ def settings_of_the_long_sequence():
     assert config.checkpoint == "sqrt"
     return f"""An LSTM with {config.hidden_size} units learns to predict a mixture of slow and fast oscillations. Each update goes through
     {config.steps:,} steps of {config.batch_size} sequences"""
+
+
+@says(PAGE)
+def memory_without_checkpoints():
+    config = long_sequence.Config()
+    shape = (config.steps + 1, config.batch_size, config.features)
+    sequence = jax.ShapeDtypeStruct(shape, jax.numpy.float32)
+
+    def temporary(checkpoint):
+        model, memory, update = long_sequence.training(config, checkpoint)
+        return (
+            jax.jit(update, donate_argnums=(0, 1))
+            .lower(model, memory, sequence)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax needs them
+        times = temporary(None) / temporary("sqrt")
+    return f"`--checkpoint none` keeps everything, which takes {times:.1f} times as much."
 
 
 @says(PAGE)
