@@ -1,10 +1,16 @@
 """Sentences of the pages are true: each is computed anew from code or record, in `tests/docs/statements/`."""
 
+import re
+
 import pytest
 
-from tests.docs.statements import STATEMENTS, Statement, benchmarks, experiments, library, pages, spaced, text_of
+from tests.docs.statements import ROOT, STATEMENTS, Statement, benchmarks, experiments, library, pages, spaced, text_of
 
 MODULES = (library, pages, experiments, benchmarks)
+OTHERS = {".cache", ".venv", "results"}  # folders whose pages are not the project's
+PAGES = sorted(
+    str(path) for path in (each.relative_to(ROOT) for each in ROOT.rglob("*.md")) if not OTHERS & set(path.parts)
+)
 
 
 @pytest.mark.parametrize("statement", STATEMENTS, ids=[f"{each.page}: {each.name}" for each in STATEMENTS])
@@ -34,3 +40,26 @@ def test_a_false_fragment_is_not_found():
     true = next(each for each in STATEMENTS if each.name == "harmonics")
     assert "three harmonics" in true.fragment()
     assert true.fragment().replace("three", "two") not in spaced(text_of(true.page))
+
+
+def anchors(text):
+    """Of the headings of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.S), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files_and_headings(page):
+    text = re.sub(r"```.*?```", "", text_of(page), flags=re.S)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), target
+
+
+def test_all_pages_have_links_that_are_read():
+    assert {"README.md", "docs/mathematics.md", "experiments/README.md"} <= set(PAGES)
+    assert anchors("# Gates\n\n## Where each equation is tested\n") == {"gates", "where-each-equation-is-tested"}

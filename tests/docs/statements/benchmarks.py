@@ -187,6 +187,13 @@ def counted(way, scaling="strong", devices=2):
 
 
 @says(SCALING)
+def collectives_of_one_device():
+    alone = [r["executed"] for r in record("benchmarks/scaling")["counted"] if r["devices"] == 1]
+    assert alone == [{}] * 10
+    return "One device has no collectives."
+
+
+@says(SCALING)
 def bytes_of_the_gradients():
     parameters = 4 * 256 * (128 + 256 + 1)
     assert counted("data_parallel")["bytes"] == 4 * (parameters + 1)
