@@ -13,7 +13,14 @@ PAGES = sorted(
 )
 
 
-@pytest.mark.parametrize("statement", STATEMENTS, ids=[f"{each.page}: {each.name}" for each in STATEMENTS])
+SLOW = ("memory_without_checkpoints",)
+
+
+def case(each: Statement):
+    return pytest.param(each, id=f"{each.page}: {each.name}", marks=[pytest.mark.slow] if each.name in SLOW else [])
+
+
+@pytest.mark.parametrize("statement", map(case, STATEMENTS))
 def test_the_page_says_what_is_so(statement: Statement):
     fragment = spaced(statement.fragment())
     assert len(fragment) > 3

@@ -103,22 +103,21 @@ def smallest_batches_and_widths():
     return f"and 0.7 of the peak from {_summary.LEAST_HIDDEN} units on"
 
 
+def largest_in_memory():
+    """T, B, I, H with the most steps."""
+    return max(tuple(map(int, row["shape"].split(","))) for row in record("benchmarks/memory")["measured"])
+
+
 @says(README)
 def outputs_in_memory():
-    shapes = {row["shape"] for row in record("benchmarks/memory")["measured"]}
-    steps, batch, features, hidden = max(tuple(map(int, shape.split(","))) for shape in shapes)
-    mib = 2 * 4 * steps * batch * hidden / 2**20
-    return (
-        f"""Temporary MiB of a train step over all outputs at T = {steps:,}, B = {batch}, I = {features}, H = {hidden}
-    (`results/memory.json`): """
-        if mib == 64
-        else ""
-    )
+    steps, batch, features, hidden = largest_in_memory()
+    return f"Temporary MiB of a train step over all outputs at T = {steps:,}, B = {batch}, I = {features}, H = {hidden} (`results/memory.json`):"
 
 
 @says(README)
 def outputs_and_their_cotangent():
-    return f"Each figure includes {2 * 4 * 2048 * 32 * 128 / 2**20:.0f} MiB of outputs and their cotangent."
+    steps, batch, _, hidden = largest_in_memory()
+    return f"Each figure includes {2 * 4 * steps * batch * hidden / 2**20:.0f} MiB of outputs and their cotangent."
 
 
 @says(README)
@@ -231,11 +230,7 @@ def rounds():
 
 
 def throughput(setting):
-    return {
-        r["step"].partition(":")[0] + r["step"]: r["two_devices"]
-        for r in record("benchmarks/scaling")["timed"]
-        if r["setting"] == setting
-    }
+    return {r["step"]: r["two_devices"] for r in record("benchmarks/scaling")["timed"] if r["setting"] == setting}
 
 
 @says(SCALING)

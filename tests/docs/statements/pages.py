@@ -19,7 +19,7 @@ from jaxrnn.interop import _onnx_files, from_torch
 from jaxrnn.sequence import registry, request
 from jaxrnn.sequence.implementations.kernels import tiling
 from tests.cells import test_known_answers
-from tests.docs.statements import ROOT, WORDS, says, spaced, text_of
+from tests.docs.statements import ROOT, WORDS, says, text_of
 from tests.support import programs
 
 CONTRIBUTING, MIGRATION, CHANGELOG = "CONTRIBUTING.md", "MIGRATION.md", "CHANGELOG.md"
@@ -246,5 +246,4 @@ def sequence_exports_nothing():
 @says(CHANGELOG)
 def interpreted_kernels():
     assert "pallas_interpret" in registry.IMPLEMENTATIONS
-    assert spaced(text_of(CHANGELOG))
     return '`"pallas_interpret"` runs it anywhere'
