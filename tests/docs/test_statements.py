@@ -20,7 +20,7 @@ def case(each: Statement):
     return pytest.param(each, id=f"{each.page}: {each.name}", marks=[pytest.mark.slow] if each.name in SLOW else [])
 
 
-@pytest.mark.parametrize("statement", map(case, STATEMENTS))
+@pytest.mark.parametrize("statement", [case(each) for each in STATEMENTS])
 def test_the_page_says_what_is_so(statement: Statement):
     fragment = spaced(statement.fragment())
     assert len(fragment) > 3
