@@ -46,6 +46,11 @@ class Page(NamedTuple):
     tables: Mapping[str, Tables]  # by the name of the record's file
 
 
+def joined(*makes: Tables) -> Tables:
+    """The tables of several functions of one record."""
+    return lambda record: {name: made for make in makes for name, made in make(record).items()}
+
+
 ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the record's file, in the table's order
     "sequential_images": sequential_images.rows,
     "sequential_images_mnist": sequential_images.rows,

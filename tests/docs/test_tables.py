@@ -84,6 +84,11 @@ def test_unknown_marks_are_named(mark, message):
         summary.with_tables(f"<!-- table: {mark} -->\n\n| a |\n\n<!-- end -->", summary.PAGES["README.md"])
 
 
+def test_a_record_may_have_tables_from_several_functions():
+    make = summary.joined(lambda record: {"a": record["x"]}, lambda record: {"b": record["y"]})
+    assert make({"x": "1", "y": "2"}) == {"a": "1", "b": "2"}
+
+
 def test_a_value_is_rounded_once():
     """2.3746 is 2.37, but 2.375 and then 2.38 if it is first rounded to three digits."""
     results, tables = summary.PAGES["README.md"]
