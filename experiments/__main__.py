@@ -1,4 +1,4 @@
-"""Lists the experiments, and writes the table of results in README.md.
+"""Lists the experiments, and writes the tables of results on the pages from the committed records.
 
 python -m experiments
 python -m experiments summary

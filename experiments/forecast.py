@@ -85,7 +85,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(series: Series, known: int) -> Prepared:
-    """Logarithms, scaled by the mean and deviation of the first `known` months, and the season as two harmonics."""
+    """Logarithms, scaled by the mean and deviation of the first `known` months, and three harmonics of the year."""
     logs = np.log(series.values)
     scale = float(logs[:known].std())
     scaled = (logs - logs[:known].mean()) / scale

@@ -71,6 +71,17 @@ def unrolled(problem: Problem, **options: Any) -> Contestant:
     return of_model(problem, Model(outputs, problem.params))
 
 
+def of_final_state(problem: Problem, **options: Any) -> Contestant:
+    """`jaxrnn.unroll`, of whose results the loss reads the final hidden state alone."""
+    cell = problem.cell
+
+    def outputs(params: Any, xs: jax.Array) -> jax.Array:
+        final, _ = jaxrnn.unroll(cell, params, xs, **options)
+        return getattr(final, "h", final)
+
+    return of_model(problem._replace(target=problem.target[-1]), Model(outputs, problem.params))
+
+
 def sharded(problem: Problem) -> Contestant | None:
     """`jaxrnn.data_parallel` over all devices; `None` where the batch does not divide."""
     devices = jax.device_count()

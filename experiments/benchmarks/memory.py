@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import _options, _plots
-from experiments.benchmarks._contestants import Contestant, unrolled
+from experiments.benchmarks._contestants import Contestant, of_final_state, unrolled
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._problem import Problem, Shape, make_problem
 from experiments.benchmarks._turns import start
@@ -24,12 +24,12 @@ from experiments.command.messages import cut
 from experiments.command.options import read_options
 from experiments.command.report import write_json
 
-OWN: dict[str, Callable[[Problem], Contestant]] = {
-    "None": unrolled,
-    "gates": partial(unrolled, checkpoint="gates"),
-    "16": partial(unrolled, checkpoint=16),
-    "sqrt": partial(unrolled, checkpoint="sqrt"),
-    "scan": partial(unrolled, implementation="scan"),
+OWN: dict[str, dict[str, Any]] = {  # the options of `unroll`
+    "None": {},
+    "gates": {"checkpoint": "gates"},
+    "16": {"checkpoint": 16},
+    "sqrt": {"checkpoint": "sqrt"},
+    "scan": {"implementation": "scan"},
 }
 BASE = next(iter(OWN))
 QUICK: dict[str, Any] = {"steps": (32, 64), "batch": 4, "features": 8, "hidden": 16}
@@ -51,6 +51,8 @@ class Config:
     """H, hidden units."""
     peers: tuple[str, ...] = tuple(PEERS)
     """Which other libraries: any of flax, haiku, keras, equinox, torch; those not installed are skipped."""
+    final: bool = False
+    """The loss reads the final hidden state, not all outputs; of jaxrnn alone."""
     quick: bool = False
     """Small sizes, to see that it works."""
     json: Path | None = None
@@ -59,10 +61,11 @@ class Config:
     """A PNG file for the first cell's lines."""
 
 
-def measure(form: str, shape: Shape, peers: Sequence[str]) -> dict[str, int | None]:
+def measure(form: str, shape: Shape, peers: Sequence[str], final: bool = False) -> dict[str, int | None]:
     """Bytes by contestant; `None` where they cannot be measured."""
     problem = make_problem(form, shape)
-    found = {name: build(problem).prepare("train").temporary_bytes for name, build in OWN.items()}
+    build: Callable[..., Contestant] = of_final_state if final else unrolled
+    found = {name: build(problem, **options).prepare("train").temporary_bytes for name, options in OWN.items()}
     for name in (name for name in peers if form in PEERS[name].forms):
         found[name] = resident(form, shape) if name == "torch" else compiled_bytes(name, problem)
     return found
@@ -138,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(config: Config) -> int:
     """Measures, prints and writes; the exit code."""
     start()
-    peers = _options.here(config.peers)
+    peers = () if config.final else _options.here(config.peers)
     about = _options.about(peers)
     _options.print_about(about)
     print(f"MiB of temporary memory of a train step, and in brackets the ratio to checkpoint={BASE}\n")
@@ -148,14 +151,15 @@ def run(config: Config) -> int:
         found = by_form[form] = {}
         for steps in config.steps:
             shape = shape_of(config, steps)
-            found[steps] = measure(form, shape, peers)
+            found[steps] = measure(form, shape, peers, config.final)
             base = found[steps][BASE]
             for name, value in found[steps].items():
                 ratio = value / base if value is not None and base else None
                 records.append({"cell": form, "shape": str(shape), "contestant": name, "bytes": value, "ratio": ratio})
         print(*table(form, found), "", sep="\n", flush=True)
     if config.json is not None:
-        write_json(config.json, {"benchmark": "memory", **about, "dtype": "float32", "measured": records})
+        settings = {"dtype": "float32", "loss_reads": "final state" if config.final else "outputs"}
+        write_json(config.json, {"benchmark": "memory", **about, **settings, "measured": records})
     if config.plot is not None:
         form = config.cells[0]
         plot(config.plot, form, by_form[form], config)

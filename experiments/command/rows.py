@@ -1,6 +1,6 @@
-"""A row of the table of results in README.md, and how its numbers are written."""
+"""Tables of results in Markdown: their lines, and how numbers are written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from experiments.command.report import mean_and_std
@@ -23,3 +23,10 @@ def mean_over_seeds(values: Sequence[float], digits: int, scale: float = 1) -> s
     """Mean, standard deviation and number of seeds."""
     seeds = "one seed" if len(values) == 1 else f"{len(values)} seeds"
     return f"{mean_and_std(values, scale, digits)}, {seeds}"
+
+
+def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, without a line end after it."""
+    written = [headings, *lines]
+    first, *rest = (f"| {' | '.join(cells)} |" for cells in written)
+    return "\n".join([first, f"|{'---|' * len(headings)}", *rest])

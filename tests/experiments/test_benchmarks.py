@@ -302,6 +302,23 @@ def test_memory_compares_the_settings_of_checkpoint(monkeypatch, capsys, tmp_pat
     assert printed.count("not measured") == 2 * len(_if_installed("torch"))
 
 
+def test_memory_of_a_loss_of_the_final_state(tmp_path):
+    """Less than for all outputs, and the settings of jaxrnn alone."""
+    sizes = ["--steps", "64", "--batch", "4", "--features", "2", "--hidden", "8", "--cells", "lstm"]
+    found = {}
+    for options in ([], ["--final"]):
+        path = tmp_path / "memory.json"
+        with as_peers_are_used():
+            assert (
+                memory.main([*sizes, "--peers", *(["flax"] if not options else []), *options, "--json", str(path)]) == 0
+            )
+        record = json.loads(path.read_text(encoding="utf-8"))
+        found[record["loss_reads"]] = {row["contestant"]: row["bytes"] for row in record["measured"]}
+    assert set(found["final state"]) == set(memory.OWN) == set(found["outputs"]) - {"flax"}
+    outputs = 4 * 64 * 4 * 8
+    assert found["final state"]["sqrt"] < min(found["outputs"]["sqrt"] - outputs, found["final state"]["None"])
+
+
 def _if_installed(name):
     return [name] if _peers.installed_version(name) else []
 

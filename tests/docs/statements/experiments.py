@@ -1,0 +1,446 @@
+"""What the page of the experiments says beside its tables; the sections on gradients and memory are tested elsewhere."""
+
+import dataclasses
+import importlib
+import re
+import shlex
+
+import jax
+import numpy as np
+
+from experiments import (
+    __main__ as listing,
+)
+from experiments import (
+    char_lm,
+    forecast,
+    japanese_vowels,
+    long_sequence,
+    mnist_1d,
+    poems,
+    polyphonic_music,
+    sequential_images,
+)
+from experiments.command import devices
+from experiments.datasets import _table, airline, translation
+from experiments.gates import __main__ as gates
+from experiments.gates import measures
+from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
+from experiments.models.problems import digits
+from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
+from tests.experiments import test_processes
+
+PAGE = "experiments/README.md"
+
+
+def runs(name, **chosen):
+    """The runs of a record that agree with all that is chosen."""
+    return [run for run in record(name)["runs"] if all(run[key] == value for key, value in chosen.items())]
+
+
+def gate_run(task, cell, fixed=None):
+    (found,) = runs("gates", task=task, cell=cell, fixed=fixed)
+    return found
+
+
+# How they run
+
+
+@says(PAGE)
+def scripts_without_quick():
+    first, second = [script.name for script in listing.SCRIPTS if not script.quick]
+    return f"All but `{first}` and `{second}` take `--quick`, for a version of less than half a minute."
+
+
+@says(PAGE)
+def scripts_that_use_one_loop():
+    without = []
+    for script in listing.SCRIPTS:
+        folder = ROOT / "experiments" / script.name.replace(".", "/")
+        files = list(folder.glob("*.py")) or [folder.with_suffix(".py")]
+        if not any(re.search(r"training\.loop import .*\bfit\b", path.read_text(encoding="utf-8")) for path in files):
+            without.append(script.name)
+    assert [name for name in without if not name.startswith("benchmarks.")] == ["long_sequence", "datasets"]
+    return "All scripts that train use one loop, [`training/loop.py`](training/loop.py), except `long_sequence` and the benchmarks."
+
+
+@says(PAGE)
+def tolerances_of_shared_batches():
+    float32, float64 = (f"{test_processes.TOLERANCE[name]:.0e}".replace("e-0", "e-") for name in ("float32", "float64"))
+    return f"parameters differ by rounding alone ({float32} in float32 and {float64} in float64 after 20 updates, `tests/experiments/test_processes.py`"
+
+
+@says(PAGE)
+def tests_that_the_page_names():
+    named = set(re.findall(r"`(tests/[\w/.]+)`", text_of(PAGE)))
+    assert len(named) >= 3
+    assert all((ROOT / path).is_file() for path in named)
+    return "the same bits at its end as an uninterrupted one (`tests/experiments/test_killed.py`)"
+
+
+@says(PAGE)
+def patience_of_processes():
+    return f"If the processes do not connect within {WORDS[devices.PATIENCE // 60]} minutes, each ends with an error."
+
+
+@says(PAGE)
+def scripts_that_save_by_default():
+    saving = [name for name in scripts() if getattr(module(name).Config, "save_every", None)]
+    assert saving == ["char_lm", "poems"]
+    return "with `--save-every N` (by default in `char_lm` and `poems`)"
+
+
+def scripts():
+    return [script.name for script in listing.SCRIPTS if "." not in script.name and script.name != "datasets"]
+
+
+def module(name):
+    place = f"experiments.{name}"
+    is_package = (ROOT / "experiments" / name.replace(".", "/")).is_dir()
+    return importlib.import_module(f"{place}.__main__" if is_package else place)
+
+
+def options_of(name):
+    """The options of a script, of its sub-commands too."""
+    configs = [value for value in vars(module(name)).values() if dataclasses.is_dataclass(value)]
+    fields = {field.name for config in configs for field in dataclasses.fields(config)}
+    return {f"--{field.replace('_', '-')}" for field in fields}
+
+
+@says(PAGE)
+def options_of_the_commands_exist():
+    pages = ("README.md", PAGE, "experiments/benchmarks/README.md", "experiments/benchmarks/SCALING.md")
+    found = [
+        (name, rest)
+        for page in pages
+        for name, rest in re.findall(r"python -m experiments\.([\w.]+)(.*)", text_of(page))
+    ]
+    checked = 0
+    for name, rest in found:
+        if name.rstrip(".") in ("NAME", "datasets"):
+            continue
+        for word in shlex.split(rest.partition("#")[0].partition("`")[0]):
+            if word.startswith("--"):
+                assert word.partition("=")[0] in options_of(name.rstrip(".")), (name, word)
+                checked += 1
+    assert checked > 25
+    return "Every script explains its options with `--help`."
+
+
+# Real tasks
+
+
+@says(PAGE)
+def settings_of_the_images():
+    config, rates = sequential_images.Config, {run["cell"]: run["learning_rate"] for run in runs("sequential_images")}
+    assert rates["lstm"] == rates["gru"]
+    return f"""{config.hidden_size} hidden units, Adam on a gradient clipped to norm {config.clip_norm:.0f}, batches of {config.batch_size},
+    {config.epochs} epochs, a cosine from {rates["rnn"]} (tanh) or {rates["lstm"]} (LSTM, GRU) to 0."""
+
+
+@says(PAGE)
+def digits_cannot_rank():
+    images = record("sequential_images")["images"]
+    return f"one test image is {100 / images['test']:.2f} %"
+
+
+def epochs_until(reading, accuracy):
+    """The first epoch of each cell whose mean accuracy is that, by cell."""
+    by_epoch = {
+        run["cell"]: np.mean(run["test_accuracy_by_epoch"], 1) for run in runs("sequential_images", reading=reading)
+    }
+    assert all(len(found) == 40 for found in by_epoch.values())
+    return {cell: 1 + int(np.argmax(found >= accuracy)) for cell, found in by_epoch.items()}
+
+
+@says(PAGE)
+def epochs_of_the_readings():
+    rows, pixels = (epochs_until(reading, 0.95) for reading in ("rows", "pixels"))
+    assert all(pixels[cell] > 3 * rows[cell] for cell in rows)
+    assert pixels["rnn"] < min(pixels["lstm"], pixels["gru"])
+    return "Reading by pixels takes several times as many epochs, and the gated cells need more of them than the tanh network."
+
+
+@says(PAGE)
+def updates_of_mnist_1d():
+    return f"for {mnist_1d.Config.steps:,} updates, without selecting the best parameters. Japanese vowels"
+
+
+@says(PAGE)
+def epochs_of_the_vowels():
+    return f"in batches sorted by length, for {japanese_vowels.Config.epochs} epochs"
+
+
+@says(PAGE)
+def settings_of_the_music():
+    config = polyphonic_music.Config
+    assert record("polyphonic_music")["config"]["epochs"] == config.epochs
+    return f"""Batches are {config.window} steps of {config.batch_size} pieces. Training takes {config.epochs} epochs, or stops after
+    {config.patience} without improvement on the validation pieces; the best parameters there are tested. Each network has the one of
+    {WORDS[len(config.learning_rates)]} learning rates"""
+
+
+@says(PAGE)
+def rare_characters():
+    return f"Characters that occur fewer than {WORDS[poems.Config.least]} times are one unknown symbol"
+
+
+@says(PAGE)
+def poems_of_the_record():
+    samples = record("poems")["samples"]
+    short, long = (re.findall(r"^> (\S+)$", text_of(PAGE), re.M)[:2],)[0]
+    assert short in samples["5"]
+    assert long in samples["7"]
+    return "Two of them:"
+
+
+@says(PAGE)
+def sources_held_out():
+    return f"One source in {WORDS[translation.HELD_OUT]}, chosen by a hash of it, is never trained on."
+
+
+@says("experiments/forecast.py")
+def harmonics():
+    year = airline.Series(np.arange("1949-01", "1951-01", dtype="datetime64[M]"), np.arange(1.0, 25.0))
+    features = forecast.prepare(year, 12).xs.shape[1]
+    return f"and {WORDS[(features - 1) // 2]} harmonics of the year"
+
+
+@says(PAGE)
+def months_that_are_tested():
+    months = record("forecast")["months"]
+    assert sum(months.values()) == 3 * months["test"] == 3 * forecast.Config.test_months
+    return "the last third of the series is never trained on"
+
+
+@says(PAGE)
+def forecast_is_beaten():
+    naive = record("forecast")["naive_rmse"]
+    better = [name for name, error in naive.items() if error < record("forecast")["test_rmse_mean"]]
+    assert len(better) == 1
+    return f"A forecast without a network, `{better[0]}`, is better."
+
+
+@says(PAGE)
+def prompts():
+    assert {"prompt", "length"} <= {field.name for field in dataclasses.fields(char_lm.SampleConfig)}
+    assert {"form", "acrostic"} <= {field.name for field in dataclasses.fields(poems.WriteConfig)}
+    return "python -m experiments.poems write --form 7 --acrostic"
+
+
+# Gates
+
+
+@says(PAGE)
+def saturated_on_the_text():
+    verdicts = record("gates")["verdicts"]
+    assert {v for cell in verdicts["text"].values() for v in cell["saturated"].values()} == {"for (3 of 3 seeds)"}
+    assert {v for cell in verdicts["digits"].values() for v in cell["saturated"].values()} == {"against (0 of 3 seeds)"}
+    return "**True** on the text: more than half of the values of every gate, in 3 of 3 seeds. **False** on the digits, for every gate in every seed"
+
+
+@says(PAGE)
+def nothing_is_saturated_before_training():
+    shares = [
+        share
+        for run in runs("gates", fixed=None)
+        for gate in run["gates"]["before"].values()
+        for share in gate["saturated"]
+    ]
+    assert max(shares) < 0.005
+    return "Before training it is 0 everywhere"
+
+
+@says(PAGE)
+def no_unit_keeps_as_long_as_the_task():
+    for run in runs("gates", fixed=None):
+        for gate in run["gates"]["after"].values():
+            assert not any(gate.get("retention", {}).get("longer_than_task", []))
+    return "No unit of any seed keeps its value for as long as a sequence of the task."
+
+
+@says(PAGE)
+def lost_without_a_gate():
+    lost = {}
+    for task in ("digits", "text"):
+        whole = np.mean(gate_run(task, "lstm")["test"]["loss"])
+        for gate in "ifo":
+            lost[task, gate] = np.mean(gate_run(task, "lstm", [gate, 1.0])["test"]["loss"]) - whole
+    assert max(lost["digits", "i"], lost["digits", "o"]) < 0
+    return f"""loses nothing on the digits, and {lost["text", "i"]:.2f} and {lost["text", "o"]:.2f} nats on the text; without the
+    forget gate it loses {lost["digits", "f"]:.2f} and {lost["text", "f"]:.2f}."""
+
+
+@says(PAGE)
+def orders_of_gates():
+    verdicts = record("gates")["verdicts"]
+    orders = [order for task in verdicts.values() for order in task["lstm"]["order"]["retrained"]["orders"]]
+    counts = [f"{order} in {orders.count(order)}" for order in ("f > o > i", "f > i > o", "o > f > i")]
+    first, *rest = counts
+    return f"({first} of {len(orders)} runs, {', '.join(rest)},"
+
+
+@says(PAGE)
+def first_gate():
+    order = {task: cells["lstm"]["order"] for task, cells in record("gates")["verdicts"].items()}
+    first = {
+        (task, way): int(re.search(r"(\d) of", found["forget first"])[1])
+        for task, ways in order.items()
+        for way, found in ways.items()
+    }  # type: ignore[index]
+    assert [first["digits", way] for way in ("open", "closed", "retrained")] == [3, 3, 3]
+    return f"""The forget gate comes first in 3 of 3 seeds on the digits with every intervention but the mean ({first["digits", "mean"]}), and in
+    {first["text", "retrained"]} of 3 on the text when trained without it."""
+
+
+@says(PAGE)
+def settings_of_the_gates():
+    config, found = gates.Config, record("gates")["config"]
+    for name in ("hidden_size", "batch_size", "digits_updates", "text_updates", "window", "seeds"):
+        assert found[name] == getattr(config, name)
+    rates = {run["task"]: run["learning_rate"] for run in runs("gates")}
+    return f"""{config.hidden_size} hidden units, the cells' own initial values, Adam on a gradient clipped to norm 1, batches of
+    {config.batch_size}; digits {config.digits_updates:,} updates from {rates["digits"]}, text {config.text_updates:,} from
+    {rates["text"]}, along a cosine to 0"""
+
+
+@says(PAGE)
+def parts_of_the_digits():
+    problem = digits(32)
+    validation, test = (len(part.xs) for part in (problem.validation, problem.test))
+    return f"Digits: {1797 - validation - test:,} training, {validation} validation, {test} test images."
+
+
+@says(PAGE)
+def sequences_that_are_measured():
+    return f"Gates are measured on {measures.SEQUENCES} of those sequences"
+
+
+@says(PAGE)
+def errors_on_the_digits():
+    here = 100 * np.mean(gate_run("digits", "lstm")["test"]["error"])
+    (run,) = runs("sequential_images", reading="pixels", cell="lstm")
+    there = 100 * (1 - np.mean(run["test_accuracy"]))
+    return f"the LSTM's error on digits is {here:.0f} % here and {there:.0f} % in `sequential_images`"
+
+
+@says(PAGE)
+def minutes_of_the_gates():
+    minutes = [run["seconds"] / 60 for run in runs("gates")]
+    return (
+        f"The trainings of the record took {sum(minutes):.0f} minutes in all, {max(minutes):.0f} of them one training"
+    )
+
+
+# LSTM against GRU
+
+
+@says(PAGE)
+def settings_of_the_comparison():
+    found = record("lstm_vs_gru")["config"]
+    rates = " ".join(f"{rate:g}" for rate in found["learning_rates"])
+    assert found["rounds"] == lstm_vs_gru.Config.rounds
+    return f"python -m experiments.lstm_vs_gru --learning-rates {rates} --updates {found['updates']}"
+
+
+@says(PAGE)
+def pairs_of_seeds():
+    found = record("lstm_vs_gru")["lstm_against_gru"]
+    pairs = sum(len(pair["loss_difference"]) for pair in found)
+    assert sum(pair["seeds_gru_better"] for pair in found) == pairs
+    return f"The GRU, after so few updates, in all {pairs} pairs of seeds."
+
+
+@says(PAGE)
+def updates_until_adding_is_solved():
+    gru = [step for run in runs("lstm_vs_gru", task="adding", cell="gru") for step in run["updates_to_aim"]]
+    lstm = runs("lstm_vs_gru", task="adding", cell="lstm")
+    solved = sum(step is not None for run in lstm for step in run["updates_to_aim"])
+    chance = 1 / 6  # the variance of a sum of two numbers in [0, 1]
+    at_chance = sum(abs(loss / chance - 1) < 0.05 for run in lstm for loss in run["test"]["loss"])
+    return f"""It solves adding after {min(gru)} to {max(gru)} updates; the LSTM solves it in {WORDS[solved]} of six seeds, and stays at chance
+    in {WORDS[at_chance]}"""
+
+
+@says(PAGE)
+def memory_tasks_solve_adding():
+    """With up to 3,000 updates, where this comparison has 1,000."""
+    (run,) = [
+        run
+        for run in runs("memory_tasks", problem="adding", cell="lstm", learning_rate=0.01)
+        if (str(run["length"]), run["clip_norm"]) == ("100", 1.0)
+    ]
+    assert run["steps"] == 3 * record("lstm_vs_gru")["config"]["updates"]
+    assert None not in run["steps_to_solve"]
+    return "(in `memory_tasks`, with three times the updates, in none)"
+
+
+@says(PAGE)
+def places_of_the_tanh_network():
+    def order(task, budget):
+        found = {run["cell"]: np.mean(run["test"]["loss"]) for run in runs("lstm_vs_gru", task=task, budget=budget)}
+        return sorted(found, key=found.get)  # type: ignore[arg-type]
+
+    assert {order(task, budget)[0] for task, budget in (("digits", 5000), ("digits", 20000), ("text", 5000))} == {"rnn"}
+    assert order("text", 20000)[-1] == "rnn"
+    assert not any(step for run in runs("lstm_vs_gru", task="adding", cell="rnn") for step in run["updates_to_aim"])
+    return "It is best on the digits and in the small text model, worst in the large one, and does not learn adding."
+
+
+@says(PAGE)
+def seconds_of_an_update():
+    ratios = [pair["seconds_ratio"] for pair in record("lstm_vs_gru")["lstm_against_gru"]]
+    return f"an LSTM update takes {span(ratios)} times a GRU's"
+
+
+# Data and the long sequence
+
+
+@says(PAGE)
+def licences_and_sizes():
+    rows = dict(
+        re.findall(r"^\| `([\w-]+)` \| [^|]* \| ([^|]* \| [^|]*) \|", text_of(PAGE).partition("## Data")[2], re.M)
+    )
+    assert list(rows) == list(_table.SETS)
+    for name, source in _table.SETS.items():
+        size = "-" if source.size == "0 MB" else source.size
+        assert rows[name] == f"{source.licence} | {size}", name
+    return "checks every file against a pinned sha256"
+
+
+@says(PAGE)
+def settings_of_the_long_sequence():
+    config = long_sequence.Config
+    assert config.checkpoint == "sqrt"
+    return f"""An LSTM with {config.hidden_size} units learns to predict a mixture of slow and fast oscillations. Each update goes through
+    {config.steps:,} steps of {config.batch_size} sequences"""
+
+
+@says(PAGE)
+def memory_without_checkpoints():
+    config = long_sequence.Config()
+    shape = (config.steps + 1, config.batch_size, config.features)
+    sequence = jax.ShapeDtypeStruct(shape, jax.numpy.float32)
+
+    def temporary(checkpoint):
+        model, memory, update = long_sequence.training(config, checkpoint)
+        return (
+            jax.jit(update, donate_argnums=(0, 1))
+            .lower(model, memory, sequence)
+            .compile()
+            .memory_analysis()
+            .temp_size_in_bytes
+        )
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # Optax needs them
+        times = temporary(None) / temporary("sqrt")
+    return f"`--checkpoint none` keeps everything, which takes {times:.1f} times as much."
+
+
+@says(PAGE)
+def figures_of_the_long_sequence():
+    found = record("long_sequence")
+    first, second = found["losses"]
+    return f"""an update took {min(found["seconds"]):.0f} s on two busy cores, and {found["temporary_bytes"] / 2**20:.0f} MiB of temporary
+    memory; the process had {found["peak_resident_bytes"] / 2**20:,.0f} MiB at its peak (`results/long_sequence.json`). The loss fell
+    from {first:.3f} to {second:.3f} in the first update."""
