@@ -9,12 +9,11 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import CELL_TYPES, Cell, Params
-from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
+from jaxrnn.cells import FAMILIES, GRUParams, IndRNNParams, LSTMParams, MGUParams
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
 from jaxrnn.cells.mgu import GATES as MGU_GATES
-from jaxrnn.cells.rnn import GATES as RNN_GATES
 from jaxrnn.sequence.inspection import is_own
 
 Values = dict[str, Array]
@@ -29,7 +28,7 @@ class Family(NamedTuple):
     kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
 
 
-RECORDS = (LSTMParams, GRUParams, MGUParams, RNNParams, IndRNNParams)
+CONFIGS = {type(family.config(1).shapes(1)): family.config for family in FAMILIES}  # by the record of the parameters
 
 
 def _lstm_values(residual: Any) -> Values:
@@ -51,8 +50,8 @@ def _family(params: Any) -> Family | None:
         return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), ("z", False))
     if isinstance(params, MGUParams):
         return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), ("f", True))
-    if isinstance(params, (RNNParams, IndRNNParams)):
-        return Family(RNN_GATES, (), Bound(_first, ()), None)
+    if type(params) in CONFIGS:
+        return Family(CONFIGS[type(params)].gates, (), Bound(_first, ()), None)
     return None
 
 
@@ -65,7 +64,7 @@ def family_of_params(where: str, params: Any) -> Family:
 
 
 def _check_record(where: str, params: Any) -> None:
-    if not isinstance(params, RECORDS):
+    if type(params) not in CONFIGS:
         got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise TypeError(
             f"{where}: params expected those of one of this library's cells, got {got}; "
