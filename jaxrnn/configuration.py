@@ -16,11 +16,13 @@ import jax
 from jaxrnn import _checks
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Cell, CellConfig, format_value
-from jaxrnn.cells import gru, indrnn, lstm, mgu, regularize, rnn
+from jaxrnn.cells import FAMILIES, regularize
 from jaxrnn.layers import Bidirectional, walk
 from jaxrnn.network import Network, stack
 
-FACTORIES: dict[str, Callable[..., Cell]] = {f.__name__: f for f in (rnn, lstm, gru, mgu, indrnn, regularize)}
+FACTORIES: dict[str, Callable[..., Cell]] = {
+    factory.__name__: factory for factory in (*(family.factory for family in FAMILIES), regularize)
+}
 STACK = ("cells", "merge", "dropout", "residual")
 MOST_NESTED = 64  # of `regularize` around each other
 

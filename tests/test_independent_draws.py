@@ -28,6 +28,7 @@ from experiments.models.problems import digits
 from experiments.models.readout import init_readout
 from experiments.training.loop import Task, begin, training
 from jaxrnn import LSTMState, analysis, initializers, modules
+from jaxrnn.cells import FAMILIES
 from tests.experiments.test_shared_batches import TASKS
 from tests.support.compilation import compiled_quickly  # noqa: F401
 from tests.support.registry import quick_jit
@@ -71,8 +72,7 @@ def blocks(name, tree, size=H):
 
 
 @pytest.mark.parametrize("cell", [
-    jaxrnn.rnn(H, **UNIFORM), jaxrnn.lstm(H, **UNIFORM), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
-    jaxrnn.gru(H, **UNIFORM), jaxrnn.mgu(H, **UNIFORM), jaxrnn.indrnn(H, **UNIFORM),
+    *(family.factory(H, **UNIFORM) for family in FAMILIES), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
 ], ids=repr)  # fmt: skip
 def test_parameters_of_a_cell_and_their_gates_are_drawn_independently(cell):
     """The input has as many features as there are units, so that one key would make equal matrices."""

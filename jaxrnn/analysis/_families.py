@@ -10,12 +10,11 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import CELL_TYPES, Cell, Params
-from jaxrnn.cells import GRUParams, IndRNNParams, LSTMParams, MGUParams, RNNParams
+from jaxrnn.cells import FAMILIES, GRUParams, IndRNNParams, LSTMParams, MGUParams
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
 from jaxrnn.cells.mgu import GATES as MGU_GATES
-from jaxrnn.cells.rnn import GATES as RNN_GATES
 from jaxrnn.sequence.inspection import is_own
 
 Values = dict[str, Array]
@@ -31,7 +30,7 @@ class Family(NamedTuple):
     kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
 
 
-RECORDS = (LSTMParams, GRUParams, MGUParams, RNNParams, IndRNNParams)
+CONFIGS = {type(family.config(1).shapes(1)): family.config for family in FAMILIES}  # by the record of the parameters
 
 
 def _lstm_values(residual: Any) -> Values:
@@ -46,6 +45,13 @@ def _first(names: tuple[str, ...], residual: Any) -> Values:
 
 def _lstm_deltas(blocks: tuple[str, ...], delta: Any) -> Values:
     return _blocks(blocks, delta.a)
+
+
+def _deltas(names: tuple[str, ...], delta: Any) -> Any:
+    """δa by name of a family that has no entry of its own, where they lie side by side or are a tuple."""
+    if isinstance(delta, tuple) and len(delta) == len(names):
+        return dict(zip(names, delta, strict=True))
+    return _blocks(names, delta) if isinstance(delta, jax.Array) else delta
 
 
 def _gru_deltas(deltas: Any) -> Values:
@@ -70,8 +76,9 @@ def _family(params: Any) -> Family | None:
         return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
     if isinstance(params, MGUParams):
         return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
-    if isinstance(params, (RNNParams, IndRNNParams)):
-        return Family(RNN_GATES, (), Bound(_first, ()), Bound(_blocks, RNN_GATES), None)
+    if type(params) in CONFIGS:
+        gates = CONFIGS[type(params)].gates
+        return Family(gates, (), Bound(_first, ()), Bound(_deltas, gates), None)
     return None
 
 
@@ -106,7 +113,7 @@ def part_of_gate(family: Family, gate: str, tree: Any) -> Any:
 
 
 def _check_record(where: str, params: Any) -> None:
-    if not isinstance(params, RECORDS):
+    if type(params) not in CONFIGS:
         got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise TypeError(
             f"{where}: params expected those of one of this library's cells, got {got}; "

@@ -183,7 +183,7 @@ def _forward(options: Options, inputs: Inputs) -> tuple[Tape, State, Array]:
     return Tape(entering_states(options, inputs, after), after, residual), final, only(inputs.mask, ys)
 
 
-ORDER = ("i", "r", "z", "f", "g", "n", "q", "o", "h")  # of the names of gates in a result
+ORDER = "irzfgnqoh"  # of the names of gates in a result; others come last
 
 
 def _back(run: _Run, value: Array, dfinal: State, dys: Array, keep: bool) -> BackwardPass:
@@ -192,10 +192,15 @@ def _back(run: _Run, value: Array, dfinal: State, dys: Array, keep: bool) -> Bac
     found = _back_in_time(run.options, keep, inputs, tape, value, dfinal, only(inputs.mask, dys))
     if found.by_gate is None:
         return found
-    gates, by_gate = (  # jit sorts by name
-        {name: tree[name] for name in ORDER if name in tree} for tree in (found.pre_activations, found.by_gate)
-    )
+    gates, by_gate = map(_in_order, (found.pre_activations, found.by_gate))
     return found._replace(pre_activations=gates, by_gate=by_gate)
+
+
+def _in_order(tree: Any) -> Any:
+    """A dictionary by gate in the usual order; jit has sorted it by name."""
+    if not isinstance(tree, dict):
+        return tree
+    return {name: tree[name] for name in sorted(tree, key=lambda name: (name not in ORDER, ORDER.find(name)))}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -210,7 +215,7 @@ def _back_in_time(
     dparams, dxs = cotangents_of((params, inputs.xs), rule.accumulate(params, inputs.xs, tape, delta))
 
     family = family_of_rule(params, rule)
-    gates = delta if family is None else family.deltas(delta)
+    gates: Any = delta if family is None else family.deltas(delta)
     states = _with_output(rule, inputs, dstates, dys)
     return BackwardPass(
         loss=value,

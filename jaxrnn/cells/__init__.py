@@ -2,6 +2,7 @@
 
 from jaxrnn._types import Cell
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._family import Family
 from jaxrnn.cells.gru import GRUConfig, GRUNorm, GRUParams, gru, gru_step
 from jaxrnn.cells.indrnn import IndRNNConfig, IndRNNParams, indrnn, indrnn_step
 from jaxrnn.cells.lstm import LSTMConfig, LSTMNorm, LSTMParams, LSTMState, lstm, lstm_step
@@ -10,6 +11,8 @@ from jaxrnn.cells.regularize import RegularizeConfig, regularize
 from jaxrnn.cells.rnn import RNNConfig, RNNParams, rnn, rnn_step
 
 __all__ = [
+    "FAMILIES",
+    "Family",
     "GRUConfig",
     "GRUNorm",
     "GRUParams",
@@ -38,20 +41,30 @@ __all__ = [
     "variants",
 ]
 
+# A new cell is a row here. What saves cells, shards their units and lists them reads this table.
+FAMILIES = (
+    Family(rnn, RNNConfig, {"`rnn` with an activation of your own": {"activation": alg.identity}}),
+    Family(
+        lstm,
+        LSTMConfig,
+        {
+            "a projection": {"projection_size": 1},
+            "peepholes": {"peephole": True},
+            "coupled gates": {"coupled": True},
+            "layer normalisation": {"layer_norm": True},
+        },
+    ),
+    Family(gru, GRUConfig, {"`gru` with `reset_after=False`": {"reset_after": False}}),
+    Family(mgu, MGUConfig),
+    Family(indrnn, IndRNNConfig),
+)
+
 
 def variants() -> dict[str, Cell]:
     """A small cell of each family and form, by what the table of implementations calls it."""
-    return {
-        "`lstm`": lstm(2),
-        "`gru`": gru(2),
-        "`rnn`": rnn(2),
-        "`gru` with `reset_after=False`": gru(2, reset_after=False),
-        "`rnn` with an activation of your own": rnn(2, activation=alg.identity),
-        "`mgu`": mgu(2),
-        "`indrnn`": indrnn(2),
-        "a projection": lstm(2, projection_size=1),
-        "peepholes": lstm(2, peephole=True),
-        "coupled gates": lstm(2, coupled=True),
-        "layer normalisation": lstm(2, layer_norm=True),
-        "`regularize`": regularize(lstm(2), zoneout=0.5),
+    cells = {
+        title: family.factory(2, **options)
+        for family in FAMILIES
+        for title, options in {f"`{family.factory.__name__}`": {}, **family.forms}.items()
     }
+    return {**cells, "`regularize`": regularize(lstm(2), zoneout=0.5)}

@@ -1,7 +1,8 @@
 """What all families of cells share: from the options of a cell to its parameters, its checks and its record."""
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,14 @@ class FamilyConfig(CellConfig):
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
         """The state before the first step: zeros."""
         return zeros_state(self.hidden_size, batch_shape, dtype)
+
+
+class Family(NamedTuple):
+    """Cells whose parameters are one record, as the rest of the library knows them."""
+
+    factory: Callable[..., Cell]
+    config: type[FamilyConfig]
+    forms: Mapping[str, Mapping[str, Any]] = {}  # by title: options with which an implementation may refuse the cell
 
 
 def make_cell(config: FamilyConfig, step: Any, rule: Rule, initializers: Initializers) -> Cell:

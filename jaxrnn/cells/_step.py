@@ -33,6 +33,6 @@ def checked_step(
         check(where, params, x.shape)
     _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])), "x")
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
-    params, state, x = cast_floating((params, state, x), dtype)
+    params, state, x = cast_floating(jax.tree.map(jnp.asarray, (params, state, x)), dtype)
     state, y, _ = rule.forward(params, state, rule.project(params, x))
     return state, y

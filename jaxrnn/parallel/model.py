@@ -13,7 +13,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._describe import cut
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
-from jaxrnn.cells import GRUConfig, IndRNNConfig, LSTMConfig, MGUConfig, RNNConfig
+from jaxrnn.cells import FAMILIES
 from jaxrnn.cells._activation import mixes_units
 from jaxrnn.layers import from_directions, walk
 from jaxrnn.network import Network, stack
@@ -21,7 +21,7 @@ from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.sharding import row_shardings
 
 WHERE = "model_parallel"
-CONFIGS = (RNNConfig, LSTMConfig, GRUConfig, MGUConfig, IndRNNConfig)
+CONFIGS = tuple(family.config for family in FAMILIES)
 
 
 @overload
@@ -65,8 +65,7 @@ def model_parallel(
     than about ten microseconds, or where the model does not fit otherwise.
 
     Args:
-        model: a cell of :func:`rnn`, :func:`lstm`, :func:`gru`, :func:`mgu` or :func:`indrnn`, or a
-            network of them.
+        model: a cell of the library, such as :func:`lstm` or :func:`gru`, or a network of them.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
         axis: the mesh axis of the units; its size divides each H, and the P of a projection.
         batch_axis: the mesh axis over which the first batch axis is sharded, for data parallelism

@@ -145,8 +145,8 @@ def table(implementations: Mapping[str, Implementation] = IMPLEMENTATIONS) -> st
 
     Example:
         >>> from jaxrnn.sequence import registry
-        >>> print(registry.table().splitlines()[2][:22])
-        | `lstm` | yes | yes |
+        >>> print(registry.table().splitlines()[2][:21])
+        | `rnn` | yes | yes |
     """
     reasons: list[str] = []
 

@@ -281,8 +281,9 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
-    coupled = name in ("lstm-coupled", "lstm-all")
-    assert "".join(names) == {"g": "rzn", "m": "fn", "l": "fgo" if coupled else "ifgo"}.get(name[0], "h")
+    lstm = "fgo" if name in ("lstm-coupled", "lstm-all") else "ifgo"
+    known = {"gru": "rzn", "mgu": "fn", "lstm": lstm, "rnn": "h", "indrnn": "h"}.get(name.split("-")[0])
+    assert names == list(known or case.cell.config.gates)
     w_proj = getattr(case.params, "w_proj", None)
     rank = H if w_proj is None else w_proj.shape[1]
     matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=1)

@@ -66,24 +66,25 @@ def test_states_have_the_documented_types():
     chex.assert_shape(jaxrnn.gru(H).initial_state(), (H,))
 
 
-@pytest.mark.parametrize("variant", [jax.jit, lambda step: step], ids=["with_jit", "without_jit"])
-def test_steps_equal_values_computed_on_paper(variant):
-    """The cells have one unit, all weights are 1, x = 1, h = c = 1."""
-    rnn_step, lstm_step, gru_step = map(variant, (jaxrnn.rnn_step, jaxrnn.lstm_step, jaxrnn.gru_step))
-    one = jnp.ones
-    half = 1 / (1 + np.exp(-2.0))  # σ(1 + 1)
-    _, y = rnn_step(jaxrnn.RNNParams(one((1, 1)), one((1, 1))), one(1), one(1))
-    np.testing.assert_allclose(y, np.tanh(2.0), rtol=1e-6)
-    state = jaxrnn.LSTMState(one(1), one(1))
-    (_, c), y = lstm_step(jaxrnn.LSTMParams(one((1, 4)), one((1, 4))), state, one(1))
-    np.testing.assert_allclose(c, half + half * np.tanh(2.0), rtol=1e-6)
-    np.testing.assert_allclose(y, half * np.tanh(half + half * np.tanh(2.0)), rtol=1e-6)
-    params = jaxrnn.GRUParams(one((1, 3)), one((1, 3)))
-    _, y = gru_step(params, one(1), one(1))
-    np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half) + half, rtol=1e-6)
-    biased = params._replace(b_hn=one(1))
-    _, y = gru_step(biased, one(1), one(1))
-    np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half * 2) + half, rtol=1e-6)
+class StepsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_steps_equal_values_computed_on_paper(self):
+        """The cells have one unit, all weights are 1, x = 1, h = c = 1."""
+        rnn_step, lstm_step, gru_step = map(self.variant, (jaxrnn.rnn_step, jaxrnn.lstm_step, jaxrnn.gru_step))
+        one = jnp.ones
+        half = 1 / (1 + np.exp(-2.0))  # σ(1 + 1)
+        _, y = rnn_step(jaxrnn.RNNParams(one((1, 1)), one((1, 1))), one(1), one(1))
+        np.testing.assert_allclose(y, np.tanh(2.0), rtol=1e-6)
+        state = jaxrnn.LSTMState(one(1), one(1))
+        (_, c), y = lstm_step(jaxrnn.LSTMParams(one((1, 4)), one((1, 4))), state, one(1))
+        np.testing.assert_allclose(c, half + half * np.tanh(2.0), rtol=1e-6)
+        np.testing.assert_allclose(y, half * np.tanh(half + half * np.tanh(2.0)), rtol=1e-6)
+        params = jaxrnn.GRUParams(one((1, 3)), one((1, 3)))
+        _, y = gru_step(params, one(1), one(1))
+        np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half) + half, rtol=1e-6)
+        biased = params._replace(b_hn=one(1))
+        _, y = gru_step(biased, one(1), one(1))
+        np.testing.assert_allclose(y, (1 - half) * np.tanh(1 + half * 2) + half, rtol=1e-6)
 
 
 def test_step_refuses_a_parameter_that_its_equations_do_not_read():

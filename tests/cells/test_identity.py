@@ -121,7 +121,7 @@ def test_rebuilt_cells_are_traced_once(traced_once):
         jaxrnn.unroll(cell, params, XS, reverse=True, key=None)
 
 
-@pytest.mark.parametrize("name", ["rnn-relu", "lstm-regularized", "lstm-all", "gru-reset-before", "mgu", "indrnn"])
+@pytest.mark.parametrize("name", {make().config.factory: name for name, make in CELLS.items()}.values())
 def test_rebuilt_cells_of_every_family_are_traced_once(name, traced_once):
     for _ in range(3):
         cell = CELLS[name]()

@@ -1,36 +1,26 @@
 """Odd values of every argument of cells: rightly accepted, or refused in words that name function and argument."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxrnn
 from jaxrnn import _checks
-from jaxrnn import initializers as init
+from jaxrnn.cells import FAMILIES
 from tests.support.odd_values import faults
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
 H, I, B = 3, 2, 2  # noqa: E741
 KEY = jax.random.key(0)
-FACTORIES = {f.__name__: f for f in (jaxrnn.rnn, jaxrnn.lstm, jaxrnn.gru, jaxrnn.mgu, jaxrnn.indrnn)}
-STEPS = {
-    f.__name__: f for f in (jaxrnn.rnn_step, jaxrnn.lstm_step, jaxrnn.gru_step, jaxrnn.mgu_step, jaxrnn.indrnn_step)
-}
-OPTIONS = {
-    "rnn": {"activation": "tanh"},
-    "lstm": {"projection_size": None, "peephole": False, "coupled": False, "layer_norm": False},
-    "gru": {"reset_after": True, "layer_norm": False},
-    "mgu": {},
-    "indrnn": {"activation": "relu"},
-}
+FACTORIES = {family.factory.__name__: family.factory for family in FAMILIES}
+STEPS = {f"{name}_step": getattr(jaxrnn, f"{name}_step") for name in FACTORIES}
 
 # What is right for an argument. `FORMS` are the good value in another form.
 FORMS = {"traced", "in NumPy", "float16", "NaN"}
 KEYS = {"a key", "a raw key", "traced", "in NumPy", "one axis less"}
-FLAG = {"True"}
-RIGHT = {"projection_size": {"None"}, "use_bias": FLAG, "reset_after": FLAG}
-RIGHT |= dict.fromkeys(("peephole", "coupled", "layer_norm"), FLAG)
 
 
 def traced(f):
@@ -44,10 +34,11 @@ def test_odd_options_of_a_factory_are_refused(name):
         cell = FACTORIES[name](**options)
         return jaxrnn.unroll(cell, cell.init(KEY, I), jnp.ones((2, I)))
 
-    recurrent = init.uniform(1.0) if name == "indrnn" else init.orthogonal()
-    good = {"hidden_size": H, "use_bias": True, "kernel_init": init.glorot_uniform(), "recurrent_init": recurrent}
-    good |= {"bias_init": init.gate_bias(), **OPTIONS[name]}
-    assert not faults((name, f"{name}.init", f"{name}_step"), traced(call), good, accepted=RIGHT)
+    parameters = inspect.signature(FACTORIES[name]).parameters.values()
+    good = {"hidden_size": H} | {p.name: p.default for p in parameters if p.name != "hidden_size"}
+    right = {option: {str(value)} for option, value in good.items() if value is None or isinstance(value, bool)}
+    right |= {option: {"True"} for option, value in good.items() if value is False}
+    assert not faults((name, f"{name}.init", f"{name}_step"), traced(call), good, accepted=right)
 
 
 @pytest.mark.parametrize("name", FACTORIES)

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxrnn
+from tests.support import in_numpy
 from tests.support.peers import peer
 
 os.environ.setdefault("KERAS_BACKEND", "jax")  # before Keras is first imported, or it looks for TensorFlow
@@ -43,6 +45,27 @@ def test_public_functions_have_examples():
         assert "Raises:" in f.__doc__, f.__name__
 
 
+def compare_encoder_decoder(names):
+    """The cost is that of a loop in NumPy, for the encoder's parameters on the page and for others."""
+    params, xs, target = in_numpy.as_float64((names["params"], names["xs"], names["target"]))
+    late = np.concatenate([np.asarray(names["start"])[None], target[:-1]])
+    valid = np.arange(len(xs))[:, None] < np.asarray(names["lengths"])
+    zeros, costs = np.zeros((16, 32)), []
+    for scale in (1.0, 0.5):
+        (encoder,) = jax.tree.map(lambda leaf, scale=scale: scale * leaf, params["encoder"])
+        meaning, _, _ = in_numpy.unroll("gru", encoder, xs, zeros, mask=valid)
+        _, ys, _ = in_numpy.unroll("gru", params["net"][0], late, meaning)
+        logits = ys @ params["read_out"]
+        log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        costs.append(-(target * log_probabilities).sum(-1).mean())
+        moved = {**names["params"], "encoder": jax.tree.map(jnp.float32, (encoder,))}
+        assert names["cost"](moved) == pytest.approx(costs[-1], rel=1e-6)  # measured at 2e-7
+    assert abs(costs[0] - costs[1]) > 5e-4
+    assert abs(costs[0] - np.log(12)) > 5e-3  # the cost of a read-out of zeros
+    for leaf in jax.tree.leaves(names["gradients"]["encoder"]):
+        assert np.abs(leaf).max() > 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_promotion", "unhooked")
 def test_readme_blocks_run():
@@ -51,6 +74,8 @@ def test_readme_blocks_run():
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
+        if "def cost" in block:
+            compare_encoder_decoder(namespace)
         if "label" in namespace and "one_for_each" not in namespace:
             namespace["one_for_each"] = namespace["label"], namespace["both_ends"]
     label, both_ends = namespace["one_for_each"]
@@ -58,7 +83,6 @@ def test_readme_blocks_run():
     assert np.abs(label).max() > 0.01
     np.testing.assert_array_equal(label, both_ends)
     assert namespace["sampled"].shape == (20, 16, 12)
-    assert namespace["cost"] == pytest.approx(np.log(12), rel=1e-5)  # a read-out of zeros predicts uniformly
     assert namespace["ys"].shape == (20, 4, 32)
     assert not namespace["ys"][:, 2].any()
     assert np.isfinite(namespace["flow"].log_state_norms.c[:-1]).all()  # the loss reads h of the last step, and not c

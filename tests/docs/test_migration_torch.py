@@ -5,6 +5,7 @@ import pickle
 import tempfile
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -265,7 +266,7 @@ def _():
     theirs = theirs_of().float()
     (params,), xs = interop.from_torch(theirs.state_dict()), XS.astype(np.float32)
     state, ys, states = jaxrnn.unroll(jaxrnn.lstm(H), params, xs, compute_dtype=jnp.bfloat16, return_states=True)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves((state, ys, states))} == {"float32"}
+    chex.assert_type(jax.tree.leaves((state, ys, states)), jnp.float32)
     rounded = lambda a: np.asarray(jnp.asarray(a, jnp.bfloat16), np.float64)  # noqa: E731
     h = c = np.zeros((B, H))
     expected = []

@@ -84,7 +84,7 @@ def test_sharded_batches_train_the_same_as_one_device(name, sharing):
 def test_batch_arrays_have_examples_on_the_first_axis(name):
     task = TASKS[name]()
     assert task.examples == B
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(task.batch(3, 2))} == {B}
+    chex.assert_tree_shape_prefix(task.batch(3, 2), (B,))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrnn
 from experiments.benchmarks._collectives import collectives, compiled_text
+from jaxrnn.cells import FAMILIES
 from tests.support.registry import assert_close, quick_jit, random_like
 
 pytestmark = pytest.mark.devices
@@ -20,14 +21,10 @@ pytestmark = pytest.mark.devices
 I, H, T, B = 4, 8, 6, 4  # noqa: E741
 N = 4  # devices along the axis of the units
 
-CELLS = {
-    "rnn": jaxrnn.rnn(H),
-    "lstm": jaxrnn.lstm(H),
+CELLS = {family.factory.__name__: family.factory(H) for family in FAMILIES} | {
     "lstm-projection": jaxrnn.lstm(H, projection_size=4, peephole=True),
     "lstm-coupled": jaxrnn.lstm(H, coupled=True, use_bias=False),
-    "gru": jaxrnn.gru(H),
     "gru-before": jaxrnn.gru(H, reset_after=False),
-    "mgu": jaxrnn.mgu(H),
     "indrnn": jaxrnn.indrnn(H, activation="tanh"),
 }
 

@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -371,11 +372,11 @@ def test_bfloat16_operands_give_bfloat16_results(name):
     """Values are near those in float64. Gradients are in bfloat16 too."""
     case = make(name, dtype=jnp.bfloat16)
     got = run(case, lengths=LENGTHS, return_states=True)
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(got))
+    chex.assert_type(jax.tree.leaves(got), jnp.bfloat16)
     expected = in_numpy.unroll(name, *case[1:4], mask=VALID)
     assert_close(in_numpy.as_float64(got), expected, "bfloat16")
     grads = jax.eval_shape(jax.grad(loss_of(case, None), (0, 1, 2)), case.params, case.xs, case.state)
-    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(grads))
+    chex.assert_type(jax.tree.leaves(grads), jnp.bfloat16)
 
 
 @families
@@ -383,7 +384,7 @@ def test_state_is_cast_to_the_dtype_of_the_result(name):
     case = make(name)
     narrow = jax.tree.map(lambda s: s.astype(jnp.bfloat16), case.state)
     final, ys = run(case._replace(state=narrow))
-    assert {leaf.dtype.name for leaf in jax.tree.leaves((final, ys))} == {"float32"}
+    chex.assert_type(jax.tree.leaves((final, ys)), jnp.float32)
 
 
 # Products rounded to 8 bits over six steps. Measured: values 0.001 to 0.021, gradients 0.003 to 0.023.
@@ -395,13 +396,12 @@ def test_compute_dtype_rounds_products_and_keeps_dtypes(name):
     """Products are in bfloat16, states in float32, and outputs in the dtype of the input."""
     case = make(name)
     got = run(case, return_states=True, compute_dtype=jnp.bfloat16)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
+    chex.assert_type(jax.tree.leaves(got), jnp.float32)
     exact = in_numpy.unroll(name, *case[1:4])
     assert 1e-5 < gap(in_numpy.as_float64(got), exact) <= TOLERANCE_COMPUTE
     narrow = case._replace(xs=case.xs.astype(jnp.bfloat16))
     final, ys = jax.eval_shape(lambda: run(narrow, compute_dtype=jnp.bfloat16))
-    assert ys.dtype == jnp.bfloat16
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(final)} == {"float32"}
+    chex.assert_type([ys, *jax.tree.leaves(final)], [jnp.bfloat16] + [jnp.float32] * len(jax.tree.leaves(final)))
 
 
 @families
@@ -413,7 +413,7 @@ def test_gradients_with_compute_dtype_are_near_exact_ones(name):
     for implementation, jit in (("bptt", jax.jit), ("scan", quick_jit)):
         compiled = program(name, implementation, jit=jit, compute_dtype=jnp.bfloat16)
         got = compiled((*asked[0][:3], None), None, None, asked[1])[1]
-        assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
+        chex.assert_type(jax.tree.leaves(got), jnp.float32)
         assert 1e-5 < gap(got[:3], exact[:3]) <= TOLERANCE_COMPUTE
         if implementation == "bptt":  # sums over steps are in float32: not all fit into bfloat16
             assert all(np.any(leaf.astype(jnp.bfloat16) != leaf) for leaf in numpy_of(jax.tree.leaves(got)))

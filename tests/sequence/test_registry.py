@@ -22,7 +22,9 @@ PAGE = ROOT / "jaxrnn" / "sequence" / "implementations" / "README.md"
 
 
 def test_page_contains_the_table_of_features():
-    assert registry.table() in PAGE.read_text(encoding="utf-8")
+    is_there = registry.table() in PAGE.read_text(encoding="utf-8")
+    command = 'python -c "from jaxrnn.sequence import registry; print(registry.table())"'
+    assert is_there, f"{PAGE.relative_to(ROOT)} expected the table that `{command}` prints"
     assert "| mask | yes | yes | yes | no (" in registry.table()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -257,8 +258,7 @@ def test_segments_are_joined_to_the_steps_that_were_split(time, reverse):
     """Steps left over are those read last; a sequence of one segment is all left over."""
     steps = {"a": jnp.arange(time), "b": jnp.arange(2.0 * time).reshape(time, 2)}
     whole, rest = segments = split_time(steps, 4, reverse)
-    for leaf, joined in zip(jax.tree.leaves(steps), jax.tree.leaves(join_time(segments, reverse)), strict=True):
-        np.testing.assert_array_equal(joined, leaf)
+    chex.assert_trees_all_equal(join_time(segments, reverse), steps)
     in_whole = time // 4 * 4 if time > 4 else 0
     assert (whole is None) == (in_whole == 0)
     assert (rest is None) == (in_whole == time)

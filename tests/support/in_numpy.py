@@ -82,7 +82,17 @@ def mgu(name, params, h, x):
     return ((1 - f) * h + f * n,) * 2
 
 
+# By the first word of a row of the registry.
 STEPS = {"rnn": rnn, "indrnn": rnn, "lstm": lstm, "gru": gru, "mgu": mgu}
+
+
+def step_of(name: str) -> Any:
+    """The equations of a cell of the registry."""
+    word = name.split("-")[0]
+    if word not in STEPS:
+        row = f"the first word of the row {name!r} in tests/support/registry.py"
+        raise LookupError(f"tests/support/in_numpy.py: STEPS has no {word!r}, {row}")
+    return STEPS[word]
 
 
 def as_float64(tree: Any) -> Any:
@@ -91,7 +101,7 @@ def as_float64(tree: Any) -> Any:
 
 def step(name: str, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
     """One step of a cell of the registry, in float64."""
-    return STEPS[name.split("-")[0]](name, *as_float64((params, state, x)))
+    return step_of(name)(name, *as_float64((params, state, x)))
 
 
 def chosen(where: np.ndarray, a: Any, b: Any) -> Any:
