@@ -80,7 +80,8 @@ def test_every_cotangent_equals_the_derivative_by_what_is_added_there(name, scen
     params, xs, state, reset_state = operands
     options, mask, resets = scenario_of(scenario)
     given = {**options, "reverse": reverse} | ({} if resets is None else {"reset_state": reset_state})
-    found = analysis.backward_pass(cell, params, xs, loss, state, contributions=True, **given)
+    poisoned = xs if mask is None else jnp.where(mask[..., None], xs, jnp.nan)
+    found = analysis.backward_pass(cell, params, poisoned, loss, state, contributions=True, **given)
     wanted = opened(name, operands, loss, mask, resets, reverse)
     if resets is None:
         wanted["reset_state"] = None
@@ -233,6 +234,23 @@ def test_rule_of_ones_own_is_run_as_it_is(x64):
         assert list(found.pre_activations) == ["delta"]
         assert found.by_gate is None
         assert found.cell_state is None
+
+
+def test_delta_of_a_rule_with_an_accumulate_of_ones_own_has_no_gates(x64):
+    """Only that function knows what it means, whatever the parameters are."""
+    case = make("lstm")
+    rule = case.cell.rule
+
+    def backward(*given):
+        before, delta = rule.backward(*given)
+        return before, {"mine": delta}
+
+    own = rule._replace(backward=backward, accumulate=lambda *given: rule.accumulate(*given[:3], given[3]["mine"]))
+    found = analysis.backward_pass(case.cell._replace(rule=own), case.params, case.xs, loss)
+    wanted = analysis.backward_pass(case.cell, case.params, case.xs, loss)
+    close(found.weights, wanted.weights)
+    assert list(found.pre_activations) == ["mine"]
+    assert found.by_gate is None
 
 
 def test_it_can_be_jitted_and_does_not_trace_twice(x64):
