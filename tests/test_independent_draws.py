@@ -180,6 +180,15 @@ def test_parts_of_a_random_direction_are_drawn_independently(norms):
     np.testing.assert_allclose(found, np.log(np.sqrt(2)), atol=0.3)  # 2 |h - c|² = 2 - 4 h · c
 
 
+def test_parameters_of_a_readout_are_drawn_independently():
+    normal = jax.nn.initializers.normal(1.0)
+    v, c = jaxrnn.readout(1600, kernel_init=normal, bias_init=normal).init(KEY, 1)
+    assert_independent({"v": v[0], "c": c})
+    draw = {"kernel_init": normal, "bias_init": normal, "rngs": nnx.Rngs(0)}
+    module = jaxrnn.modules.Readout(1, 1600, **draw)
+    assert_independent({"v": module.v[0], "c": module.c[...]})
+
+
 # Experiments: models
 
 
@@ -191,7 +200,8 @@ def test_dropout_of_the_language_model_is_drawn_independently():
         seen.update({"embedding": xs, "layers": uniform(rngs, *ones.shape)})
         return ones, states
 
-    model = types.SimpleNamespace(dropout=0.5, embedding=lambda tokens: ones, layers=layers, readout=lambda ys: ys)
+    read = types.SimpleNamespace(logits=lambda ys: ys)
+    model = types.SimpleNamespace(dropout=0.5, embedding=lambda tokens: ones, layers=layers, readout=read)
     model._dropped = lambda values, key: language.LanguageModel._dropped(model, values, key)
     seen["readout"] = language.LanguageModel.__call__(model, None, None, KEY)[0]
     assert set(np.unique(seen["embedding"])) == set(np.unique(seen["readout"])) == {0, 2}
@@ -205,7 +215,8 @@ def test_dropout_of_the_composer_is_drawn_independently():
         seen["inputs"] = xs
         return ones, None
 
-    model = types.SimpleNamespace(dropout=nnx.Dropout(0.5), layer=layer, readout=lambda ys: ys)
+    read = types.SimpleNamespace(logits=lambda ys: ys)
+    model = types.SimpleNamespace(dropout=nnx.Dropout(0.5), layer=layer, readout=read)
     seen["outputs"] = polyphonic_music.Composer.__call__(model, ones, None, KEY)
     assert set(np.unique(seen["inputs"])) == set(np.unique(seen["outputs"])) == {0, 2}
     assert_independent(seen)
@@ -353,6 +364,7 @@ PLACES = {
     "jaxrnn/initializers.py": {"draw_gates", "draw_biases"},
     "jaxrnn/network.py": {"_init", "_unroll", "_split_key"},
     "jaxrnn/cells/regularize.py": {"_sample"},
+    "jaxrnn/readouts.py": {"_init"},
     "jaxrnn/generation.py": {"generate.step"},
     "jaxrnn/modules/_base.py": {"Recurrent.__init__"},
     "jaxrnn/analysis/directions.py": {"_direction"},
@@ -372,6 +384,7 @@ PLACES = {
 }
 # One draw of a fixed seed, or shapes alone.
 SINGLE = {
+    "experiments/bptt_by_hand/compare.py", "experiments/bptt_by_hand/figure.py",
     "jaxrnn/analysis/lyapunov.py", "jaxrnn/interop/_onnx_chain.py", "experiments/benchmarks/_problem.py",
     "experiments/benchmarks/_scaling_counts.py", "experiments/gradient_flow/measure.py",
     "experiments/lstm_vs_gru/__main__.py", "experiments/sequential_images.py",

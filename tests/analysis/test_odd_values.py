@@ -40,6 +40,7 @@ RIGHT = {
     "params": FORMS,
     "xs": FORMS,
     "state": FORMS | {"None"},
+    "reset_state": FORMS | {"None"},
     "lengths": {"None", "traced", "in NumPy", "int8", "int32"},
     "mask": {"None", "traced", "in NumPy", "booleans"},
     "reduce": FUNCTIONS,
@@ -57,7 +58,7 @@ RIGHT = {
 WORDS = {
     "cell": ("cell", "params", "gate"),
     "net_or_cell": ("net_or_cell", "cell", "params"),
-    "xs": ("xs", "state", "lengths", "mask"),
+    "xs": ("xs", "state", "lengths", "mask", "resets"),
 }
 
 # The function, arguments of a good call, and what is right there and is not in `RIGHT`
@@ -98,6 +99,20 @@ CALLS = {
     ),
     "gradient_flow": (a.gradient_flow, flow(LSTM, state=LSTM_STATE, lengths=LENGTHS), {}),
     "gradient_flow, network": (a.gradient_flow, flow(NET, state=None, mask=MASK), {"state": {"None"}}),
+    "backward_pass": (
+        a.backward_pass,
+        flow(LSTM, state=LSTM_STATE, lengths=LENGTHS, resets=MASK, reset_state=LSTM_STATE, reverse=False),
+        {"reverse": {"True"}, "resets": RIGHT["mask"] - {"None"}},
+    ),
+    "backward_pass, network": (
+        a.backward_pass,
+        flow(NET, state=None, mask=MASK, truncate=2, clip_gradient=0.5),
+        {
+            "state": {"None"},
+            "truncate": {"None", "10**12", "10**400"},
+            "clip_gradient": {"None", "2.5", "inf", "10**12", "numbers"},
+        },
+    ),
 }
 
 
