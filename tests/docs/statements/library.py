@@ -224,8 +224,9 @@ def experiments_that_import_analysis():
         source = path.read_text(encoding="utf-8")
         if "from jaxrnn import analysis" in source or "jaxrnn.analysis import" in source:
             users.add(path.relative_to(ROOT / "experiments").parts[0])
-    first, second = sorted(users, reverse=True)
-    return f"{WORDS[len(users)].capitalize()} experiments measure with it, `{first}` and `{second}`."
+    *others, last = sorted(users, key=lambda name: (len(name), name), reverse=True)
+    named = ", ".join(f"`{name}`" for name in sorted(others))
+    return f"{WORDS[len(users)].capitalize()} experiments measure with it, {named} and `{last}`."
 
 
 @says(README)
