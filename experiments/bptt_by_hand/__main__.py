@@ -7,10 +7,11 @@ to the first, and the gradients of the weights: by the hand-written rule that `j
 with, and by JAX from the equations written down once more. The exit code is 1 if any of them differ.
 """
 
+import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def part(compared: str, dtype: str, pair: Pair, bound: float) -> dict[str, Any]:
     }
 
 
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles without most optimisations: programs run only once here."""
+    name = "jax_disable_most_optimizations"
+    before = jax.config.values.get(name, False)
+    jax.config.update(name, True)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
+@quick_compilation()
 def run(config: Config) -> Result:
     """Compares, prints, and returns the record."""
     sizes = Sizes(config.steps, config.input_size, config.hidden_size, config.outputs)
