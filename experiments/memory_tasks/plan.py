@@ -18,7 +18,8 @@ BIASES = {
     "lstm-f1-o1": "both 1",
     "lstm-chrono": "chrono",
 }
-LEARNING_RATES = {name: 0.01 if name.startswith(("lstm", "gru")) else 0.003 for name in (*CELLS, *BIASES)}
+FAST = ("rnn-sigmoid", "lstm", "gru")  # what their names begin with
+LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *BIASES)}
 STEPS = {"adding": 3000, "copy": 2000, "order": 1000, "reber": 1000, "agreement": 1000}
 CHANGES: dict[str, dict[str, float | None]] = {  # of the gradient: the fields of a `Run`
     "none": {"clip_norm": None},
