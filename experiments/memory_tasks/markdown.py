@@ -107,11 +107,8 @@ def changed(found: Mapping[Any, Outcome]) -> str:
         for problem, length in middles(found, [(cell, change) for cell in CHANGED for change in CHANGES])
         for cell in CHANGED
     ]
-    headings = (
-        "not clipped",
-        *(change if "raised" in change else f"clipped, {change}" for change in list(CHANGES)[1:]),
-    )
-    return markdown_table(("problem", "network", *headings), rows)
+    headings = [change if "raised" in change else f"clipped, {change}" for change in CHANGES if change != "none"]
+    return markdown_table(("problem", "network", "not clipped", *headings), rows)
 
 
 def biased(found: Mapping[Any, Outcome]) -> str:
