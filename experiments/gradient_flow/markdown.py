@@ -110,7 +110,7 @@ def gains(gain: Record) -> str:
     for k in range(0, len(gain["gains"]), 2):
         value = gain["gains"][k]
         slopes = [
-            f"{mean(slopes_of(gain, name, 'orthogonal')[k]):+.3f} ({mean(slopes_of(gain, name, 'Gaussian')[k]):+.3f})"
+            f"{slopes_of(gain, name, 'orthogonal')[k].mean():+.3f} ({slopes_of(gain, name, 'Gaussian')[k].mean():+.3f})"
             for name in activations
         ]
         rows.append((f"{value:.2f}", f"{np.log(value):+.3f}", *slopes))
