@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.command.claims import claims_table, markdown_table
 from experiments.gradient_flow.claims import AFTER, BEFORE, claims, mean, slopes_of
+from experiments.gradient_flow.measure import TERMS
 from experiments.gradient_flow.tables import spread
 
 Record = Mapping[str, Any]
@@ -149,11 +150,10 @@ def terms(flows: Sequence[Record]) -> str:
     for flow in flows:
         if flow["cell_state_terms"] is not None:
             stages.setdefault(label(flow), {})[flow["stage"]] = flow
-    names = list(next(iter(next(iter(stages.values())).values()))["cell_state_terms"])
     rows = []
     for name, by_stage in stages.items():
         pair = by_stage[BEFORE], by_stage[AFTER]
-        sizes = [" | ".join(f"{flow['cell_state_terms'][term][0]:.2f}" for flow in pair) for term in names]
+        sizes = [" | ".join(f"{flow['cell_state_terms'][term][0]:.2f}" for flow in pair) for term in TERMS]
         slopes = " | ".join(f"{mean(flow['measured']['slope_c']):+.3f}" for flow in pair)
         rows.append((name.removeprefix("LSTM, "), *sizes, slopes))
     return markdown_table(("LSTM", "diag(f)", "through f", "through i", "through g", "slope of ‖∂L/∂c_t‖"), rows)

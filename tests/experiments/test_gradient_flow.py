@@ -184,12 +184,12 @@ def test_gain_scan_of_linear_networks_equals_the_closed_form(monkeypatch):
 
 
 def test_norms_at_large_gains_are_those_of_the_jacobians(monkeypatch):
-    monkeypatch.setattr(gain, "LARGE_GAINS", np.array([1.0, 64.0]))
+    monkeypatch.setattr(gain, "LARGE_GAINS", np.array([1.0, 8.0]))
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         drawn = [gain.draws(5, 30, seed) for seed in (3, 4)]
         found = gain.saturate(jaxrnn.rnn(5), drawn)
     assert found.slopes.shape == (2, 2)
-    for place, value in enumerate((1.0, 64.0)):
+    for place, value in enumerate((1.0, 8.0)):
         for seed, one in enumerate(drawn):
             w_h, w_x = value * np.asarray(one.matrices["orthogonal"]), np.asarray(one.params.w_x)
             norms = []
@@ -200,7 +200,7 @@ def test_norms_at_large_gains_are_those_of_the_jacobians(monkeypatch):
                     states.append(h)
                 norms += [np.linalg.norm(np.diag(1 - h**2) @ w_h.T, 2) for h in states]
             assert found.largest_norm[place, seed] == pytest.approx(np.log(max(norms)), abs=1e-6)
-            assert found.median_norm[place, seed] == pytest.approx(np.log(np.median(norms)), abs=1e-6)
+            assert found.median_norm[place, seed] == pytest.approx(np.median(np.log(norms)), abs=1e-6)
     assert (found.largest_growth <= found.largest_norm + EXACT).all()
     assert (found.slopes[1] < found.largest_growth[1]).all()
 
@@ -224,8 +224,8 @@ def test_powers_of_normal_matrices_follow_singular_values_and_others_the_radius(
         logs = [np.log(np.linalg.norm(np.linalg.matrix_power(w, t), 2)) for t in n]
         np.testing.assert_allclose(gaussian.rates[seed], logs / n, atol=1e-8)
     assert found["symmetric"].errors.max() < 1e-12
-    assert found["rotations"].errors[:, 1:].min() > 0.3
-    assert gaussian.errors[:, 1:].min() > 0.3
+    assert found["rotations"].errors[:, 1:].mean() > 0.5
+    assert gaussian.errors[:, 1:].mean() > 0.5
     for of in found.values():
         assert of.errors[:, 0].max() < 1e-12
 
