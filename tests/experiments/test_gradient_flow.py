@@ -436,7 +436,13 @@ def clipped(**wrong):
             name = f"{change.name.replace(' ', '_')}_{change.threshold}".replace(".", "_")
             error = 0.75 if case == "vanishing" or change.name == "none" else wrong.get(name, 0.0)
             training.append(
-                {"case": case, "change": change.name, "threshold": change.threshold, "error": [error], "loss": [2 * error]}
+                {
+                    "case": case,
+                    "change": change.name,
+                    "threshold": change.threshold,
+                    "error": [error],
+                    "loss": [2 * error],
+                }
             )
     return {"wall": {"flung_off": {"none": 0.2, "norm": 0.0, "value": 0.0, "each step": 0.0}}, "training": training}
 
