@@ -69,10 +69,17 @@ def _lengths(found: Mapping[Key, Outcome], cell: str) -> list[tuple[str, int]]:
 
 
 def _gates(found: Mapping[Key, Outcome], seeds: int) -> list[Claim]:
-    far = [place for place in _lengths(found, "lstm") if place[1] == max(PROBLEMS[place[0]].lengths)]
+    cells = (*TANH, *GATED, "irnn")
+    far = [
+        (problem, length)
+        for problem, length in _lengths(found, "lstm")
+        if length == max(PROBLEMS[problem].lengths) and all((problem, cell, length, USUAL) in found for cell in cells)
+    ]
+    if not far:
+        return []
     lines, better, worse = [], 0, 0
     for problem, length in far:
-        outcomes = {cell: found[problem, cell, length, USUAL] for cell in (*TANH, *GATED, "irnn")}
+        outcomes = {cell: found[problem, cell, length, USUAL] for cell in cells}
         best_tanh, best_gated = (
             min((outcomes[cell] for cell in cells), key=lambda o: float(np.median(ranks(o)))) for cells in (TANH, GATED)
         )
