@@ -81,7 +81,7 @@ def _gates(found: Mapping[Key, Outcome], seeds: int) -> list[Claim]:
     for problem, length in far:
         outcomes = {cell: found[problem, cell, length, USUAL] for cell in cells}
         best_tanh, best_gated = (
-            min((outcomes[cell] for cell in cells), key=lambda o: float(np.median(ranks(o)))) for cells in (TANH, GATED)
+            min((outcomes[cell] for cell in kind), key=lambda o: float(np.median(ranks(o)))) for kind in (TANH, GATED)
         )
         told = compare(best_gated, best_tanh)
         better, worse = better + (told > 0), worse + (told < 0)

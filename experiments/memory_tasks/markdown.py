@@ -1,6 +1,7 @@
 """The tables of `memory_tasks` in experiments/README.md, from a record alone."""
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ CRITERIA = {
     "reber": "embedded Reber, no string wrong",
     "agreement": "agreement, ≤ 1 % wrong",
 }
+WORDS = (-1, 0, 20, 40, 60)  # between subject and verb; a group counts where its mean lies
 LABELS = {
     "rnn-sigmoid": "sigmoid",
     "rnn-uniform": "tanh, uniform",
@@ -36,6 +38,7 @@ def tables(record: Record) -> dict[str, str]:
         "copy": copying(found),
         "changed": changed(found),
         "biased": biased(found),
+        "distance": distance(found),
         "claims": claims_table(claims(record)),
     }
 
@@ -88,35 +91,44 @@ def copying(found: Mapping[Any, Outcome]) -> str:
     return markdown_table(("blanks", "chance", *map(label, CELLS)), rows)
 
 
-def middles(found: Mapping[Any, Outcome], settings: Sequence[tuple[str, str]]) -> list[tuple[str, int]]:
-    """The problems and lengths that have all the settings."""
-    return [
-        place
-        for place in places(found)
-        if all((place[0], cell, place[1], change) in found for cell, change in settings)
-    ]
-
-
 def changed(found: Mapping[Any, Outcome]) -> str:
+    """Where a network was trained with every change of the gradient."""
     rows = [
-        (
-            f"{PROBLEMS[problem].label}, {length} {PROBLEMS[problem].length}",
-            label(cell),
-            *(with_loss(found[problem, cell, length, change]) for change in CHANGES),
-        )
-        for problem, length in middles(found, [(cell, change) for cell in CHANGED for change in CHANGES])
+        (_where(*place), label(cell), *map(with_loss, outcomes))
+        for place in places(found)
         for cell in CHANGED
+        if all(outcomes := [found.get((place[0], cell, place[1], change)) for change in CHANGES])
     ]
     headings = [change if "raised" in change else f"clipped, {change}" for change in CHANGES if change != "none"]
     return markdown_table(("problem", "network", "not clipped", *headings), rows)
 
 
 def biased(found: Mapping[Any, Outcome]) -> str:
+    """Where the LSTM was trained with all biases."""
     rows = [
-        (
-            f"{PROBLEMS[problem].label}, {length} {PROBLEMS[problem].length}",
-            *(with_loss(found[problem, cell, length, USUAL]) for cell in BIASES),
-        )
-        for problem, length in middles(found, [(cell, USUAL) for cell in BIASES])
+        (_where(*place), *map(with_loss, outcomes))
+        for place in places(found)
+        if all(outcomes := [found.get((place[0], cell, place[1], USUAL)) for cell in BIASES])
     ]
     return markdown_table(("problem", *BIASES.values()), rows)
+
+
+def distance(found: Mapping[Any, Outcome]) -> str:
+    """The share of right answers at the longest length of agreement, by words after the subject, mean of the seeds."""
+    longest = max((length for name, length in places(found) if name == "agreement"), default=0)
+    rows = []
+    for cell in CELLS:
+        late = getattr(found.get(("agreement", cell, longest, USUAL)), "late", {}).get("distance")
+        if late is not None:
+            values = (
+                np.average(late.right[inside], weights=late.count[inside])
+                for low, high in itertools.pairwise(WORDS)
+                if (inside := (late.value > low) & (late.value <= high)).any()
+            )
+            rows.append((label(cell), *(f"{100 * value:.0f}" for value in values)))
+    headings = (f"{max(low + 1, 0)} to {high} words" for low, high in itertools.pairwise(WORDS))
+    return markdown_table(("right, %", *headings), rows)
+
+
+def _where(problem: str, length: int) -> str:
+    return f"{PROBLEMS[problem].label}, {length} {PROBLEMS[problem].length}"
