@@ -126,7 +126,7 @@ def distance(found: Mapping[Any, Outcome]) -> str:
                 if (inside := (late.value > low) & (late.value <= high)).any()
             )
             rows.append((label(cell), *(f"{100 * value:.0f}" for value in values)))
-    headings = (f"{max(low + 1, 0)} to {high} words" for low, high in itertools.pairwise(WORDS))
+    headings = (f"{low + 1} to {high} words" if high else "no word" for low, high in itertools.pairwise(WORDS))
     return markdown_table(("right, %", *headings), rows)
 
 
