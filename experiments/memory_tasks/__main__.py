@@ -15,7 +15,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -163,6 +163,12 @@ def every_run(plans: Mapping[str, Plan]) -> list[Run]:
     return list(dict.fromkeys(one for plan in plans.values() for runs in plan for one in runs))
 
 
+def about_file(name: str) -> dict[str, Any]:
+    """When, with what and how many runs an earlier record was made."""
+    record = json.loads(Path(name).read_text(encoding="utf-8"))
+    return {"date": record.get("date"), "versions": record.get("versions"), "runs": len(record["runs"])}
+
+
 def reused(config: Config) -> dict[Run, Outcome]:
     """The outcomes of earlier runs; raises a `ValueError` in one line for a file that has none."""
     found: dict[Run, Outcome] = {}
@@ -198,6 +204,7 @@ def run(config: Config) -> Result:
             print_variants(TITLES[name], of_problems)
     problems = {(one.problem, one.length): found[one] for one in every}
     record = {
+        "reused": [about_file(name) for name in config.reuse],
         "problems": [about(task, length, outcome) for (task, length), outcome in sorted(problems.items())],
         "runs": [as_record(found[one]) for one in every],
     }

@@ -28,10 +28,11 @@ def by_settings(record: Record) -> dict[Key, Outcome]:
 def ranks(outcome: Outcome) -> np.ndarray:
     """A number for each seed, lower for better: the steps to solve; behind them, for those that failed, the loss.
 
-    Losses are told apart by hundredths of the loss of chance, or of a nat if it is not known.
+    Losses are told apart by hundredths of the loss of chance, or of a nat if it is not known. Above chance they are
+    equal.
     """
     run, chance = outcome.run, PROBLEMS[outcome.run.problem].chance(outcome.run.length)
-    losses = np.round(outcome.losses / (chance if np.isfinite(chance) else 1), 2)
+    losses = np.round(np.fmin(outcome.losses / chance, 1) if np.isfinite(chance) else outcome.losses, 2)
     return np.where(outcome.solved > 0, outcome.solved, run.steps + 1 + np.fmin(losses, run.steps))
 
 
@@ -146,7 +147,7 @@ def counted(pairs: Sequence[Beside]) -> str:
     parts = []
     for sign, word in words.items():
         own = [pair for pair in pairs if pair.told == sign]
-        shown = "; ".join(f"{pair.where} {result(pair.one)}, not {result(pair.other)}" for pair in own)
+        shown = "; ".join(f"{pair.where} {result(pair.one)} beside {result(pair.other)}" for pair in own)
         parts.append(f"{word} in {len(own)} of {len(pairs)}" + (f" ({shown})" if own else ""))
     return ", ".join(parts) + f", not told apart in {sum(pair.told == 0 for pair in pairs)}"
 

@@ -86,6 +86,8 @@ def test_seeds_tell_which_of_two_is_better():
     fast, slow = outcome(order(), [50, 100, 100, 150, 150]), outcome(order(), [200, 250, 250, 300, 350])
     near, failed = outcome(order(), [100, 100, 150, 150, 200]), outcome(order(), [None] * 5, [1.2] * 5)
     worse, chance = outcome(order(), [None] * 5, [1.3] * 5), outcome(order(), [None] * 5, [1.3001] * 5)
+    above = [outcome(order(), [None] * 5, [loss] * 5) for loss in (1.4, 1.6)]
+    assert memory.compare(*above) == 0
     assert memory.compare(fast, slow) == memory.compare(slow, failed) == memory.compare(failed, worse) == 1
     assert memory.compare(slow, fast) == memory.compare(worse, failed) == -1
     assert memory.compare(fast, near) == memory.compare(fast, fast) == memory.compare(worse, chance) == 0
@@ -94,6 +96,10 @@ def test_seeds_tell_which_of_two_is_better():
     np.testing.assert_allclose(memory.ranks(some), [50, 50, 1001.94, 1001.94, 50])
     diverged = outcome(order(), [None] * 5, [math.inf] * 5)
     assert memory.compare(failed, diverged) == 1
+    strings = [
+        outcome(grid("reber", ["lstm"], [40], SCALE)[0], [None] * 5, [loss] * 5) for loss in (0.5, 0.6, math.inf)
+    ]
+    assert memory.compare(*strings[:2]) == memory.compare(*strings[1:]) == 1  # the loss of chance is not known
 
 
 @pytest.mark.parametrize(("told", "helps", "serves"), [
@@ -128,7 +134,7 @@ def test_claims_about_biases_and_changes_of_the_gradient():
     }
     assert {name: claim.holds for name, claim in found.items()} == expected
     forget = found["a forget bias of 1 helps (beside both biases 0)"].measured
-    assert forget.startswith("better in 1 of 1 (order 5/5 after 3,200, not 5/5 after 8,000), worse in 0 of 1")
+    assert forget.startswith("better in 1 of 1 (order 5/5 after 3,200 beside 5/5 after 8,000), worse in 0 of 1")
     tables = memory_tables.tables(record)
     assert "| Temporal order, 50 steps | IRNN | 5/5, 8,000 | 5/5, 3,200 | 5/5, 8,000 |" in tables["changed"]
     assert "| Temporal order, 50 steps | 5/5, 8,000 | 5/5, 3,200 |" in tables["biased"]
@@ -141,7 +147,7 @@ def test_claims_about_networks_at_the_longest_lengths():
     gated, irnn, sigmoid = memory.claims(record_of(made))
     assert (gated.holds, irnn.holds, sigmoid.holds) == (False, True, True)
     assert "order (100) 5/5 after 8,000 and 5/5 after 3,200" in gated.measured
-    assert sigmoid.measured.startswith("tanh is better in 2 of 2 (order (25) 5/5 after 3,200, not 5/5 after 8,000; ")
+    assert sigmoid.measured.startswith("tanh is better in 2 of 2 (order (25) 5/5 after 3,200 beside 5/5 after 8,000; ")
     steps |= {"rnn": slow, "rnn-uniform": slow, "gru": fast}
     gated, _, sigmoid = memory.claims(record_of([outcome(order(cell, 100), steps[cell]) for cell in steps]))
     assert (gated.holds, sigmoid.holds) == (True, False)

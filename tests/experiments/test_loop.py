@@ -17,8 +17,8 @@ from experiments.command.progress import Job, side_by_side
 from experiments.command.report import CannotRun
 from experiments.training import logs, loop
 from experiments.training.checkpoints import Checkpoints
-from experiments.training.logs import TensorBoard
 from experiments.training.gradients import raise_entries, raise_global_norm
+from experiments.training.logs import TensorBoard
 from experiments.training.loop import Settings, fit, make_optimiser, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
 from tests.support.pulling import ADAM, LONG, TASK, TRAIN_ADAM, batch, distance
