@@ -14,7 +14,7 @@ class Claim(NamedTuple):
     source: str  # a paper, or the documents "S0" to "S4" that experiments/README.md explains
     holds: bool | None  # None: in part
     measured: str  # with the numbers
-    seeds: int
+    seeds: int  # 0 if nothing is random
 
     @property
     def verdict(self) -> str:
@@ -28,7 +28,7 @@ def share(count: int, total: int) -> bool | None:
 
 def claims_table(claims: Iterable[Claim]) -> str:
     """In Markdown, without a line end."""
-    rows = ((one.claim, one.source, one.verdict, one.measured, str(one.seeds)) for one in claims)
+    rows = ((one.claim, one.source, one.verdict, one.measured, str(one.seeds or "-")) for one in claims)
     return markdown_table(HEADINGS, rows)
 
 

@@ -144,9 +144,8 @@ def _large(large: Record) -> list[Claim]:
     reached = bool(np.all(np.abs(norms - np.log(gains)[:, None]) < 0.02))
     peak = int(np.argmax(slopes.mean(1)))
     text = (
-        f"gains to {last}: the norm of some step is {np.exp(norms - np.log(gains)[:, None]).min():.3f} σ_max or more "
-        f"in every seed, {np.exp(norms[-1].min()):.0f} at gain {last}; the gradient grew by a factor of up to "
-        f"{np.exp(growth[-1].max()):.0f} in one step there"
+        f"gains to {last}: the largest norm of a step is {np.exp(norms - np.log(gains)[:, None]).min():.2f} σ_max or "
+        f"more in every seed; at {last} the gradient grew by a factor of up to {np.exp(growth[-1].max()):.0f} in a step"
     )
     falls = bool(np.all(slopes[-1] < slopes[peak]))
     rate = (
@@ -253,7 +252,7 @@ def _highway(flows: Sequence[Record]) -> list[Claim]:
             "documents, S0",
             share(small, len(lstms)),
             f"the largest has a spectral norm of {min(others):.2f} to {max(others):.2f}; "
-            f"below {NEAR_ZERO} in {small} of {len(lstms)} LSTMs, before and after training",
+            f"below {NEAR_ZERO} in {small} of {len(lstms)} (every LSTM before and after training)",
             seeds_of(flows),
         ),
         Claim(
@@ -361,8 +360,8 @@ def _clipping(clipping: Record) -> list[Claim]:
             "clipping keeps descent at the wall of the loss",
             "Pascanu 2013",
             all(flung[change] < flung["none"] for change in ways),
-            f"starts thrown far away: {thrown}",
-            1,
+            f"starts on a grid that are thrown far away: {thrown}",
+            0,
         ),
         Claim(
             "clipping by norm cures explosion",

@@ -26,14 +26,12 @@ POWER_STYLES = {  # label, colour, marker
     "rotations": ("normal, not symmetric", "#009E73", "s"),
     "Gaussian": ("Gaussian entries", "#CC79A7", "D"),
 }
-CHANGE_STYLES = {  # label, colour, dashes
+CHANGE_STYLES = {  # label, colour, dashes; raised gradients are in the record alone, since their losses reach 0
     "none": ("not clipped", "#D55E00", (0, (4, 2))),
     "norm": ("norm", "#0072B2", "-"),
     "value": ("value", "#009E73", (0, (1, 1))),
     "each step": ("each step", "#CC79A7", (0, (5, 1, 1, 1))),
-    "raised": ("norm, raised", "#E69F00", (0, (6, 2))),
 }
-ON_THE_WALL = ("none", "norm")  # the others lie on each other
 UNDRAWN = ("lstm-o1", "lstm-f1-o1")  # too near to other LSTMs
 PALE = LinearSegmentedColormap.from_list("pale", ["#ffffff", "#8c8c8c"])
 SLOPE = "growth of ‖∂L/∂h$_t$‖, natural log per step"
@@ -203,7 +201,7 @@ def _powers(axis: Axes, powers: Record) -> None:
 def _training(axis: Axes, clipping: Record, case: str, what: str, unit: str) -> None:
     ends: Ends = []
     for run in clipping["training"]:
-        if run["case"] != case or what not in run:
+        if run["case"] != case or what not in run or run["change"] not in CHANGE_STYLES:
             continue
         label, colour, dashes = CHANGE_STYLES[run["change"]]
         middle, low, high = (np.array(run[what][key], float) for key in ("median", "lowest", "highest"))
@@ -213,7 +211,7 @@ def _training(axis: Axes, clipping: Record, case: str, what: str, unit: str) -> 
         axis.set_xlim(0, run["updates"][-1])
     if what == "gradient_norms" or case == "exploding":
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.yaxis.set_major_locator(LogLocator())
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_locator(NullLocator())
     if what == "losses":

@@ -138,9 +138,8 @@ def large(record: Record) -> str:
 def powers(record: Record) -> str:
     rows = []
     for one in record["matrices"]:
-        rows.append(
-            (KINDS[one["kind"]], f"{mean(one['log_radius']):+.3f}", *(spread(v) for v in one["log_norm_over_t"]))
-        )
+        rates = (spread(values, 2) for values in one["log_norm_over_t"])
+        rows.append((KINDS[one["kind"]], f"{mean(one['log_radius']):.2f}", *rates))
     return markdown_table(("`W`", "log ρ", *(f"t = {t}" for t in record["powers"])), rows)
 
 
