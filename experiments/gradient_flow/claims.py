@@ -1,7 +1,7 @@
 """Claims about gradients, each with the measured number that decides it, from a record alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ SIMPLE = ("rnn-sigmoid", "rnn", "rnn-uniform", "relu", "irnn")  # whose Jacobian
 ROUNDING = 2e-4  # of numbers kept with four digits
 STEEP = -0.05  # a slope that leaves less than 1e-10 after 500 steps
 NEAR_ZERO = 0.1  # beside a diag(f) of at most 1
-CHANCE = 0.75  # of wrong answers
+WAYS = ("norm", "value", "each step")  # of clipping
 BEFORE, AFTER = "at initialisation", "trained"
 
 Record = Mapping[str, Any]
@@ -331,71 +331,94 @@ def _biases(flows: Sequence[Record]) -> list[Claim]:
     ]
 
 
+class Trainings(NamedTuple):
+    """Gradient descent by case, change of the gradient and θ: means over seeds."""
+
+    losses: dict[Any, float]
+    wrong: dict[Any, float]  # %
+
+    def words(self, case: str, changes: Sequence[str]) -> str:
+        """The results at a θ of 1."""
+        keys = {change: (case, change, None if change == "none" else 1.0) for change in changes}
+        return "; ".join(
+            f"{change}: loss {self.losses[k]:.3f}, {self.wrong[k]:.0f} % wrong" for change, k in keys.items()
+        )
+
+    def exploding(self, change: str) -> dict[float, float]:
+        """The wrong answers by θ."""
+        found = {key[2]: value for key, value in self.wrong.items() if key[:2] == ("exploding", change)}
+        return dict(sorted(found.items()))
+
+
 def _clipping(clipping: Record) -> list[Claim]:
     by = {(run["case"], run["change"], run["threshold"]): run for run in clipping["training"]}
-    end = {key: mean(run["loss"]) for key, run in by.items()}
-    wrong = {key: 100 * mean(run["error"]) for key, run in by.items()}
-    flung = clipping["wall"]["flung_off"]
-    thrown = ", ".join(f"{change} {100 * part:.0f} %" for change, part in flung.items())
-    seeds = len(clipping["training"][0]["error"])
-    ways = ("norm", "value", "each step")
-
-    def words(case: str, changes: Sequence[str]) -> str:
-        keys = {change: (case, change, None if change == "none" else 1.0) for change in changes}
-        return "; ".join(f"{change}: loss {end[key]:.3f}, {wrong[key]:.0f} % wrong" for change, key in keys.items())
-
-    works = {
-        change: sorted(key[2] for key in by if key[:2] == ("exploding", change) and wrong[key] < 1) for change in ways
-    }
-    same = wrong["exploding", "value", 1.0] <= wrong["exploding", "norm", 1.0] + 1
-    sweep = "; ".join(
-        f"{change}: "
-        + ", ".join(f"{wrong[key]:.0f} at {key[2]:g}" for key in sorted(by) if key[:2] == ("exploding", change))
-        for change in ways
+    found = Trainings(
+        {key: mean(run["loss"]) for key, run in by.items()}, {key: 100 * mean(run["error"]) for key, run in by.items()}
     )
-    stays = [abs(wrong["vanishing", change, 1.0] - wrong["vanishing", "none", None]) < 10 for change in ways]
-    raised = ("exploding", "raised", 1.0), ("exploding", "norm", 1.0)
+    seeds = len(clipping["training"][0]["error"])
+    return [_wall(clipping["wall"]), *_clipped(found, seeds), *_raised(found, seeds)]
+
+
+def _wall(wall: Record) -> Claim:
+    flung = wall["flung_off"]
+    thrown = ", ".join(f"{change} {100 * part:.0f} %" for change, part in flung.items())
+    return Claim(
+        "clipping keeps descent at the wall of the loss",
+        "Pascanu 2013",
+        all(flung[change] < flung["none"] for change in WAYS),
+        f"starts on a grid that are thrown far away: {thrown}",
+        0,
+    )
+
+
+def _clipped(found: Trainings, seeds: int) -> list[Claim]:
+    values = found.exploding("value")
+    same = values[1.0] <= found.exploding("norm")[1.0] + 1
+    sweep = "; ".join(
+        f"{change}: " + ", ".join(f"{wrong:.0f} at {at:g}" for at, wrong in found.exploding(change).items())
+        for change in WAYS
+    )
+    vanishing = {change: found.wrong["vanishing", change, 1.0] for change in WAYS}
+    stays = [abs(wrong - found.wrong["vanishing", "none", None]) < 10 for wrong in vanishing.values()]
     return [
-        Claim(
-            "clipping keeps descent at the wall of the loss",
-            "Pascanu 2013",
-            all(flung[change] < flung["none"] for change in ways),
-            f"starts on a grid that are thrown far away: {thrown}",
-            0,
-        ),
         Claim(
             "clipping by norm cures explosion",
             "documents, S2; Pascanu 2013",
-            bool(end["exploding", "norm", 1.0] < 0.5 * end["exploding", "none", None]),
-            words("exploding", ("none", "norm")),
+            bool(found.losses["exploding", "norm", 1.0] < 0.5 * found.losses["exploding", "none", None]),
+            found.words("exploding", ("none", "norm")),
             seeds,
         ),
         Claim(
             "clipping by value at θ serves as well as by norm at the same θ",
             "documents, S2; Mikolov 2012",
-            True if same else None if works["value"] else False,
+            True if same else None if min(values.values()) < 1 else False,
             f"% wrong, exploding network, by θ: {sweep}",
             seeds,
         ),
         Claim(
             "clipping does not cure vanishing",
             "documents, S2; Pascanu 2013",
-            all(stays) and wrong["vanishing", "norm", 1.0] > 50,
-            words("vanishing", ("none", *ways)),
+            all(stays) and vanishing["norm"] > 50,
+            found.words("vanishing", ("none", *WAYS)),
             seeds,
         ),
+    ]
+
+
+def _raised(found: Trainings, seeds: int) -> list[Claim]:
+    return [
         Claim(
             "raising small gradients (to norm 1) does not cure vanishing",
             "documents, S2",
-            wrong["vanishing", "raised", 1.0] > 50,
-            words("vanishing", ("none", "raised")),
+            found.wrong["vanishing", "raised", 1.0] > 50,
+            found.words("vanishing", ("none", "raised")),
             seeds,
         ),
         Claim(
             "raising small gradients harms what clipping alone learns (gradient descent)",
             "documents, S2",
-            wrong[raised[0]] > wrong[raised[1]] + 1,
-            words("exploding", ("norm", "raised")),
+            found.exploding("raised")[1.0] > found.exploding("norm")[1.0] + 1,
+            found.words("exploding", ("norm", "raised")),
             seeds,
         ),
     ]
