@@ -27,8 +27,11 @@ from experiments import (
 from experiments.benchmarks import _scaling_tables, _tables
 from experiments.command.report import whole_file
 from experiments.command.rows import Record, Row
+from experiments.gates.claims import tables as claims_of_gates
 from experiments.gates.tables import tables as tables_of_gates
+from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
 from experiments.lstm_vs_gru.tables import tables as tables_of_lstm_vs_gru
+from experiments.memory_tasks.markdown import tables as tables_of_memory_tasks
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by: python -m experiments summary -->", "<!-- end -->"
@@ -68,7 +71,12 @@ ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the rec
 PAGES = {
     "README.md": Page(
         FOLDER / "results",
-        {"gates": tables_of_gates, "lstm_vs_gru": tables_of_lstm_vs_gru},
+        {
+            "gates": joined(tables_of_gates, claims_of_gates),
+            "gradient_flow": tables_of_gradient_flow,
+            "lstm_vs_gru": tables_of_lstm_vs_gru,
+            "memory_tasks": tables_of_memory_tasks,
+        },
     ),
     "benchmarks/README.md": Page(
         FOLDER / "benchmarks" / "results",

@@ -20,7 +20,7 @@ import jaxrnn
 from experiments import forecast, long_sequence, polyphonic_music, translate_toy
 from experiments.datasets import batching, translation
 from experiments.datasets.images import Images
-from experiments.gradient_flow import gain
+from experiments.gradient_flow import gain, powers
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
 from experiments.models import language
 from experiments.models.functional import Functional
@@ -242,19 +242,52 @@ def test_cell_and_readout_are_drawn_independently():
     assert_independent(blocks("", model))
 
 
-def test_matrices_of_the_scan_of_gains_are_drawn_independently(monkeypatch):
+def test_draws_of_the_scan_of_gains_are_drawn_independently():
+    """The matrices, the noise, the direction of the loss and the initial parameters, of two seeds."""
     draws = {}
-
-    def matrix(kind, hidden_size, key):
-        draws[f"{kind}, {len(draws)}"] = uniform(key, 400)
-        return jnp.eye(hidden_size)
-
-    monkeypatch.setattr(gain, "matrix", matrix)
-    monkeypatch.setattr(gain, "ACTIVATIONS", {})
-    monkeypatch.setattr(gain, "log_powers", lambda *_: None)
-    gain._scan(3, 2, np.ones(1), range(2), lambda *_: None)
-    assert len(draws) == 2 * len(gain.MATRICES)
+    for seed in range(2):
+        drawn = gain.draws(H, H, seed)
+        draws |= {f"{kind}, seed {seed}": np.asarray(found) for kind, found in drawn.matrices.items()}
+        draws[f"noise, seed {seed}"] = np.asarray(drawn.xs[:, :, -1])
+        draws[f"loss, seed {seed}"] = np.asarray(drawn.v)
+        draws |= blocks(f"parameters, seed {seed}", drawn.params)
+    assert len(draws) == 2 * (len(gain.MATRICES) + 2 + 2)
     assert_independent(draws)
+
+
+def test_keys_of_the_scan_of_gains_are_different(monkeypatch):
+    """Every function that draws is given a key of its own."""
+    keys = []
+
+    def drawing(shape):
+        def draw(*given, **_):
+            keys.extend(np.asarray(jax.random.key_data(one)).tobytes() for one in given if is_key(one))
+            return jnp.zeros(shape)
+
+        return draw
+
+    monkeypatch.setattr(gain, "matrix", drawing((3, 3)))
+    monkeypatch.setattr(gain, "sequences", drawing((4, 2, 5)))
+    monkeypatch.setattr(gain.jax.random, "normal", drawing((3,)))
+    monkeypatch.setattr(gain.jaxrnn, "rnn", lambda _: types.SimpleNamespace(init=drawing((3,))))
+    for seed in range(2):
+        gain.draws(3, 2, seed)
+    assert len(keys) == len(set(keys)) == 2 * (len(gain.MATRICES) + 3)
+
+
+def is_key(value):
+    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
+def test_matrices_that_are_taken_to_powers_are_drawn_independently():
+    keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), 3) for seed in range(2)]
+    draws = {
+        f"{kind}, {seed}": powers.draw(kind, H, keys[seed][place])
+        for seed in range(2)
+        for place, kind in enumerate(powers.KINDS)
+    }
+    draws |= {f"{name} less its diagonal": w - np.diag(np.diag(w)) for name, w in draws.items()}
+    assert_independent({name: w for name, w in draws.items() if "less" in name})
 
 
 def test_written_places_are_drawn_independently():
@@ -372,7 +405,8 @@ PLACES = {
     "experiments/models/language.py": {"LanguageModel.__call__", "text_task.batch", "write"},
     "experiments/polyphonic_music.py": {"Composer.__call__", "task_of.batch"},
     "experiments/training/loop.py": {"begin.one", "training.one"},
-    "experiments/gradient_flow/gain.py": {"_scan"},
+    "experiments/gradient_flow/gain.py": {"draws"},
+    "experiments/gradient_flow/powers.py": {"draw", "raise_to_powers"},
     "experiments/long_sequence.py": {"functions_of.init", "oscillations"},
     "experiments/gradient_flow/task.py": {"sequence_batch"},
     "experiments/models/problems.py": {"_images", "next_character.batch"},

@@ -4,7 +4,8 @@
 
 Every cell learns which of four symbols came first, many steps of noise ago. Before and after, the
 gradient of the last step's loss is measured at all steps. The script also scans the gain of W_h from
-vanishing to exploding, and measures the four terms of ∂c_t/∂c_{t-1} of an LSTM, and clipping.
+vanishing to exploding and takes W_h to powers, and measures the four terms of ∂c_t/∂c_{t-1} of an LSTM, and
+clipping.
 """
 
 import dataclasses
@@ -23,11 +24,11 @@ from experiments.command.memory import check_fits
 from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, run_script
-from experiments.gradient_flow.claims import claims
-from experiments.gradient_flow.clipping import CASES, CLIPS, Descent, Wall, climb_wall, train_clipped
+from experiments.gradient_flow.clipping import MAIN, Descent, Wall, climb_wall, settings_of, train_clipped
 from experiments.gradient_flow.figures import draw_clipping, draw_flow, draw_spectrum
-from experiments.gradient_flow.gain import ACTIVATIONS, LONGEST, MATRICES, POWER_GAINS, SEQUENCES, Gains, scan
+from experiments.gradient_flow.gain import ACTIVATIONS, LARGE_GAINS, LONGEST, MATRICES, SEQUENCES, Gains, scan
 from experiments.gradient_flow.measure import Flow, candidate, measure
+from experiments.gradient_flow.powers import SIGMA, Powers, raise_to_powers
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
 from experiments.models.cells import CONTESTANTS
@@ -37,6 +38,7 @@ from experiments.training.sizes import CALLED, check_training, shapes_of
 
 STAGES = ("at initialisation", "trained")
 POINTS = 31  # of each curve that is kept
+KEPT_POWERS = (1, 2, 5, 10, 20, 40)
 GRID = 30  # points along each side of the surface
 DRAWN = 75  # updates of each way on it
 LN10 = float(np.log(10))
@@ -50,18 +52,23 @@ class Config(DeviceOptions):
     """T, steps from the symbol to the loss."""
     hidden_size: int = 64
     """H, hidden units."""
-    cells: tuple[str, ...] = ("rnn", "rnn-uniform", "relu", "irnn", "lstm-b0", "lstm", "lstm-chrono", "gru")
+    cells: tuple[str, ...] = (
+        "rnn-sigmoid", "rnn", "rnn-uniform", "relu", "irnn",
+        "lstm-b0", "lstm", "lstm-o1", "lstm-f1-o1", "lstm-chrono", "gru",
+    )  # fmt: skip
     """Which cells to compare: any of those, or gru-chrono."""
     updates: int = 600
     """Steps of Adam between the two measurements."""
     batch_size: int = 16
     """Sequences in an update, and in a measurement."""
     learning_rate: float | None = None
-    """Of every cell; by default 0.003, but 0.0003 for the ReLU RNN and 0.00001 for the IRNN."""
+    """Of every cell; by default 0.003, but 0.01 (sigmoid RNN), 0.0003 (ReLU RNN) and 0.00001 (IRNN)."""
     gains: int = 13
     """How many gains of W_h from 1/2 to 2 are scanned; at least 3, and odd, so that 1 is among them."""
     clipping_updates: int = 300
-    """Steps of gradient descent with and without clipping."""
+    """Steps of gradient descent with every change of the gradient."""
+    thresholds: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
+    """θ at which the gradient is clipped; 1 is added if it is not among them."""
     seed: int = 0
     """The first seed."""
     seeds: int = 5
@@ -80,6 +87,7 @@ QUICK = {
     "batch_size": 8,
     "gains": 5,
     "clipping_updates": 40,
+    "thresholds": (1.0,),
     "seeds": 2,
 }
 
@@ -96,6 +104,7 @@ class Run(NamedTuple):
 
 def checked(config: Config) -> None:
     positive(config, "length", "hidden_size", "updates", "batch_size", "learning_rate", "gains", "clipping_updates")
+    positive(config, "thresholds")
     check_seeds(config)
     among(config, "cells", tuple(CONTESTANTS))
     if config.length < 20:
@@ -110,7 +119,7 @@ def checked(config: Config) -> None:
 
 def check_memory(config: Config) -> None:
     """Raises a `ValueError` in one line if a training, a measurement or the scan cannot fit the memory."""
-    double, gains = np.dtype(float).itemsize, config.gains * entries_of_a_gain(config)
+    double, gains = np.dtype(float).itemsize, max(config.gains, len(LARGE_GAINS)) * entries_of_a_gain(config)
     check_fits({"the scan of gains": double * gains}, ("--gains", "--hidden-size", "--length"))
     for name in dict.fromkeys(config.cells):
         cell = CONTESTANTS[name].make(config.hidden_size, config.length)
@@ -240,13 +249,24 @@ def gain_record(found: Gains) -> dict[str, Any]:
             {"activation": scan.activation, "matrix": scan.matrix, "by_gain_and_seed": rounded(scan.slopes, 3)}
             for scan in found.scans
         ],
-        "powers": {
-            kind: [
-                {"gain": gain, "log10_norms": rounded(logs / LN10, 3)}
-                for gain, logs in zip(POWER_GAINS[kind], of_kind, strict=True)
-            ]
-            for kind, of_kind in found.log_powers.items()
-        },
+        "large": {name: rounded(values, 3) for name, values in found.saturation._asdict().items()},
+    }
+
+
+def powers_record(found: Sequence[Powers]) -> dict[str, Any]:
+    kept = [t - 1 for t in KEPT_POWERS]
+    return {
+        "largest_singular_value": SIGMA,
+        "powers": list(KEPT_POWERS),
+        "matrices": [
+            {
+                "kind": powers.kind,
+                "log_radius": rounded(powers.log_radius),
+                "log_norm_over_t": rounded(powers.rates[:, kept].T, 3),
+                "error_of_the_sum": rounded(powers.errors[:, kept].T, 2),
+            }
+            for powers in found
+        ],
     }
 
 
@@ -262,22 +282,40 @@ def clipping_record(wall: Wall, descents: Sequence[Descent]) -> dict[str, Any]:
         "training": [
             {
                 "case": descent.case,
-                "clip": descent.clip,
-                "updates": descent.updates.tolist(),
-                "losses": rounded(descent.losses, 2),
-                "gradient_norms": rounded(descent.norms, 2),
+                "change": descent.change.name,
+                "threshold": descent.change.threshold,
+                "loss": rounded(descent.losses[-1], 3),
                 "error": rounded(descent.errors),
+                **(curves_of(descent) if descent.change in MAIN else {}),
             }
             for descent in descents
         ],
     }
 
 
+def curves_of(descent: Descent) -> dict[str, Any]:
+    """By update: the median over seeds, and their range."""
+    return {
+        "updates": descent.updates.tolist(),
+        **{
+            name: {"median": rounded(np.median(values, 1), 2), "lowest": rounded(values.min(1), 2),
+                   "highest": rounded(values.max(1), 2)}
+            for name, values in (("losses", descent.losses), ("gradient_norms", descent.norms))
+        },
+    }  # fmt: skip
+
+
 def jobs_of(config: Config) -> dict[str, Job]:
     """The slowest first."""
     seeds = seeds_of(config)
     clipping = functools.partial(
-        train_clipped, config.hidden_size, config.length, config.batch_size, config.clipping_updates, seeds
+        train_clipped,
+        config.hidden_size,
+        config.length,
+        config.batch_size,
+        config.clipping_updates,
+        config.thresholds,
+        seeds,
     )
     cells = {
         CONTESTANTS[name].label: Job(config.updates, functools.partial(run_cell, config, name))
@@ -292,10 +330,17 @@ def jobs_of(config: Config) -> dict[str, Job]:
         show(1, "")
         return found
 
+    def powers(devices: Devices, show: Show) -> list[Powers]:
+        found = raise_to_powers(config.hidden_size, seeds)
+        show(1, "")
+        return found
+
+    descents = sum(map(len, settings_of(config.thresholds).values()))
     return {
-        "clipping": Job(len(CASES) * len(CLIPS) * config.clipping_updates, clipping),
+        "clipping": Job(descents * config.clipping_updates, clipping),
         **cells,
         "gain of W_h": Job(len(ACTIVATIONS) * len(MATRICES), gains),
+        "powers of W_h": Job(1, powers),
         "wall": Job(1, wall),
     }
 
@@ -308,9 +353,9 @@ def run(config: Config) -> Result:
         "steps_back": steps_back(config.length).tolist(),
         "flows": [flow_record(one, stage) for stage in STAGES for one in runs],
         "gain": gain_record(found["gain of W_h"]),
+        "powers": powers_record(found["powers of W_h"]),
         "clipping": clipping_record(found["wall"], found["clipping"]),
     }
-    record["claims"] = claims(record)
     print_tables(config.length, record)
 
     def draw() -> None:

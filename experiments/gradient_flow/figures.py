@@ -21,21 +21,34 @@ CHANCE = float(np.log(SYMBOLS))
 Ends = list[tuple[float, str, str]]  # value, label, colour
 
 ACTIVATION_STYLES = {"linear": ("#0072B2", "o"), "tanh": ("#D55E00", "s"), "ReLU": ("#E69F00", "D")}
-POWER_STYLES = {"orthogonal": ("#009E73", "-"), "normal": ("#CC79A7", (0, (5, 2)))}
-CLIP_STYLES = {"clipped": ("#0072B2", "-"), "not clipped": ("#D55E00", (0, (4, 2)))}
+POWER_STYLES = {  # label, colour, marker
+    "symmetric": ("symmetric", "#0072B2", "o"),
+    "rotations": ("normal, not symmetric", "#009E73", "s"),
+    "Gaussian": ("Gaussian entries", "#CC79A7", "D"),
+}
+CHANGE_STYLES = {  # label, colour, dashes; raised gradients are in the record alone, since their losses reach 0
+    "none": ("not clipped", "#D55E00", (0, (4, 2))),
+    "norm": ("norm", "#0072B2", "-"),
+    "value": ("value", "#009E73", (0, (1, 1))),
+    "each step": ("each step", "#CC79A7", (0, (5, 1, 1, 1))),
+}
+UNDRAWN = ("lstm-o1", "lstm-f1-o1")  # too near to other LSTMs
 PALE = LinearSegmentedColormap.from_list("pale", ["#ffffff", "#8c8c8c"])
 SLOPE = "growth of ‖∂L/∂h$_t$‖, natural log per step"
 
 
 def draw_flow(stem: Path, length: int, record: Record) -> list[Path]:
-    """The norms by step before and after training, the gain scanned, and descent with and without clipping."""
+    """The norms by step before and after training, the gain scanned, and descent with and without clipping.
+
+    LSTMs with an output bias are in the record alone.
+    """
     with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 11}):
         figure = Figure(figsize=(10.6, 7.6), layout="constrained")
         axes = figure.subplots(2, 2)
         stages = list(dict.fromkeys(flow["stage"] for flow in record["flows"]))
         lowest = max(FLOOR, 1.06 * min(_least(flow["curve"]["median"]) for flow in record["flows"]))
         for axis, stage in zip(axes[0], stages, strict=True):
-            flows = [flow for flow in record["flows"] if flow["stage"] == stage]
+            flows = [flow for flow in record["flows"] if flow["stage"] == stage and flow["cell"] not in UNDRAWN]
             _norms(axis, record["steps_back"], flows, lowest)
             axis.set_title({"trained": "Trained"}.get(stage, "Before training"))
         _scan(axes[1, 0], record["gain"], "orthogonal", legend=True)
@@ -50,20 +63,21 @@ def draw_flow(stem: Path, length: int, record: Record) -> list[Path]:
 
 
 def draw_spectrum(stem: Path, record: Record) -> list[Path]:
-    """The gain on both matrices, and the powers of W_h."""
+    """The gain on both matrices and far beyond them, and the powers of W_h."""
     with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 11}):
-        figure = Figure(figsize=(13.6, 4.3), layout="constrained")
-        left, middle, right = figure.subplots(1, 3)
-        middle.sharey(left)
-        _scan(left, record["gain"], "orthogonal", legend=True)
-        _scan(middle, record["gain"], "normal", legend=False)
-        middle.set_ylabel("")
-        _powers(right, record["gain"]["powers"])
+        figure = Figure(figsize=(10.6, 7.6), layout="constrained")
+        (first, second), (third, fourth) = figure.subplots(2, 2)
+        second.sharey(first)
+        _scan(first, record["gain"], "orthogonal", legend=True)
+        _scan(second, record["gain"], "Gaussian", legend=False)
+        second.set_ylabel("")
+        _large(third, record["gain"]["large"])
+        _powers(fourth, record["powers"])
         return save_figure(figure, stem)
 
 
 def draw_clipping(stem: Path, record: Record) -> list[Path]:
-    """The wall with two descents, and the losses of networks that explode and that vanish."""
+    """The wall with descents, and the losses of networks that explode and that vanish."""
     with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 11}):
         figure = Figure(figsize=(13.6, 4.3), layout="constrained")
         left, middle, right = figure.subplots(1, 3)
@@ -137,39 +151,67 @@ def _scan(axis: Axes, gain: Record, matrix: str, legend: bool) -> None:
         axis.legend(frameon=False, fontsize=9, loc="upper left")
 
 
-def _powers(axis: Axes, powers: Record) -> None:
-    ends: Ends = []
-    count = 1
-    for kind, of_kind in powers.items():
-        colour, dashes = POWER_STYLES[kind]
-        for one in of_kind:
-            norms = np.array(one["log10_norms"], float)
-            count = len(norms)
-            axis.plot(np.arange(1, count + 1), norms, color=colour, linestyle=dashes, linewidth=1.8)
-            ends.append((float(norms[-1]), f"{kind}, σ$_{{max}}$ {one['gain']:g}", colour))
+def _large(axis: Axes, large: Record) -> None:
+    gains = np.array(large["gains"])
     axis.axhline(0, color="#999999", linewidth=1)
-    axis.set_xlim(1, count)
-    axis.set_xlabel("n")
-    axis.set_ylabel("log$_{10}$ of the spectral norm of W$_h^n$")
-    axis.set_title("Powers of W$_h$")
+    axis.plot(gains, np.log(gains), color=GREY, linewidth=1.6, label="log σ$_{max}$ of W$_h$")
+    for name, label, colour, marker in (
+        ("largest_norm", "largest norm of a step's Jacobian", "#0072B2", "s"),
+        ("median_norm", "its median over steps", "#56B4E9", "v"),
+        ("largest_growth", "largest growth of ‖∂L/∂h$_t$‖ in a step", "#009E73", "D"),
+        ("slopes", "growth of ‖∂L/∂h$_t$‖ per step", "#D55E00", "o"),
+    ):
+        values = np.array(large[name], float)
+        middle, low, high = values.mean(1), values.min(1), values.max(1)
+        ranges = np.maximum([middle - low, high - middle], 0)
+        axis.errorbar(gains, middle, ranges, color=colour, marker=marker, markersize=4.5, linewidth=1.2, label=label)
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(gains, [f"{gain:g}" for gain in gains])
+    axis.set_xlabel("gain: the largest singular value σ$_{max}$ of W$_h$")
+    axis.set_ylabel("natural log")
+    axis.set_title("tanh, orthogonal W$_h$, large gains")
+    axis.legend(frameon=False, fontsize=9, loc="lower left")
+
+
+def _powers(axis: Axes, powers: Record) -> None:
+    count, sigma = np.array(powers["powers"]), float(np.log(powers["largest_singular_value"]))
+    axis.axhline(0, color="#999999", linewidth=1)
+    axis.axhline(sigma, color=GREY, linewidth=1.6)
+    ends: Ends = [(sigma, "log σ$_{max}$(W)", GREY)]
+    for one in powers["matrices"]:
+        label, colour, marker = POWER_STYLES[one["kind"]]
+        rates = np.array(one["log_norm_over_t"], float)
+        middle = rates.mean(1)
+        ranges = np.maximum([middle - rates.min(1), rates.max(1) - middle], 0)
+        axis.errorbar(count, middle, ranges, color=colour, marker=marker, markersize=4.5, linewidth=1.2, label=label)
+        radius = float(np.mean(one["log_radius"]))
+        if radius < sigma - 0.01:
+            axis.axhline(radius, color=colour, linewidth=1.4, linestyle=(0, (4, 3)))
+            ends.append((radius, "log ρ(W)", colour))
+    axis.set_xscale("log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(count, [str(t) for t in count])
+    axis.set_xlabel("t")
+    axis.set_ylabel("log σ$_{max}$(W$^t$) / t")
+    axis.set_title("Powers of matrices with one σ$_{max}$")
+    axis.legend(frameon=False, fontsize=9, loc="center left")
     _label_ends(axis, ends)
 
 
 def _training(axis: Axes, clipping: Record, case: str, what: str, unit: str) -> None:
     ends: Ends = []
     for run in clipping["training"]:
-        if run["case"] != case:
+        if run["case"] != case or what not in run or run["change"] not in CHANGE_STYLES:
             continue
-        colour, dashes = CLIP_STYLES[run["clip"]]
-        values = np.array(run[what], float)
-        middle = np.median(values, 1)
-        axis.fill_between(run["updates"], values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
+        label, colour, dashes = CHANGE_STYLES[run["change"]]
+        middle, low, high = (np.array(run[what][key], float) for key in ("median", "lowest", "highest"))
+        axis.fill_between(run["updates"], low, high, color=colour, alpha=0.15, linewidth=0)
         axis.plot(run["updates"], middle, color=colour, linewidth=1.8, linestyle=dashes)
-        ends.append((float(middle[-1]), run["clip"], colour))
+        ends.append((float(middle[-1]), label, colour))
         axis.set_xlim(0, run["updates"][-1])
     if what == "gradient_norms" or case == "exploding":
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.yaxis.set_major_locator(LogLocator())
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_locator(NullLocator())
     if what == "losses":
@@ -187,9 +229,9 @@ def _wall(figure: Figure, axis: Axes, wall: Record) -> None:
     surface = axis.contourf(weights, biases, np.array(wall["losses"]), np.arange(0, 0.55, 0.05), cmap=PALE)
     figure.colorbar(surface, ax=axis, label="loss, (h$_T$ − 0.7)²", shrink=0.9)
     for name, way in wall["ways"].items():
-        colour, dashes = CLIP_STYLES[name]
+        label, colour, dashes = CHANGE_STYLES[name]
         points = np.array(way, float)[:, :2]
-        axis.plot(*points.T, color=colour, linestyle=dashes, linewidth=1.2, marker=".", markersize=3, label=name)
+        axis.plot(*points.T, color=colour, linestyle=dashes, linewidth=1.2, marker=".", markersize=3, label=label)
     axis.plot(*np.array(next(iter(wall["ways"].values())))[0, :2], marker="*", color="#000000", markersize=11)
     axis.set_xlim(weights[0], weights[-1])
     axis.set_ylim(biases[0], biases[-1])

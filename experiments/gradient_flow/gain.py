@@ -1,7 +1,7 @@
-"""The gain of W_h scanned from vanishing to exploding, and the powers of W_h.
+"""The gain of W_h scanned from vanishing to exploding, and far beyond for the tanh network.
 
 Two matrices whose largest singular value is 1, one orthogonal, so that all of its eigenvalues
-lie on the unit circle as well, and one with normal entries, whose eigenvalues lie further in.
+lie on the unit circle as well, and one with Gaussian entries, whose eigenvalues lie further in.
 """
 
 from typing import Any, NamedTuple
@@ -12,14 +12,13 @@ import numpy as np
 
 import jaxrnn
 from experiments.command.progress import Show, silent
-from experiments.gradient_flow.measure import slope
+from experiments.gradient_flow.measure import largest_growth, slope
 from experiments.gradient_flow.task import INPUTS, balanced_labels, sequences
 from jaxrnn import analysis
 
 ACTIVATIONS: dict[str, Any] = {"linear": lambda a: a, "tanh": "tanh", "ReLU": "relu"}
-MATRICES = ("orthogonal", "normal")
-POWERS = 40
-POWER_GAINS = {"orthogonal": (0.9, 1.0, 1.1), "normal": (1.0, 1.5, 2.0)}
+MATRICES = ("orthogonal", "Gaussian")
+LARGE_GAINS = 2.0 ** np.arange(9)  # of the tanh network alone
 SEQUENCES = 4
 LONGEST = 300  # steps; a linear network doubles its state in each at the gain of 2
 
@@ -32,13 +31,33 @@ class Scan(NamedTuple):
     slopes: np.ndarray  # (gains, seeds), growth of ‖∂L/∂h_t‖ a step on the way back
 
 
+class Saturation(NamedTuple):
+    """A tanh network on an orthogonal matrix whose gain is large; natural logs, `(gains, seeds)` each."""
+
+    gains: np.ndarray  # (gains,)
+    slopes: np.ndarray
+    largest_growth: np.ndarray  # of ‖∂L/∂h_t‖ in one step of one sequence
+    largest_norm: np.ndarray  # spectral norm of ∂h_t/∂h_{t-1}, over the steps of all sequences
+    median_norm: np.ndarray  # likewise
+    zero: np.ndarray  # the share of sequences whose ∂L/∂h_1 is exactly zero
+
+
 class Gains(NamedTuple):
     """A scan of the gain, which is the largest singular value."""
 
     gains: np.ndarray
     log_radius: dict[str, np.ndarray]  # (seeds,), of each matrix at gain 1
     scans: list[Scan]
-    log_powers: dict[str, np.ndarray]  # (gains, POWERS), log of the spectral norm of W, W², …, of the first seed
+    saturation: Saturation
+
+
+class Draws(NamedTuple):
+    """What a seed draws."""
+
+    matrices: dict[str, jax.Array]  # (H, H), with 1 as the largest singular value
+    xs: jax.Array  # (T, B, I)
+    v: jax.Array  # (H,)
+    params: Any  # of a simple network; its W_h is not used
 
 
 def matrix(kind: str, hidden_size: int, key: jax.Array) -> jax.Array:
@@ -50,21 +69,62 @@ def matrix(kind: str, hidden_size: int, key: jax.Array) -> jax.Array:
     return drawn / jnp.linalg.norm(drawn, 2)
 
 
-def slopes_of(cell: jaxrnn.Cell, params: Any, xs: jax.Array, v: jax.Array) -> Any:
-    """A compiled `(gains, matrix) -> (gains, T, B)` of log ‖∂L/∂h_t‖, where L = ⟨h_T · v⟩."""
+def draws(hidden_size: int, length: int, seed: int) -> Draws:
+    """Everything that is random, from keys of its own."""
+    key_xs, key_v, key_params, *keys = jax.random.split(jax.random.key(seed), 3 + len(MATRICES))
+    v = jax.random.normal(key_v, (hidden_size,))
+    params = jaxrnn.rnn(hidden_size).init(key_params, INPUTS)
+    return Draws(
+        {kind: matrix(kind, hidden_size, key) for kind, key in zip(MATRICES, keys, strict=True)},
+        jnp.swapaxes(sequences(key_xs, balanced_labels(SEQUENCES), length), 0, 1),
+        v,
+        jax.tree.map(lambda leaf: leaf.astype(v.dtype), params),
+    )
 
-    def of_gain(gain: jax.Array, w_h: jax.Array) -> jax.Array:
+
+def slopes_of(cell: jaxrnn.Cell) -> Any:
+    """A compiled `(gains, matrix, draws) -> (gains, T, B)` of log ‖∂L/∂h_t‖, where L = ⟨h_T · v⟩."""
+
+    def of_gain(gain: jax.Array, w_h: jax.Array, xs: jax.Array, v: jax.Array, params: Any) -> jax.Array:
         own = params._replace(w_h=gain * w_h)
         return analysis.gradient_flow(cell, own, xs, lambda _, ys: jnp.mean(jnp.dot(ys[-1], v))).log_state_norms
 
-    return jax.jit(jax.vmap(of_gain, in_axes=(0, None)))
+    return jax.jit(jax.vmap(of_gain, in_axes=(0, None, None, None, None)))
 
 
-def log_powers(kind: str, params: Any, w_h: jax.Array) -> np.ndarray:
-    """Of the matrix at each of its gains, the largest singular value of the powers."""
-    found = analysis.recurrent_spectrum(params._replace(w_h=w_h), powers=POWERS)["h"].log_power_singular_values
-    n = np.arange(1, POWERS + 1)
-    return np.stack([np.asarray(found[:, 0]) + n * np.log(gain) for gain in POWER_GAINS[kind]])
+def log_jacobian_norms(cell: jaxrnn.Cell) -> Any:
+    """A compiled `(gains, matrix, xs, params) -> (gains, T, B)` of the log of the spectral norm of ∂h_t/∂h_{t-1}.
+
+    It is that of diag(1 - h_t²) W_hᵀ, and for an orthogonal matrix times a gain the gain times the largest 1 - h_t².
+    """
+
+    def of_gain(gain: jax.Array, w_h: jax.Array, xs: jax.Array, params: Any) -> jax.Array:
+        _, ys = jaxrnn.unroll(cell, params._replace(w_h=gain * w_h), xs)
+        return jnp.log(gain) + jnp.log((1 - ys**2).max(-1))
+
+    return jax.jit(jax.vmap(of_gain, in_axes=(0, None, None, None)))
+
+
+def saturate(cell: jaxrnn.Cell, drawn: list[Draws]) -> Saturation:
+    """Measures the tanh network of every seed at the large gains."""
+    flow, norms, gains = slopes_of(cell), log_jacobian_norms(cell), jnp.asarray(LARGE_GAINS)
+    logs, steps = [], []
+    for one in drawn:
+        w_h = one.matrices["orthogonal"]
+        logs.append(np.asarray(flow(gains, w_h, one.xs, one.v, one.params)))
+        steps.append(np.asarray(norms(gains, w_h, one.xs, one.params)))
+
+    def each(measured: Any, values: list[np.ndarray]) -> np.ndarray:
+        return np.array([[measured(of_gain) for of_gain in of_seed] for of_seed in values]).T
+
+    return Saturation(
+        LARGE_GAINS,
+        each(slope, logs),
+        each(largest_growth, logs),
+        each(np.max, steps),
+        each(np.median, steps),
+        each(lambda log: np.mean(np.isneginf(log[0])), logs),
+    )
 
 
 def scan(hidden_size: int, length: int, count: int, seeds: range, show: Show = silent) -> Gains:
@@ -74,24 +134,21 @@ def scan(hidden_size: int, length: int, count: int, seeds: range, show: Show = s
 
 
 def _scan(hidden_size: int, length: int, gains: np.ndarray, seeds: range, show: Show) -> Gains:
-    keys = [jax.random.split(jax.random.key(seed), len(MATRICES)) for seed in seeds]
-    made = {kind: [matrix(kind, hidden_size, key[place]) for key in keys] for place, kind in enumerate(MATRICES)}
-    xs = jnp.swapaxes(sequences(jax.random.key(seeds[0]), balanced_labels(SEQUENCES), length), 0, 1)  # (T, B, I)
-    v = jax.random.normal(jax.random.key(seeds[0]), (hidden_size,))
+    drawn = [draws(hidden_size, length, seed) for seed in seeds]
     scans, done = [], 0
-    params: Any = None
     for activation, function in ACTIVATIONS.items():
-        cell = jaxrnn.rnn(hidden_size, activation=function)
-        params = jax.tree.map(lambda leaf: leaf.astype(v.dtype), cell.init(jax.random.key(seeds[0]), INPUTS))
-        of_matrix = slopes_of(cell, params, xs, v)
+        of_matrix = slopes_of(jaxrnn.rnn(hidden_size, activation=function))
         for kind in MATRICES:
-            logs = [np.asarray(of_matrix(jnp.asarray(gains), w_h)) for w_h in made[kind]]
+            logs = [
+                np.asarray(of_matrix(jnp.asarray(gains), one.matrices[kind], one.xs, one.v, one.params))
+                for one in drawn
+            ]
             slopes = [[slope(of_gain) for of_gain in of_seed] for of_seed in logs]
             scans.append(Scan(activation, kind, np.array(slopes).T))
             done += 1
             show(done, f"{activation}, {kind}")
     radius = {
-        kind: np.array([np.log(np.abs(np.linalg.eigvals(np.asarray(w_h))).max()) for w_h in made[kind]])
+        kind: np.array([np.log(np.abs(np.linalg.eigvals(np.asarray(one.matrices[kind]))).max()) for one in drawn])
         for kind in MATRICES
     }
-    return Gains(gains, radius, scans, {kind: log_powers(kind, params, made[kind][0]) for kind in MATRICES})
+    return Gains(gains, radius, scans, saturate(jaxrnn.rnn(hidden_size), drawn))

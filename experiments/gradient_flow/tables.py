@@ -7,7 +7,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.gradient_flow.claims import mean
+from experiments.command.claims import HEADINGS, Claim
+from experiments.gradient_flow.claims import claims, mean
 
 Record = Mapping[str, Any]
 WHEN = {"at initialisation": "before", "trained": "trained"}
@@ -19,7 +20,7 @@ def print_tables(length: int, record: Record) -> None:
     if any(flow["cell_state_terms"] for flow in record["flows"]):
         console.print(highway_table(record["flows"]))
     console.print(gain_table(record["gain"]))
-    console.print(claim_table(record["claims"]))
+    console.print(claim_table(claims(record)))
 
 
 def spread(values: Any, digits: int = 3) -> str:
@@ -103,10 +104,10 @@ def gain_table(gain: Record) -> Table:
     return table
 
 
-def claim_table(found: Sequence[Record]) -> Table:
+def claim_table(found: Sequence[Claim]) -> Table:
     table = Table(title="What is claimed, and what came out")
-    for heading in ("claim", "measured", "holds"):
+    for heading in HEADINGS:
         table.add_column(heading)
-    for claim in found:
-        table.add_row(claim["claim"], claim["measured"], {True: "yes", False: "no", None: "in part"}[claim["holds"]])
+    for one in found:
+        table.add_row(one.claim, one.source, one.verdict, one.measured, str(one.seeds))
     return table

@@ -6,10 +6,11 @@ Adding two marked numbers, copying ten symbols, the order of two symbols, the em
 grammar, and a verb that agrees with a noun far before it. Every network trains on fresh sequences
 until all its seeds have solved the problem, or its steps are used up; how many seeds did, and after
 how many sequences, is shown against the length. At one length a problem, some networks also
-train without clipped gradients and with other forget biases.
+train with other changes of the gradient (clipped otherwise, not clipped, raised) and with other biases.
 """
 
 import dataclasses
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,16 +22,24 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.command.devices import DeviceOptions, devices_of
+from experiments.command.messages import shown
 from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import side_by_side
 from experiments.command.script import Result, run_script
 from experiments.memory_tasks.figure import draw_lengths, draw_variants
-from experiments.memory_tasks.plan import CELLS, Scale, by_run, grid, jobs, trained_with, variants
+from experiments.memory_tasks.plan import BIASES, CELLS, Scale, biased, by_run, change_of, changed, grid, jobs
 from experiments.memory_tasks.problems import PROBLEMS
+from experiments.memory_tasks.record import about, as_record, outcomes_of
 from experiments.memory_tasks.runs import GUESSED, Outcome, Run, make_task
 from experiments.models.cells import CONTESTANTS
 from experiments.training.runs import check_shares
 from experiments.training.sizes import CALLED, bytes_of, check_training, shapes_of
+
+COMPARED = {  # by the field of a `Plan`: the label of a run beside others of its problem and length
+    "changed": lambda run: f"{CONTESTANTS[run.cell].label}, {change_of(run)}",
+    "biased": lambda run: BIASES[run.cell],
+}
+TITLES = {"changed": "Changes of the gradient", "biased": "Biases of the LSTM's forget and output gates"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +49,11 @@ class Config(DeviceOptions):
     tasks: tuple[str, ...] = tuple(PROBLEMS)
     """Which problems: any of adding, copy, order, reber, agreement."""
     cells: tuple[str, ...] = CELLS
-    """Which networks: any of rnn-uniform, rnn, irnn, lstm-b0, lstm, gru."""
+    """Which networks: any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru."""
     lengths: tuple[int, ...] | None = None
     """The lengths, in each problem's own unit (steps, blanks, symbols, modifiers); by default its own."""
     comparisons: tuple[str, ...] = tuple(PROBLEMS)
-    """Problems on which to train without clipping and with other forget biases too, at their middle length."""
+    """Problems on which to train with other changes of the gradient and other biases too, at their middle length."""
     hidden_size: int | None = None
     """Hidden units of every network; by default each problem's own."""
     batch_size: int = 32
@@ -57,6 +66,8 @@ class Config(DeviceOptions):
     """How many runs of each network, with consecutive seeds."""
     seed: int = 0
     """The first seed."""
+    reuse: tuple[str, ...] = ()
+    """Files results.json of earlier runs: what they have with the same settings is not trained again."""
     out: Path = Path("results/memory_tasks")
     """The folder for results.json and the figures."""
     quick: bool = False
@@ -87,6 +98,7 @@ def check(config: Config) -> None:
             if length < shortest:
                 unit = PROBLEMS[task].length
                 raise ValueError(f"--lengths expected at least {shortest} {unit} for {task}, got {length}")
+    reused(config)
     every = every_run(planned(dataclasses.replace(config, seeds=1)))
     check_shares(config, len(jobs(every)))
     check_memory(config, every)
@@ -113,7 +125,7 @@ def lengths_of(config: Config, task: str) -> tuple[int, ...]:
 
 
 def middle(config: Config, task: str) -> int:
-    """The length of the comparisons of clipping and forget biases."""
+    """The length of the comparisons of changes of the gradient and of biases."""
     lengths = sorted(lengths_of(config, task))
     return lengths[(len(lengths) - 1) // 2]
 
@@ -127,7 +139,8 @@ class Plan(NamedTuple):
     """The runs of a problem: every network at every length, and the comparisons at one length."""
 
     grid: list[Run]
-    variants: list[Run]
+    changed: list[Run]
+    biased: list[Run]
 
 
 def planned(config: Config) -> dict[str, Plan]:
@@ -136,7 +149,10 @@ def planned(config: Config) -> dict[str, Plan]:
     return {
         task: Plan(
             grid(task, cells, lengths_of(config, task), scale),
-            variants(task, cells, middle(config, task), scale) if task in config.comparisons else [],
+            *(
+                compare(task, cells, middle(config, task), scale) if task in config.comparisons else []
+                for compare in (changed, biased)
+            ),
         )
         for task in dict.fromkeys(config.tasks)
     }
@@ -144,71 +160,63 @@ def planned(config: Config) -> dict[str, Plan]:
 
 def every_run(plans: Mapping[str, Plan]) -> list[Run]:
     """All runs, each once."""
-    return list(dict.fromkeys(one for plan in plans.values() for one in (*plan.grid, *plan.variants)))
+    return list(dict.fromkeys(one for plan in plans.values() for runs in plan for one in runs))
+
+
+def about_file(name: str) -> dict[str, Any]:
+    """When, with what and how many runs an earlier record was made."""
+    record = json.loads(Path(name).read_text(encoding="utf-8"))
+    return {"date": record.get("date"), "versions": record.get("versions"), "runs": len(record["runs"])}
+
+
+def reused(config: Config) -> dict[Run, Outcome]:
+    """The outcomes of earlier runs; raises a `ValueError` in one line for a file that has none."""
+    found: dict[Run, Outcome] = {}
+    for name in config.reuse:
+        try:
+            record = json.loads(Path(name).read_text(encoding="utf-8"))
+            found |= outcomes_of(record)
+        except OSError as error:
+            raise ValueError(f"--reuse expected files that can be read, got {shown(name)}: {error.strerror}") from error
+        except Exception as error:  # what is no record can raise any error
+            what = f"got {shown(name)} ({type(error).__name__})"
+            raise ValueError(f"--reuse expected results.json of memory_tasks, {what}") from error
+    return found
 
 
 def run(config: Config) -> Result:
     plans = planned(config)
     every = every_run(plans)
-    found = by_run(side_by_side(jobs(every), devices=devices_of(config)))
+    known = reused(config)
+    new = [one for one in every if one not in known]
+    found = known | (by_run(side_by_side(jobs(new), devices=devices_of(config))) if new else {})
     print_grid(plans, found)
     compared = {
-        task: [(trained_with(one), found[one]) for one in plan.variants]
-        for task, plan in plans.items()
-        if plan.variants
+        name: {
+            task: [(label(one), found[one]) for one in getattr(plan, name)]
+            for task, plan in plans.items()
+            if getattr(plan, name)
+        }
+        for name, label in COMPARED.items()
     }
-    if compared:
-        print_variants(compared)
-    problems = {(one.problem, one.length): outcome for one, outcome in found.items()}
+    for name, of_problems in compared.items():
+        if of_problems:
+            print_variants(TITLES[name], of_problems)
+    problems = {(one.problem, one.length): found[one] for one in every}
     record = {
+        "reused": [about_file(name) for name in config.reuse],
         "problems": [about(task, length, outcome) for (task, length), outcome in sorted(problems.items())],
         "runs": [as_record(found[one]) for one in every],
     }
 
     def draw() -> None:
         draw_lengths(config.out / "memory_tasks", [found[one] for plan in plans.values() for one in plan.grid])
-        if compared:
-            draw_variants(config.out / "variants", compared)
+        if compared["changed"]:
+            draw_variants(config.out / "changed", compared["changed"])
+        if compared["biased"]:
+            draw_variants(config.out / "biased", compared["biased"])
 
     return record, draw
-
-
-def as_record(outcome: Outcome) -> dict[str, Any]:
-    """The record of a run in results.json; a seed that did not solve the problem has null steps."""
-    return {
-        **outcome.run._asdict(),
-        "parameters": outcome.parameters,
-        "solved": f"{outcome.successes}/{len(outcome.run.seeds)}",
-        "steps_to_solve": [int(step) or None for step in outcome.solved],
-        "median_sequences_to_solve": outcome.median_sequences,
-        "least_error": rounded(outcome.errors),
-        "least_loss": rounded(outcome.losses),
-        "seconds": round(outcome.seconds, 1),
-        **{f"right_by_{name}": rounded(groups.right) for name, groups in outcome.late.items()},
-    }
-
-
-def about(task: str, length: int, outcome: Outcome) -> dict[str, Any]:
-    """The record of a problem at a length in results.json."""
-    problem = PROBLEMS[task]
-    return {
-        "problem": task,
-        "length": length,
-        "length_in": problem.length,
-        "steps_in_a_sequence": problem.steps(length),
-        "error": problem.error,
-        "solved_at": rounded(problem.solved_at),
-        "chance_loss": rounded(problem.chance(length)),
-        **{name: {"mean": rounded(groups.value), "test_sequences": groups.count.tolist()}
-           for name, groups in outcome.late.items()},
-        **{f"guess_by_{name}": {"mean": rounded(groups.value), "right": rounded(groups.right)}
-           for name, groups in outcome.guessed.items()},
-    }  # fmt: skip
-
-
-def rounded(values: Any) -> Any:
-    """Numbers rounded to four digits, as lists."""
-    return np.vectorize(lambda value: float(f"{value:.4g}"), otypes=[float])(values).tolist()
 
 
 def print_grid(plans: Mapping[str, Plan], found: Mapping[Run, Outcome]) -> None:
@@ -224,8 +232,8 @@ def print_grid(plans: Mapping[str, Plan], found: Mapping[Run, Outcome]) -> None:
         Console(width=130).print(table)
 
 
-def print_variants(compared: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
-    table = Table(title="Clipping and forget biases")
+def print_variants(title: str, compared: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
+    table = Table(title=title)
     for heading in ("problem", "trained with"):
         table.add_column(heading)
     for heading in ("solved", "sequences", "error", "loss", "of chance"):
@@ -251,7 +259,7 @@ def columns(outcome: Outcome) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
-    figures = ("memory_tasks", "variants")
+    figures = ("memory_tasks", "changed", "biased")
     return run_script("memory_tasks", Config, run, check=check, quick=QUICK, writes=figures, arguments=arguments)
 
 

@@ -57,7 +57,8 @@ def draw_lengths(stem: Path, outcomes: Sequence[Outcome]) -> None:
 def draw_variants(stem: Path, rows: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
     """Draws the same for the comparisons: a panel a problem, a labelled column a variant."""
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 2.7 * len(rows), 4.2), layout="constrained")
+        widest = max(map(len, rows.values()))
+        figure = Figure(figsize=(1.2 + max(2.7, 0.22 * widest) * len(rows), 4.6), layout="constrained")
         axes = figure.subplots(1, len(rows), squeeze=False)[0]
         for axis, (problem, variants) in zip(axes, rows.items(), strict=True):
             places = [Place(k, outcome) for k, (_, outcome) in enumerate(variants)]
@@ -150,7 +151,8 @@ def _by_distance(axis: Axes, outcomes: Sequence[Outcome]) -> None:
         axis.plot(guessed.value, 100 * guessed.right, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
         axis.annotate("nearest noun", (guessed.value[-1], 41), color=GREY, ha="right")
     axis.axhline(50, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
-    axis.set_ylim(39, 101.5)
+    lowest = min((100 * o.late["distance"].right.min() for o in outcomes if "distance" in o.late), default=39)
+    axis.set_ylim(min(39, lowest - 2), 101.5)
     axis.set_xlabel("distance to what is remembered (steps)")
     axis.set_ylabel("right across the distance (%)")
     axis.set_title(f"{problem.label}, {outcomes[0].run.length} {problem.length}")

@@ -9,12 +9,28 @@ from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run, train
 from experiments.models.cells import CONTESTANTS
 
-CELLS = ("rnn-uniform", "rnn", "irnn", "lstm-b0", "lstm", "gru")
-CLIPPED = ("rnn", "irnn", "lstm")  # also trained without clipping
-FORGET_BIASES = ("lstm-b0", "lstm", "lstm-chrono")
-LEARNING_RATES = {name: 0.01 if name.startswith(("lstm", "gru")) else 0.003 for name in (*CELLS, *FORGET_BIASES)}
+CELLS = ("rnn-sigmoid", "rnn-uniform", "rnn", "irnn", "lstm-b0", "lstm", "gru")
+CHANGED = ("rnn", "irnn", "lstm")  # also trained with other changes of the gradient
+BIASES = {
+    "lstm-b0": "both 0",
+    "lstm": "forget 1",
+    "lstm-o1": "output 1",
+    "lstm-f1-o1": "both 1",
+    "lstm-chrono": "chrono",
+}
+FAST = ("rnn-sigmoid", "lstm", "gru")  # what their names begin with
+LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *BIASES)}
 STEPS = {"adding": 3000, "copy": 2000, "order": 1000, "reber": 1000, "agreement": 1000}
-CLIP_NORM = 1.0
+CHANGES: dict[str, dict[str, float | None]] = {  # of the gradient: the fields of a `Run`
+    "none": {"clip_norm": None},
+    "norm 1": {"clip_norm": 1.0},
+    "value 1": {"clip_norm": None, "clip_value": 1.0},
+    "value 0.03": {"clip_norm": None, "clip_value": 0.03},  # 1/√P for the tanh network: its norm is then at most 1
+    "each step": {"clip_norm": None, "clip_step": 1.0},
+    "norm raised to 1": {"clip_norm": 1.0, "least_norm": 1.0},
+    "entries raised to 0.01": {"clip_norm": 1.0, "least_entry": 0.01},
+}
+USUAL = "norm 1"
 EVALUATE_EVERY = 50  # steps
 
 
@@ -30,25 +46,25 @@ class Scale(NamedTuple):
 
 def grid(problem: str, cells: Sequence[str], lengths: Sequence[int], scale: Scale) -> list[Run]:
     """Every cell at every length."""
-    return [_run(problem, cell, length, CLIP_NORM, scale) for cell in cells for length in lengths]
+    return [_run(problem, cell, length, USUAL, scale) for cell in cells for length in lengths]
 
 
-def variants(problem: str, cells: Sequence[str], length: int, scale: Scale) -> list[Run]:
-    """The given cells with and without clipping, and with other forget biases, at one length."""
-    clipped = [
-        _run(problem, cell, length, clip, scale) for cell in CLIPPED if cell in cells for clip in (CLIP_NORM, None)
-    ]
-    biased = [_run(problem, cell, length, CLIP_NORM, scale) for cell in FORGET_BIASES if "lstm" in cells]
-    return list(dict.fromkeys([*clipped, *biased]))
+def changed(problem: str, cells: Sequence[str], length: int, scale: Scale) -> list[Run]:
+    """Those of the cells that are trained with every change of the gradient, at one length."""
+    return [_run(problem, cell, length, change, scale) for cell in CHANGED if cell in cells for change in CHANGES]
 
 
-def _run(problem: str, cell: str, length: int, clip_norm: float | None, scale: Scale) -> Run:
+def biased(problem: str, cells: Sequence[str], length: int, scale: Scale) -> list[Run]:
+    """LSTMs with other biases, at one length, if the LSTM is among the cells."""
+    return [_run(problem, cell, length, USUAL, scale) for cell in BIASES if "lstm" in cells]
+
+
+def _run(problem: str, cell: str, length: int, change: str, scale: Scale) -> Run:
     steps = scale.steps or STEPS[problem]
     return Run(
         problem=problem,
         cell=cell,
         length=length,
-        clip_norm=clip_norm,
         learning_rate=LEARNING_RATES[cell],
         hidden_size=scale.hidden_size or PROBLEMS[problem].hidden_size,
         steps=steps,
@@ -56,15 +72,15 @@ def _run(problem: str, cell: str, length: int, clip_norm: float | None, scale: S
         tests=scale.tests,
         evaluate_every=min(EVALUATE_EVERY, steps),
         seeds=scale.seeds,
+        **CHANGES[change],
     )
 
 
-def trained_with(run: Run) -> str:
-    """The settings in which a run differs from others of its problem and length, in words."""
-    if run.cell in FORGET_BIASES:
-        bias = {"lstm-b0": "bias 0", "lstm": "bias 1", "lstm-chrono": "chrono"}[run.cell]
-        return f"LSTM {bias}" + ("" if run.clip_norm else ", no clip")
-    return CONTESTANTS[run.cell].label + (", clip" if run.clip_norm else ", no clip")
+def change_of(run: Run) -> str:
+    """The name of the change of the gradient that a run is trained with."""
+    names = {name for settings in CHANGES.values() for name in settings}
+    settings = {name: getattr(run, name) for name in names}
+    return next(change for change, of in CHANGES.items() if dict.fromkeys(names) | of == settings)
 
 
 def jobs(runs: Iterable[Run]) -> dict[str, Job]:

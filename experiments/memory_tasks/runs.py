@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
 import jaxrnn
 from experiments.command.devices import Devices, platform_of
@@ -14,6 +15,7 @@ from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
+from experiments.training.gradients import raise_entries, raise_global_norm
 from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser
 from experiments.training.seeds import population
 
@@ -34,6 +36,10 @@ class Run(NamedTuple):
     tests: int  # sequences of each evaluation
     evaluate_every: int
     seeds: tuple[int, ...]
+    clip_value: float | None = None  # of every entry of the gradient
+    clip_step: float | None = None  # of every entry of the cotangent that a step hands back, of one sequence's loss
+    least_norm: float | None = None  # to which a smaller gradient is scaled up
+    least_entry: float | None = None  # to which smaller entries of it are raised
 
 
 class Groups(NamedTuple):
@@ -71,16 +77,26 @@ class Outcome(NamedTuple):
         return float(np.median(self.sequences))
 
 
-def answers(problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch) -> jax.Array:
+def answers(
+    problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch, clip_gradient: float | None = None
+) -> jax.Array:
     reading = many_to_many if problem.every_step else many_to_one
-    return reading(cell, model, inputs(problem, batch), batch.lengths)
+    return reading(cell, model, inputs(problem, batch), batch.lengths, clip_gradient)
 
 
-def make_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, length: int, batch_size: int) -> Task:
+def make_task(
+    problem: Problem,
+    cell: jaxrnn.Cell,
+    hidden_size: int,
+    length: int,
+    batch_size: int,
+    clip_step: float | None = None,
+) -> Task:
     """The task of learning the problem with a cell."""
+    clip = None if clip_step is None else clip_step / batch_size  # the loss is the mean over a batch
 
     def loss(model: Readout, carry: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Any]:
-        return problem.loss(answers(problem, cell, model, batch), batch), carry
+        return problem.loss(answers(problem, cell, model, batch, clip), batch), carry
 
     return Task(
         functools.partial(init_readout, cell, hidden_size, problem.inputs, problem.outputs),
@@ -88,6 +104,13 @@ def make_task(problem: Problem, cell: jaxrnn.Cell, hidden_size: int, length: int
         functools.partial(training_batch, problem, length, batch_size),
         examples=batch_size,
     )
+
+
+def before_clipping(run: Run) -> optax.GradientTransformation | None:
+    """What changes the gradient before its norm is clipped."""
+    makers = {"clip_value": optax.clip, "least_norm": raise_global_norm, "least_entry": raise_entries}
+    made = [make(getattr(run, name)) for name, make in makers.items() if getattr(run, name) is not None]
+    return optax.chain(*made) if made else None
 
 
 def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
@@ -100,8 +123,8 @@ def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent
 
     scores, tests = population(score, platform_of(devices)), held_out_batch(problem, run.length, run.tests)
     course = fit(
-        make_task(problem, cell, run.hidden_size, run.length, run.batch_size),
-        make_optimiser(run.learning_rate, clip_norm=run.clip_norm),
+        make_task(problem, cell, run.hidden_size, run.length, run.batch_size, run.clip_step),
+        make_optimiser(run.learning_rate, clip_norm=run.clip_norm, before=before_clipping(run)),
         run.seeds,
         Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),
         lambda params: {name: value for name, value in scores(params, tests).items() if name != "late"},

@@ -25,13 +25,14 @@ def _chrono(make: Callable[..., jaxrnn.Cell]) -> Callable[[int, int], jaxrnn.Cel
     return lambda hidden_size, steps: make(hidden_size, bias_init=initializers.chrono(max(3, steps)))
 
 
-RNN, RELU, LSTM, GRU = "#D55E00", "#E69F00", "#0072B2", "#009E73"
+RNN, RELU, SIGMOID, LSTM, GRU = "#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73"
 
 CONTESTANTS = {
     "rnn": Contestant("tanh RNN", _plain(jaxrnn.rnn), RNN),
     "rnn-uniform": Contestant(
         "tanh RNN, uniform", _plain(jaxrnn.rnn, recurrent_init=initializers.torch_uniform()), RNN, (2, 2), "v"
     ),
+    "rnn-sigmoid": Contestant("sigmoid RNN", _plain(jaxrnn.rnn, activation="sigmoid"), SIGMOID, (), "^"),
     "relu": Contestant("ReLU RNN", _plain(jaxrnn.rnn, activation="relu"), RELU, (2, 2), "s"),
     "irnn": Contestant(
         "IRNN", _plain(jaxrnn.rnn, activation="relu", recurrent_init=initializers.identity()), RELU, (), "D"
@@ -39,6 +40,16 @@ CONTESTANTS = {
     "lstm": Contestant("LSTM", _plain(jaxrnn.lstm), LSTM),
     "lstm-b0": Contestant(
         "LSTM, forget bias 0", _plain(jaxrnn.lstm, bias_init=initializers.gate_bias()), LSTM, (2, 2), "v"
+    ),
+    "lstm-o1": Contestant(
+        "LSTM, output bias 1", _plain(jaxrnn.lstm, bias_init=initializers.gate_bias(o=1.0)), LSTM, (1, 2), "^"
+    ),
+    "lstm-f1-o1": Contestant(
+        "LSTM, both biases 1",
+        _plain(jaxrnn.lstm, bias_init=initializers.gate_bias(f=1.0, o=1.0)),
+        LSTM,
+        (4, 1, 1, 1),
+        "D",
     ),
     "lstm-chrono": Contestant("LSTM, chrono", _chrono(jaxrnn.lstm), LSTM, (6, 2), "s"),
     "gru": Contestant("GRU", _plain(jaxrnn.gru), GRU),

@@ -31,15 +31,27 @@ def read(model: Readout, ys: jax.Array) -> jax.Array:
     return jaxrnn.readout(len(model.c)).logits(jaxrnn.ReadoutParams(model.v, model.c), ys)
 
 
-def many_to_one(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+def many_to_one(
+    cell: jaxrnn.Cell,
+    model: Readout,
+    xs: jax.Array,
+    lengths: jax.Array | None = None,
+    clip_gradient: float | None = None,
+) -> jax.Array:
     """Reads the last output of each of `(*B, T, I)` sequences: `(*B, O)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths)
+    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths, clip_gradient=clip_gradient)
     return read(model, jaxrnn.last_output(ys, lengths))
 
 
-def many_to_many(cell: jaxrnn.Cell, model: Readout, xs: jax.Array, lengths: jax.Array | None = None) -> jax.Array:
+def many_to_many(
+    cell: jaxrnn.Cell,
+    model: Readout,
+    xs: jax.Array,
+    lengths: jax.Array | None = None,
+    clip_gradient: float | None = None,
+) -> jax.Array:
     """Reads every output of `(*B, T, I)` sequences: `(*B, T, O)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths)
+    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths, clip_gradient=clip_gradient)
     return read(model, jnp.moveaxis(ys, 0, -2))
 
 

@@ -134,6 +134,7 @@ def make_optimiser(
     *,
     name: str = "adam",
     clip_norm: float | None = 1.0,
+    before: optax.GradientTransformation | None = None,
     cosine_steps: int | None = None,
     warmup_steps: int = 0,
 ) -> optax.GradientTransformation:
@@ -143,6 +144,7 @@ def make_optimiser(
         learning_rate: constant, or the highest of the schedule.
         name: "adam", "adamw", "rmsprop" or "sgd".
         clip_norm: the longest norm of the gradient of all parameters together.
+        before: changes the gradient before it is clipped.
         cosine_steps: the step at which a cosine reaches 0.
         warmup_steps: over which the rate rises from 0.
     """
@@ -155,7 +157,8 @@ def make_optimiser(
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
     rule = {"adam": optax.adam, "adamw": optax.adamw, "rmsprop": optax.rmsprop, "sgd": optax.sgd}[name](rate)
     clipped = rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
-    return optax.apply_if_finite(clipped, max_consecutive_errors=1_000_000)
+    changed = clipped if before is None else optax.chain(before, clipped)
+    return optax.apply_if_finite(changed, max_consecutive_errors=1_000_000)
 
 
 def begin(task: Task, optimiser: optax.GradientTransformation, seeds: Sequence[int]) -> TrainState:

@@ -12,7 +12,9 @@ import pytest
 
 import jaxrnn
 from experiments.gradient_flow import __main__ as gradient_flow
-from experiments.gradient_flow import claims, clipping, gain, measure, tables, task
+from experiments.gradient_flow import claims, clipping, gain, measure, powers, tables, task
+from experiments.gradient_flow.clipping import Change
+from experiments.gradient_flow.markdown import tables as tables_of
 from experiments.models.readout import Readout
 
 EXACT = 1e-9  # float64, products of some tens of steps
@@ -168,22 +170,69 @@ def test_candidate_selects_the_block_of_the_candidate():
 
 def test_gain_scan_of_linear_networks_equals_the_closed_form(monkeypatch):
     monkeypatch.setattr(gain, "ACTIVATIONS", {"linear": lambda a: a})
+    monkeypatch.setattr(gain, "saturate", lambda *_: None)
     found = gain.scan(6, 200, 3, range(2, 4))
     np.testing.assert_allclose(found.gains, [0.5, 1, 2])
     logs = np.log(found.gains)[:, None]
     slopes = {scan.matrix: scan.slopes for scan in found.scans}
     np.testing.assert_allclose(slopes["orthogonal"], np.tile(logs, (1, 2)), atol=EXACT)
     np.testing.assert_allclose(
-        slopes["normal"], logs + found.log_radius["normal"], atol=0.03
+        slopes["Gaussian"], logs + found.log_radius["Gaussian"], atol=0.03
     )  # the slope approaches the spectral radius slowly
     np.testing.assert_allclose(found.log_radius["orthogonal"], 0, atol=EXACT)
-    assert (found.log_radius["normal"] < -0.1).all()
+    assert (found.log_radius["Gaussian"] < -0.1).all()
 
-    n = np.arange(1, gain.POWERS + 1)
-    np.testing.assert_allclose(found.log_powers["orthogonal"], np.outer(np.log((0.9, 1.0, 1.1)), n), atol=EXACT)
-    normal = found.log_powers["normal"][0]
-    assert normal[0] == pytest.approx(0, abs=EXACT)
-    assert normal[-1] / n[-1] == pytest.approx(found.log_radius["normal"][0], abs=0.1)
+
+def test_norms_at_large_gains_are_those_of_the_jacobians(monkeypatch):
+    monkeypatch.setattr(gain, "LARGE_GAINS", np.array([1.0, 8.0]))
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        drawn = [gain.draws(5, 30, seed) for seed in (3, 4)]
+        found = gain.saturate(jaxrnn.rnn(5), drawn)
+    assert found.slopes.shape == (2, 2)
+    for place, value in enumerate((1.0, 8.0)):
+        for seed, one in enumerate(drawn):
+            w_h, w_x = value * np.asarray(one.matrices["orthogonal"]), np.asarray(one.params.w_x)
+            norms = []
+            for b in range(gain.SEQUENCES):
+                states, h = [], np.zeros(5)
+                for x in np.asarray(one.xs[:, b]):
+                    h = np.tanh(x @ w_x + h @ w_h)
+                    states.append(h)
+                norms += [np.linalg.norm(np.diag(1 - h**2) @ w_h.T, 2) for h in states]
+            assert found.largest_norm[place, seed] == pytest.approx(np.log(max(norms)), abs=1e-6)
+            assert found.median_norm[place, seed] == pytest.approx(np.median(np.log(norms)), abs=1e-6)
+    assert (found.largest_growth <= found.largest_norm + EXACT).all()
+    assert (found.slopes[1] < found.largest_growth[1]).all()
+
+
+# ---- powers of W_h
+
+
+def test_powers_of_normal_matrices_follow_singular_values_and_others_the_radius():
+    found = {of.kind: of for of in powers.raise_to_powers(8, range(1, 3))}
+    n, sigma = np.arange(1, powers.POWERS + 1), math.log(1.5)
+    for kind in ("symmetric", "rotations"):
+        np.testing.assert_allclose(found[kind].rates, sigma, atol=EXACT)
+        np.testing.assert_allclose(found[kind].log_radius, sigma, atol=EXACT)
+    gaussian = found["Gaussian"]
+    np.testing.assert_allclose(gaussian.rates[:, 0], sigma, atol=EXACT)
+    np.testing.assert_allclose(gaussian.rates[:, -1], gaussian.log_radius, atol=0.1)
+    for seed, key in enumerate((1, 2)):
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(key), 2), 3)
+        with jax.enable_x64(True):
+            w = powers.draw("Gaussian", 8, keys[2])
+        logs = [np.log(np.linalg.norm(np.linalg.matrix_power(w, t), 2)) for t in n]
+        np.testing.assert_allclose(gaussian.rates[seed], logs / n, atol=1e-8)
+    assert found["symmetric"].errors.max() < 1e-12
+    assert found["rotations"].errors[:, 1:].mean() > 0.5
+    assert gaussian.errors[:, 1:].mean() > 0.5
+    for of in found.values():
+        assert of.errors[:, 0].max() < 1e-12
+
+
+def test_sum_of_singular_vectors_is_compared_with_the_power():
+    swap = np.array([[0.0, 1.0], [1.0, 0.0]])  # its singular values are 1, so that the sum is itself at every power
+    np.testing.assert_allclose(powers.errors_of_sum(swap)[:4], [0, 2, 0, 2], atol=1e-12)
 
 
 # ---- clipping
@@ -203,21 +252,49 @@ def test_descent_takes_clipped_and_unclipped_steps():
         return 50 * jnp.sum(point**2)
 
     start = jnp.array([3.0, 4.0])
-    rows = np.asarray(clipping.descend(steep, start, 0.1, updates=3))
+    rows = np.asarray(clipping.descend(steep, start, Change("norm", 0.1), updates=3))
     np.testing.assert_allclose(rows[0], [3, 4, 1250, 500], rtol=1e-6)
     np.testing.assert_allclose(rows[1, :2], [3 - 0.5 * 0.1 * 0.6, 4 - 0.5 * 0.1 * 0.8], rtol=1e-6)
-    free = np.asarray(clipping.descend(steep, start, None, updates=2))
-    np.testing.assert_allclose(free[1, :2], [3 - 0.5 * 300, 4 - 0.5 * 400], rtol=1e-6)
+    for change, step in (
+        (Change("none", None), [300, 400]),
+        (Change("each step", 0.1), [300, 400]),  # it is the loss that clips
+        (Change("value", 350.0), [300, 350]),
+        (Change("raised", 1000.0), [600, 800]),
+        (Change("raised", 5.0), [3, 4]),
+    ):
+        rows = np.asarray(clipping.descend(steep, start, change, updates=2))
+        np.testing.assert_allclose(rows[1, :2], start - 0.5 * np.float32(step), rtol=1e-6, err_msg=str(change))
     points = np.array([[5, -2], [5, 1.6], [5, -6.1], [11.1, -2], [-1.1, -2], [10.9, -5.9]])
     np.testing.assert_array_equal(clipping.outside(points), [False, True, True, True, True, False])
 
 
+def test_gradient_of_the_wall_is_clipped_at_each_step():
+    cell, point = jaxrnn.rnn(1, activation="sigmoid"), (5.5, -2.0)
+    states = [1 / (1 + math.exp(-0.5))]
+    for _ in range(50):
+        states.append(1 / (1 + math.exp(-(point[0] * states[-1] + point[1]))))
+    for clip in (None, 1e-3):
+        cotangent, expected = 2 * (states[-1] - 0.7), np.zeros(2)
+        for before, after in zip(states[-2::-1], states[:0:-1], strict=True):
+            inside = cotangent * after * (1 - after)
+            expected += [inside * before, inside]
+            cotangent = inside * point[0] if clip is None else np.clip(inside * point[0], -clip, clip)
+        found = jax.jit(jax.grad(lambda p, clip=clip: clipping.wall_loss(cell, p, clip)))(jnp.array(point))
+        np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_thresholds_are_scanned_where_the_gradient_explodes():
+    found = clipping.settings_of((0.1, 1.0))
+    main = [("none", None), ("norm", 1.0), ("value", 1.0), ("each step", 1.0), ("raised", 1.0)]
+    assert found["vanishing"] == main
+    assert found["exploding"] == [*main, ("norm", 0.1), ("value", 0.1), ("each step", 0.1)]
+
+
 def test_networks_start_from_their_gain(monkeypatch):
-    monkeypatch.setattr(clipping, "CASES", {"exploding": (1.5, False)})
-    monkeypatch.setattr(clipping, "CLIPS", {"clipped": 1e-9})  # params do not change
+    monkeypatch.setattr(clipping, "settings_of", lambda _: {"exploding": [Change("norm", 1e-9)]})  # params stay
     monkeypatch.setattr(clipping, "EVERY", 2)
     told = []
-    (found,) = clipping.train_clipped(5, 8, 4, 4, range(2), (), lambda done, note: told.append(done))
+    (found,) = clipping.train_clipped(5, 8, 4, 4, (), range(2), (), lambda done, note: told.append(done))
     np.testing.assert_array_equal(found.updates, [2, 4])
     assert told[-1] == 4
     assert found.losses.shape == (2, 2)
@@ -234,69 +311,7 @@ def test_networks_start_from_their_gain(monkeypatch):
     assert found.norms[0, 0] == pytest.approx(math.sqrt(squares), rel=1e-4)
 
 
-# ---- claims
-
-
-def flow_of(
-    cell="lstm", stage="at initialisation", slope=-0.2, growth=0.0, sigma=0.0, share=0.95, terms=None, keep=-0.1
-):
-    return {
-        "cell": cell,
-        "label": cell,
-        "stage": stage,
-        "error": [0.5],
-        "predicted": {"log_largest_singular_value": [sigma], "log_spectral_radius": [sigma],
-                      "log_keep_mean": [keep], "log_keep_best_unit": [keep]},
-        "measured": {"slope_h": [slope], "slope_c": [slope], "lyapunov": [slope + 0.001],
-                     "largest_growth_in_a_step": [growth], "log10_first_over_last": [-40.0]},
-        "weight_gradient": {"log10_norm": [0.3], "share_of_last_tenth": [share]},
-        "cell_state_terms": terms,
-    }  # fmt: skip
-
-
-def verdicts(found):
-    return {claim["claim"]: claim["holds"] for claim in found}
-
-
-def test_bound_claim_detects_a_broken_bound():
-    assert claims._bound([flow_of()]) == []  # the claim does not cover gated cells
-    (kept,) = claims._bound([flow_of("rnn", growth=-0.1), flow_of("relu", growth=0.2, sigma=0.2)])
-    assert kept["holds"] is True
-    (broken,) = claims._bound([flow_of("rnn", growth=0.01)])
-    assert broken["holds"] is False
-
-
-def test_scan_claims_are_judged_on_both_sides_of_one():
-    scans = {"linear": np.log([0.5, 1, 2])[:, None], "tanh": np.array([[-0.8], [-0.2], [-0.1]])}
-    record = {
-        "gains": [0.5, 1.0, 2.0],
-        "log_radius_at_gain_1": {"orthogonal": [0.0], "normal": [-0.7]},
-        "slopes": [
-            {"activation": name, "matrix": kind, "by_gain_and_seed": (slopes + shift).tolist()}
-            for name, slopes in scans.items()
-            for kind, shift in (("orthogonal", 0.0), ("normal", -0.7))
-        ],
-    }
-    assert [claim["holds"] for claim in claims._scan(record)] == [True, True, None, False]
-    record["slopes"][2]["by_gain_and_seed"] = [[0.1], [0.1], [0.1]]  # the tanh network grows at a gain below 1
-    record["slopes"][1]["by_gain_and_seed"] = [[-1.0], [-0.7], [0.3]]  # growth exceeds the spectral radius
-    assert [claim["holds"] for claim in claims._scan(record)] == [False, None, True, None]
-
-
-def test_near_step_highway_and_exponent_claims_are_judged():
-    terms = {"highway": (0.8, 0.7), "forget": (0.05, 0.0), "input": (0.05, 0.0), "candidate": (0.3, 0.1)}
-    small = {**terms, "candidate": (0.06, 0.1)}
-    assert claims._near_steps([flow_of(), flow_of(slope=-0.01, share=0.1)])["holds"] is True
-    assert claims._near_steps([flow_of(share=0.5)])["holds"] is False
-    assert claims._near_steps([flow_of(slope=0.0)])["holds"] is None
-    near_zero, open_path = claims._highway([flow_of(terms=terms), flow_of(terms=small, slope=-0.05), flow_of("gru")])
-    assert (near_zero["holds"], open_path["holds"]) == (None, None)
-    assert "0.06 to 0.30" in near_zero["measured"]
-    assert claims._highway([flow_of(terms=small, keep=-0.3)])[1]["holds"] is True
-    assert claims._exponents([flow_of()])["holds"] is True
-    other = flow_of()
-    other["measured"]["lyapunov"] = [0.5]
-    assert claims._exponents([other])["holds"] is None
+# ---- tables and the script
 
 
 def test_tables_format_means_and_spreads():
@@ -306,29 +321,33 @@ def test_tables_format_means_and_spreads():
     assert tables.spread(None) == tables.spread([math.nan]) == "–"
 
 
-# ---- the script
-
-
 def gains_of(seeds):
     gains = np.array([0.5, 1, 2])
     slopes = np.tile([[-0.1], [0.1], [0.3]], (1, seeds))  # in floats the mean of three times 0.1 is not 0.1
     scans = [gain.Scan(name, kind, slopes) for name in gain.ACTIVATIONS for kind in gain.MATRICES]
-    powers = {kind: np.zeros((3, gain.POWERS)) for kind in gain.MATRICES}
-    return gain.Gains(gains, {kind: np.zeros(seeds) for kind in gain.MATRICES}, scans, powers)
+    saturation = gain.Saturation(gains, *[slopes] * 5)
+    return gain.Gains(gains, {kind: np.zeros(seeds) for kind in gain.MATRICES}, scans, saturation)
 
 
 def wall_of():
     way = np.tile([5.0, -2.0, 0.1, 1.0], (3, 1))
     grid = np.linspace(0, 0.4, 9).reshape(3, 3)
-    flung = {"clipped": 0.0, "not clipped": 0.5}
+    flung = {"none": 0.5, "norm": 0.0, "value": 0.0, "each step": 0.0}
     return clipping.Wall(np.linspace(3, 7, 3), np.linspace(-3.5, -1, 3), grid, dict.fromkeys(flung, way), flung)
 
 
 def descents_of():
     return [
-        clipping.Descent(case, clip, np.array([10, 20]), np.full((2, 2), level), np.ones((2, 2)), np.full(2, 0.75))
-        for case in clipping.CASES
-        for clip, level in (("clipped", 0.1), ("not clipped", 2.0 if case == "exploding" else 0.1))
+        clipping.Descent(
+            case,
+            change,
+            np.array([10, 20]),
+            np.full((2, 2), 2.0 if (case, change.name) == ("exploding", "none") else 0.1),
+            np.ones((2, 2)),
+            np.full(2, 0.75),
+        )
+        for case, changes in clipping.settings_of((1.0,)).items()
+        for change in changes
     ]
 
 
@@ -336,6 +355,10 @@ def test_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gradient_flow, "scan", lambda *_: gains_of(3))
     monkeypatch.setattr(gradient_flow, "climb_wall", lambda _: wall_of())
     monkeypatch.setattr(gradient_flow, "train_clipped", lambda *_: descents_of())
+    monkeypatch.setattr(gradient_flow, "raise_to_powers", lambda *_: [
+        powers.Powers(kind, np.zeros(2), np.zeros((2, powers.POWERS)), np.zeros((2, powers.POWERS)))
+        for kind in powers.KINDS
+    ])  # fmt: skip
     models, seen = [], []
 
     def standing_in(cell, model, length, batch_size, seed):
@@ -369,9 +392,11 @@ def test_run_writes_what_it_measured(measured, tmp_path, monkeypatch, capsys):
     assert curve["median"][-1] == pytest.approx(np.median(far), rel=1e-2)
     assert (curve["lowest"][-1], curve["highest"][-1]) == pytest.approx((min(far), max(far)), rel=1e-2)
     assert before["measured"]["log10_first_over_last"] == pytest.approx(far, rel=1e-3)
-    assert verdicts(record["claims"])["clipping does not cure vanishing"] is True
-    assert verdicts(record["claims"])["clipping cures explosion"] is True
+    verdicts = {claim.claim: claim.holds for claim in claims.claims(record)}
+    assert verdicts["clipping does not cure vanishing"] is True
+    assert verdicts["clipping by norm cures explosion"] is True
     assert "tanh RNN" in capsys.readouterr().out
+    assert [len(markdown.splitlines()) for markdown in tables_of(record).values()][:2] == [3, 3]
     for curve in (before["curve"], after["curve"]):  # figures omit infinite values
         curve["median"][-3:] = [-math.inf] * 3
     record["flows"].append({**after, "curve": gradient_flow.curve_of([])})

@@ -17,6 +17,7 @@ from experiments.command.progress import Job, side_by_side
 from experiments.command.report import CannotRun
 from experiments.training import logs, loop
 from experiments.training.checkpoints import Checkpoints
+from experiments.training.gradients import raise_entries, raise_global_norm
 from experiments.training.logs import TensorBoard
 from experiments.training.loop import Settings, fit, make_optimiser, training
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of
@@ -137,6 +138,22 @@ def test_optimisers_clip_warm_up_decay_and_skip_nonfinite_gradients(name):
             params = optax.apply_updates(params, updates)
             none, memory = update({"w": jnp.float32([np.nan, 1.0])}, memory, params)
             assert not np.asarray(none["w"]).any()
+
+
+def test_small_gradients_are_raised_and_zero_stays_zero():
+    for change, given, expected in (
+        (raise_global_norm(10.0), [3.0, 4.0], [6.0, 8.0]),
+        (raise_global_norm(2.0), [3.0, 4.0], [3.0, 4.0]),
+        (raise_global_norm(2.0), [0.0, 0.0], [0.0, 0.0]),
+        (raise_entries(3.5), [3.0, -4.0], [3.5, -4.0]),
+        (raise_entries(3.5), [0.0, -1e-9], [0.0, -3.5]),
+    ):
+        gradient = {"a": jnp.float32(given[:1]), "b": jnp.float32(given[1:])}
+        found, _ = change.update(gradient, change.init(gradient))
+        np.testing.assert_allclose([found["a"][0], found["b"][0]], expected, rtol=1e-6)
+    ours = make_optimiser(1.0, name="sgd", clip_norm=1.0, before=raise_entries(2.0))
+    updates, _ = jax.jit(ours.update)({"w": jnp.float32([1.0, 0.0])}, ours.init({"w": jnp.zeros(2)}))
+    np.testing.assert_allclose(updates["w"], [-1.0, 0.0], rtol=1e-6)  # raised to 2, then clipped
 
 
 # ---- options of runs and their keepers

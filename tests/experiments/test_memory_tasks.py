@@ -13,10 +13,18 @@ import pytest
 from experiments.memory_tasks import __main__ as memory_tasks
 from experiments.memory_tasks.agreement import NOUNS, PAST, PREPOSITIONS, PRESENT, STEMS, WORDS, nearest_noun
 from experiments.memory_tasks.batch import Batch
-from experiments.memory_tasks.plan import Scale, grid, jobs, trained_with, variants
+from experiments.memory_tasks.plan import CHANGES, Scale, change_of, grid
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, inputs, training_batch
 from experiments.memory_tasks.reber import SYMBOLS
-from experiments.memory_tasks.runs import Outcome, answers, first_solved, grouped, late_groups, until_all_solved
+from experiments.memory_tasks.record import about, as_record, outcomes_of
+from experiments.memory_tasks.runs import (
+    Outcome,
+    answers,
+    first_solved,
+    grouped,
+    late_groups,
+    until_all_solved,
+)
 from experiments.models.cells import CONTESTANTS
 from experiments.models.readout import init_readout
 from tests.support.training import optax_promotes
@@ -302,27 +310,6 @@ def test_groups_are_means_over_their_members():
 # The comparison
 
 
-def test_variants_differ_in_one_option_and_none_is_trained_twice():
-    scale = Scale((5, 6), 32, 100, None, 70)
-    runs = grid("copy", ["rnn", "lstm"], [5, 20], scale)
-    assert [(run.cell, run.length) for run in runs] == [("rnn", 5), ("rnn", 20), ("lstm", 5), ("lstm", 20)]
-    assert {run.clip_norm for run in runs} == {1.0}
-    assert all(run.steps == 70 and run.evaluate_every == 50 and run.hidden_size == 64 for run in runs)
-    others = variants("copy", ["rnn", "lstm"], 5, scale)
-    assert len(set(others)) == len(others) == 6
-    assert {trained_with(run) for run in others} == {
-        "tanh RNN, clip", "tanh RNN, no clip", "LSTM bias 1", "LSTM bias 1, no clip", "LSTM bias 0", "LSTM chrono",
-    }  # fmt: skip
-    assert set(runs) & set(others) == {runs[0], runs[2]}  # these two are in the grid too
-    assert [run.cell for run in variants("copy", ["irnn", "gru"], 5, scale)] == ["irnn", "irnn"]
-    together = jobs(dict.fromkeys([*runs, *others]))
-    assert {name: job.total for name, job in together.items()} == {
-        "Copy memory, LSTM": 210, "Copy memory, LSTM, forget bias 0": 70, "Copy memory, LSTM, chrono": 70,
-        "Copy memory, tanh RNN": 210,
-    }  # fmt: skip
-    assert next(iter(together)) == "Copy memory, LSTM"
-
-
 def test_quick_comparison_trains_the_shortest_lengths():
     config = memory_tasks.Config(quick=True)
     lengths = {task: memory_tasks.lengths_of(config, task) for task in PROBLEMS}
@@ -345,9 +332,12 @@ def small(tmp_path_factory):
 
 def test_small_run_solves_a_short_problem(small):
     _, record = small
-    clipped, free = record["runs"]
+    changes = [change_of(run) for run in outcomes_of(record)]
+    assert changes == ["norm 1", *(change for change in CHANGES if change != "norm 1")]
+    clipped, free, *_ = record["runs"]
     assert (clipped["clip_norm"], free["clip_norm"]) == (1.0, None)
-    for run in (clipped, free):
+    assert "clip_value" not in clipped
+    for run in record["runs"]:
         assert run["seeds"] == [4, 5]
         assert run["solved"] == "2/2"
         assert set(run["steps_to_solve"]) <= {50, 100, 150, 200, 250, 300}
@@ -356,7 +346,7 @@ def test_small_run_solves_a_short_problem(small):
         assert max(run["least_loss"]) < 0.3 * math.log(2)
         assert min(run["right_by_distance"]) > 0.9  # a guess is right half the time at a distance
         assert run["parameters"] == 32 * (len(WORDS) + 32 + 1) + 2 * 32 + 2
-    assert clipped["least_loss"] != free["least_loss"]
+    assert len({tuple(run["least_loss"]) for run in record["runs"]}) == len(CHANGES)
 
 
 def test_small_run_writes_its_problem_and_figures(small):
@@ -367,7 +357,7 @@ def test_small_run_writes_its_problem_and_figures(small):
     assert abs(problem["guess_by_distance"]["right"][1] - 0.5) < 0.02
     assert sum(problem["distance"]["test_sequences"]) == 300
     assert record["config"]["seed"] == 4
-    stems = ("memory_tasks", "variants")
+    stems = ("memory_tasks", "changed")
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["results.json", *(f"{stem}.{end}" for stem in stems for end in ("png", "svg"))]
     )
@@ -377,14 +367,35 @@ def test_small_run_writes_its_problem_and_figures(small):
 def test_record_shows_unsolved_seeds_and_their_best_errors():
     run = grid("copy", ["irnn"], [5], Scale((0, 1, 2), 32, 10, None, None))[0]
     outcome = Outcome(run, np.array([0, 50, 0]), np.array([0.5, 0.0, 0.87654]), np.array([0.4, 0.01, 0.83181]), 7, 1.26)
-    record = memory_tasks.as_record(outcome)
+    record = as_record(outcome)
     assert record["solved"] == "1/3"
     assert record["steps_to_solve"] == [None, 50, None]
     assert record["median_sequences_to_solve"] == math.inf  # null in the file
     assert (record["least_error"], record["least_loss"]) == ([0.5, 0.0, 0.8765], [0.4, 0.01, 0.8318])
     assert memory_tasks.columns(outcome) == ("1/3", "> 64,000", "0.5", "0.4", "0.832")
-    about = memory_tasks.about("copy", 5, outcome)
-    assert (about["chance_loss"], about["steps_in_a_sequence"], about["length_in"]) == (0.8318, 25, "blanks")
+    entry = about("copy", 5, outcome)
+    assert (entry["chance_loss"], entry["steps_in_a_sequence"], entry["length_in"]) == (0.8318, 25, "blanks")
+
+
+def test_runs_of_a_record_are_used_again(small, tmp_path, monkeypatch):
+    out, record = small
+    trained = []
+
+    def no_training(jobs, **_):
+        trained.extend(jobs)
+        raise RuntimeError
+
+    monkeypatch.setattr(memory_tasks, "side_by_side", no_training)
+    arguments = "--tasks agreement --cells rnn --lengths 1 --comparisons agreement --steps 300 --tests 300 --seeds 2"
+    again = [*arguments.split(), "--reuse", str(out / "results.json"), "--out", str(tmp_path)]
+    assert memory_tasks.main([*again, "--seed", "4"]) == 0
+    found = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert (found["runs"], trained) == (record["runs"], [])
+    same = {key: value for key, value in record["problems"][0].items() if not key.startswith("guess")}
+    assert {key: found["problems"][0][key] for key in same} == same
+    with pytest.raises(RuntimeError):  # the seeds differ
+        memory_tasks.main([*again, "--seed", "5"])
+    assert trained == ["Number agreement, tanh RNN"]
 
 
 @pytest.mark.parametrize(
@@ -398,7 +409,7 @@ def test_record_shows_unsolved_seeds_and_their_best_errors():
         ("--seed -1", "--seed expected a number that is not negative, got -1"),
         ("--tasks adding sorting", "--tasks expected adding, copy, order, reber, agreement; got sorting"),
         ("--tasks", "--tasks expected adding, copy, order, reber, agreement; got nothing"),
-        ("--cells lstm-chrono", "--cells expected rnn-uniform, rnn, irnn, lstm-b0, lstm, gru; got lstm-chrono"),
+        ("--cells lstm-chrono", "rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru; got lstm-chrono"),
         ("--comparisons sorting", "--comparisons expected adding"),
         ("--lengths 0", "--lengths expected a positive number, got 0"),
         *[(f"--tasks {name} --lengths {least - 1}", f"at least {least}") for name, least in SHORTEST.items() if least > 1],
