@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from experiments.command.rows import markdown
+
 HEADINGS = ("claim", "source", "for or against", "measured", "seeds")
 VERDICTS = {True: "for", False: "against", None: "in part"}
 
@@ -29,12 +31,4 @@ def share(count: int, total: int) -> bool | None:
 def claims_table(claims: Iterable[Claim]) -> str:
     """In Markdown, without a line end."""
     rows = ((one.claim, one.source, one.verdict, one.measured, str(one.seeds or "-")) for one in claims)
-    return markdown_table(HEADINGS, rows)
-
-
-def markdown_table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """In Markdown, without a line end."""
-    lines = [list(headings), *(list(row) for row in rows)]
-    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    first, *rest = (f"| {' | '.join(line)} |" for line in escaped)
-    return "\n".join([first, "|" + "---|" * len(lines[0]), *rest])
+    return markdown(HEADINGS, rows)

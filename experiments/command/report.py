@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -118,7 +119,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 def write_json(path: Path, record: dict[str, Any]) -> None:
     """Writes a record; numbers that are not finite, such as the loss of a run that diverged, become null."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(written(record), encoding="utf-8")
+
+
+def written(record: Any) -> str:
+    """A record in JSON, with lists of numbers on one line."""
+    text = json.dumps(finite(record), indent=1, allow_nan=False)
+    return re.sub(r"\[\n[^\[\]{}\"]*\]", lambda found: f"[{' '.join(found[0][1:-1].split())}]", text) + "\n"
 
 
 def finite(value: Any) -> Any:

@@ -25,8 +25,8 @@ def mean_over_seeds(values: Sequence[float], digits: int, scale: float = 1) -> s
     return f"{mean_and_std(values, scale, digits)}, {seeds}"
 
 
-def markdown(headings: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+def markdown(headings: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
     """A table in Markdown, without a line end after it."""
-    written = [headings, *lines]
+    written = [[cell.replace("|", "\\|") for cell in line] for line in (headings, *lines)]
     first, *rest = (f"| {' | '.join(cells)} |" for cells in written)
-    return "\n".join([first, f"|{'---|' * len(headings)}", *rest])
+    return "\n".join([first, f"|{'---|' * len(written[0])}", *rest])

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command.claims import claims_table, markdown_table
+from experiments.command.claims import claims_table
+from experiments.command.rows import markdown
 from experiments.gradient_flow.claims import AFTER, BEFORE, claims, mean, slopes_of
 from experiments.gradient_flow.measure import TERMS
 from experiments.gradient_flow.tables import spread
@@ -82,7 +83,7 @@ def before(flows: Sequence[Record]) -> str:
         for flow in flows
         if flow["stage"] == BEFORE
     ]
-    return markdown_table(headings, rows)
+    return markdown(headings, rows)
 
 
 def trained(flows: Sequence[Record]) -> str:
@@ -101,7 +102,7 @@ def trained(flows: Sequence[Record]) -> str:
         for flow in flows
         if flow["stage"] == AFTER
     ]
-    return markdown_table(headings, rows)
+    return markdown(headings, rows)
 
 
 def gains(gain: Record) -> str:
@@ -115,7 +116,7 @@ def gains(gain: Record) -> str:
             for name in activations
         ]
         rows.append((f"{value:.2f}", f"{np.log(value):+.3f}", *slopes))
-    return markdown_table(("σ_max", "log σ_max", *activations), rows)
+    return markdown(("σ_max", "log σ_max", *activations), rows)
 
 
 def large(record: Record) -> str:
@@ -132,7 +133,7 @@ def large(record: Record) -> str:
         )
         for k, value in enumerate(record["gains"])
     ]
-    return markdown_table(headings, rows)
+    return markdown(headings, rows)
 
 
 def powers(record: Record) -> str:
@@ -140,7 +141,7 @@ def powers(record: Record) -> str:
     for one in record["matrices"]:
         rates = (spread(values, 2) for values in one["log_norm_over_t"])
         rows.append((KINDS[one["kind"]], f"{mean(one['log_radius']):.2f}", *rates))
-    return markdown_table(("`W`", "log ρ", *(f"t = {t}" for t in record["powers"])), rows)
+    return markdown(("`W`", "log ρ", *(f"t = {t}" for t in record["powers"])), rows)
 
 
 def terms(flows: Sequence[Record]) -> str:
@@ -155,7 +156,7 @@ def terms(flows: Sequence[Record]) -> str:
         sizes = [" | ".join(f"{flow['cell_state_terms'][term][0]:.2f}" for flow in pair) for term in TERMS]
         slopes = " | ".join(f"{mean(flow['measured']['slope_c']):+.3f}" for flow in pair)
         rows.append((name.removeprefix("LSTM, "), *sizes, slopes))
-    return markdown_table(("LSTM", "diag(f)", "through f", "through i", "through g", "slope of ‖∂L/∂c_t‖"), rows)
+    return markdown(("LSTM", "diag(f)", "through f", "through i", "through g", "slope of ‖∂L/∂c_t‖"), rows)
 
 
 def clipping(record: Record) -> str:
@@ -170,4 +171,4 @@ def clipping(record: Record) -> str:
         )
         for run in record["training"]
     ]
-    return markdown_table(headings, rows)
+    return markdown(headings, rows)

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.command.claims import claims_table, markdown_table
+from experiments.command.claims import claims_table
+from experiments.command.rows import markdown
 from experiments.memory_tasks.claims import by_settings, claims
 from experiments.memory_tasks.plan import BIASES, CELLS, CHANGED, CHANGES, USUAL
 from experiments.memory_tasks.problems import PROBLEMS
@@ -77,7 +78,7 @@ def solved(found: Mapping[Any, Outcome]) -> str:
         )
         for problem, length in places(found)
     ]
-    return markdown_table(("problem, solved at", "length", *map(label, CELLS)), rows)
+    return markdown(("problem, solved at", "length", *map(label, CELLS)), rows)
 
 
 def copying(found: Mapping[Any, Outcome]) -> str:
@@ -88,7 +89,7 @@ def copying(found: Mapping[Any, Outcome]) -> str:
             outcomes = [found.get((problem, cell, length, USUAL)) for cell in CELLS]
             losses = ["" if outcome is None else f"{np.median(outcome.losses):.3f}" for outcome in outcomes]
             rows.append((str(length), f"{PROBLEMS[problem].chance(length):.3f}", *losses))
-    return markdown_table(("blanks", "chance", *map(label, CELLS)), rows)
+    return markdown(("blanks", "chance", *map(label, CELLS)), rows)
 
 
 def changed(found: Mapping[Any, Outcome]) -> str:
@@ -100,7 +101,7 @@ def changed(found: Mapping[Any, Outcome]) -> str:
         if all(outcomes := [found.get((place[0], cell, place[1], change)) for change in CHANGES])
     ]
     headings = [change if "raised" in change else f"clipped, {change}" for change in CHANGES if change != "none"]
-    return markdown_table(("problem", "network", "not clipped", *headings), rows)
+    return markdown(("problem", "network", "not clipped", *headings), rows)
 
 
 def biased(found: Mapping[Any, Outcome]) -> str:
@@ -110,7 +111,7 @@ def biased(found: Mapping[Any, Outcome]) -> str:
         for place in places(found)
         if all(outcomes := [found.get((place[0], cell, place[1], USUAL)) for cell in BIASES])
     ]
-    return markdown_table(("problem", *BIASES.values()), rows)
+    return markdown(("problem", *BIASES.values()), rows)
 
 
 def distance(found: Mapping[Any, Outcome]) -> str:
@@ -127,7 +128,7 @@ def distance(found: Mapping[Any, Outcome]) -> str:
             )
             rows.append((label(cell), *(f"{100 * value:.0f}" for value in values)))
     headings = (f"{low + 1} to {high} words" if high else "no word" for low, high in itertools.pairwise(WORDS))
-    return markdown_table(("right, %", *headings), rows)
+    return markdown(("right, %", *headings), rows)
 
 
 def _where(problem: str, length: int) -> str:

@@ -16,7 +16,6 @@ OTHERS = {
 }
 
 
-
 def page(name):
     return (summary.FOLDER / name).read_text(encoding="utf-8")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.command.claims import Claim, claims_table, markdown_table, share
+from experiments.command.claims import Claim, claims_table, share
+from experiments.command.rows import markdown
 from experiments.gates import claims as gates
 from experiments.gradient_flow import markdown as gradient_flow
 from experiments.memory_tasks import claims as memory
@@ -42,7 +43,7 @@ def test_claims_are_rows_with_a_verdict():
         "| c | S3 | for | 2 | 1 |",
         "| d |  | against | 3 | 1 |",
     ]
-    assert markdown_table(["x"], []) == "| x |\n|---|"
+    assert markdown(["x"], []) == "| x |\n|---|"
 
 
 @pytest.mark.parametrize(("count", "holds"), [(4, True), (3, None), (2, None), (1, False), (0, False)])

@@ -60,7 +60,11 @@ def scripts_that_use_one_loop():
         files = list(folder.glob("*.py")) or [folder.with_suffix(".py")]
         if not any(re.search(r"training\.loop import .*\bfit\b", path.read_text(encoding="utf-8")) for path in files):
             without.append(script.name)
-    assert [name for name in without if not name.startswith("benchmarks.")] == ["bptt_by_hand", "long_sequence", "datasets"]
+    assert [name for name in without if not name.startswith("benchmarks.")] == [
+        "bptt_by_hand",
+        "long_sequence",
+        "datasets",
+    ]
     return "All scripts that train use one loop, [`training/loop.py`](training/loop.py), except `long_sequence` and the benchmarks."
 
 
