@@ -70,12 +70,16 @@ def compare_encoder_decoder(names):
 @pytest.mark.usefixtures("default_promotion", "unhooked")
 def test_readme_blocks_run():
     """Blocks run in order, in one namespace."""
-    assert len(README) == 13
+    assert len(README) == 14
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
         if "def cost" in block:
             compare_encoder_decoder(namespace)
+        if "read.loss" in block:
+            logits = np.asarray(namespace["ys"][-1] @ namespace["read_params"].v, np.float64)  # c is zero, the class 0
+            wanted = np.log(np.exp(logits).sum(-1)) - logits[:, 0]
+            assert namespace["cost"] == pytest.approx(wanted.mean(), rel=1e-5)
         if "label" in namespace and "one_for_each" not in namespace:
             namespace["one_for_each"] = namespace["label"], namespace["both_ends"]
     label, both_ends = namespace["one_for_each"]
