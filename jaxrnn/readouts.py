@@ -185,9 +185,11 @@ def _checked_targets(where: str, activation: str, logits: Array, targets: Any) -
     given, targets = targets, _checks.array(where, "targets", targets)
     classes, shapes = logits.shape[-1], [logits.shape]
     is_whole = jnp.issubdtype(targets.dtype, jnp.integer)
+    if not is_whole and targets.dtype != jnp.bool_:
+        _checks.floating(where, "targets", targets)
     if activation == "softmax" and is_whole:
         shapes.append(logits.shape[:-1])
-    if targets.shape not in shapes or jnp.issubdtype(targets.dtype, jnp.complexfloating):
+    if targets.shape not in shapes:
         kinds = f"real numbers {logits.shape}"
         if activation == "softmax":
             kinds += f" or classes {logits.shape[:-1]}, which are integers"
