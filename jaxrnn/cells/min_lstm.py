@@ -1,6 +1,6 @@
 """The minimal LSTM (Feng et al. 2024): gates that read the input alone and sum to 1, and no cell state.
 
-    f = σ(a_f)    i = σ(a_i)    n = a_n    with [a_f, a_i, a_n] = x W_x + b
+    i = σ(a_i)    f = σ(a_f)    n = a_n    with [a_i, a_f, a_n] = x W_x + b
     f' = f / (f + i)            i' = i / (f + i) = 1 - f'
     h_t = f' ⊙ h_{t-1} + i' ⊙ n
 
@@ -11,7 +11,7 @@ Backward, with δv for ∂L/∂v:
 
     δn = δb ⊙ i'              δd = (δa - δb ⊙ n) ⊙ f' i'
     δa_f = δd ⊙ (1-f)         δa_i = -δd ⊙ (1-i)
-    δW_x = Σ xᵀ δ             δb = Σ δ                       δx = δ W_xᵀ         with δ = [δa_f, δa_i, δn]
+    δW_x = Σ xᵀ δ             δb = Σ δ                       δx = δ W_xᵀ         with δ = [δa_i, δa_f, δn]
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ from jaxrnn.cells._affine import affine_rule
 from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
-GATES = ("f", "i", "n")
+GATES = ("i", "f", "n")
 
 
 class MinLSTMParams(NamedTuple):
-    """Parameters of :func:`min_lstm`; blocks side by side in the order f i n."""
+    """Parameters of :func:`min_lstm`; blocks side by side in the order i f n."""
 
     w_x: Float[Array, "I GH"]
     b: Float[Array, "GH"] | None = None
@@ -52,7 +52,7 @@ class MinLSTMConfig(FamilyConfig):
 
 
 def _coefficients(params: MinLSTMParams, xs: Float[Array, "*B I"]):
-    a_f, a_i, n = alg.split(alg.add(alg.dot(xs, params.w_x), params.b), 3)
+    a_i, a_f, n = alg.split(alg.add(alg.dot(xs, params.w_x), params.b), 3)
     d = jax.nn.log_sigmoid(a_f) - jax.nn.log_sigmoid(a_i)
     f, i = jax.nn.sigmoid(d), jax.nn.sigmoid(-d)  # f' and i'
     return f, i * n, (f, i, n, jax.nn.sigmoid(-a_f), jax.nn.sigmoid(-a_i))
@@ -63,7 +63,7 @@ def _coefficients_backward(
 ):
     f, i, n, not_f, not_i = kept  # f', i', n, 1 - f, 1 - i
     dd = (da - db * n) * f * i
-    delta = jnp.concatenate([dd * not_f, -dd * not_i, db * i], axis=-1)  # (*B, 3H)
+    delta = jnp.concatenate([-dd * not_i, dd * not_f, db * i], axis=-1)  # (*B, 3H)
     dparams = MinLSTMParams(alg.outer(xs, delta, params.w_x), None if params.b is None else alg.total(delta))
     return dparams, alg.dot_transposed(delta, params.w_x)
 
@@ -76,11 +76,11 @@ def min_lstm_step(
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of a minimal LSTM.
 
-    f = σ(x W_f + b_f),  i = σ(x W_i + b_i),  n = x W_n + b_n
+    i = σ(x W_i + b_i),  f = σ(x W_f + b_f),  n = x W_n + b_n
     h_t = (f ⊙ h_{t-1} + i ⊙ n) / (f + i),  y_t = h_t
 
     Args:
-        params: `w_x (I, 3H)`, `b (3H,)` or `None`, blocks in the order f i n.
+        params: `w_x (I, 3H)`, `b (3H,)` or `None`, blocks in the order i f n.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
 
@@ -127,7 +127,7 @@ def min_lstm(
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
         kernel_init: draws each block `(I, H)` of `w_x`.
-        bias_init: draws `b`, whose blocks are f, i and n.
+        bias_init: draws `b`, whose blocks are i, f and n.
 
     Returns:
         A :class:`Cell` with :class:`MinLSTMParams`, whose state is an array `(*B, H)`.

@@ -91,7 +91,7 @@ def min_gru(name, params, h, x):
 
 def min_lstm(name, params, h, x):
     p = fields(params)
-    f, i, n = np.split(x @ p["w_x"] + p["b"], 3, -1)
+    i, f, n = np.split(x @ p["w_x"] + p["b"], 3, -1)
     h = (sigmoid(f) * h + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))
     return h, h
 

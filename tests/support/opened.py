@@ -14,7 +14,7 @@ from tests.support.in_jax import in_order_of_reading, limited
 from tests.support.registry import AFFINE, H, cell_of, quick_jit
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
-GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn", "min_gru": "zn", "min_lstm": "fin"}
+GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn", "min_gru": "zn", "min_lstm": "ifn"}
 
 
 def gates_of(name: str) -> str:
@@ -95,7 +95,7 @@ def _min_gru(name, p, h, x, e):
 
 
 def _min_lstm(name, p, h, x, e):
-    f, i, n = jnp.split(_biased(x @ p.w_x, p.b), 3, -1)
+    i, f, n = jnp.split(_biased(x @ p.w_x, p.b), 3, -1)
     f, i = sigmoid(f), sigmoid(i)
     return (f / (f + i) + e["a"]) * h + i / (f + i) * n + e["b"]
 
