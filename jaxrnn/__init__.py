@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from jaxrnn import initializers
-from jaxrnn._types import Cell, Rule, Tape
+from jaxrnn._types import Affine, Cell, Rule, Tape
 from jaxrnn.cells import (
     GRUNorm,
     GRUParams,
@@ -14,7 +14,10 @@ from jaxrnn.cells import (
     LSTMParams,
     LSTMState,
     MGUParams,
+    MinGRUParams,
+    MinLSTMParams,
     RNNParams,
+    affine_rule,
     gru,
     gru_step,
     indrnn,
@@ -23,6 +26,10 @@ from jaxrnn.cells import (
     lstm_step,
     mgu,
     mgu_step,
+    min_gru,
+    min_gru_step,
+    min_lstm,
+    min_lstm_step,
     regularize,
     rnn,
     rnn_step,
@@ -44,6 +51,7 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = ("analysis", "interop", "modules")
 
 __all__ = [
+    "Affine",
     "Bidirectional",
     "Cell",
     "GRUNorm",
@@ -53,12 +61,15 @@ __all__ = [
     "LSTMParams",
     "LSTMState",
     "MGUParams",
+    "MinGRUParams",
+    "MinLSTMParams",
     "Network",
     "RNNParams",
     "Readout",
     "ReadoutParams",
     "Rule",
     "Tape",
+    "affine_rule",
     "analysis",
     "count_params",
     "data_parallel",
@@ -75,6 +86,10 @@ __all__ = [
     "lstm_step",
     "mgu",
     "mgu_step",
+    "min_gru",
+    "min_gru_step",
+    "min_lstm",
+    "min_lstm_step",
     "model_parallel",
     "modules",
     "param_shardings",

@@ -87,6 +87,34 @@ class Pointwise(NamedTuple):
     stands_for: tuple[Callable[..., Any], Callable[..., Any]]
 
 
+class Affine(NamedTuple):
+    """A step that is affine and diagonal in the state: s_t = a_t ⊙ s_{t-1} + b_t, y_t of s_t and x_t.
+
+    a_t and b_t depend on parameters and x_t alone, so all steps can be run at once. Every function
+    takes many steps, with any leading axes, and knows nothing of time.
+    :func:`jaxrnn.affine_rule` makes the rule that runs the same lines step by step.
+
+    Attributes:
+        coefficients: ``(params, xs) -> (a, b, kept)``. a and b have the structure, shapes and dtypes
+            of the state at these steps; ``kept`` is any pytree that ``coefficients_backward`` reads.
+        coefficients_backward: ``(params, xs, kept, da, db) -> (dparams, dxs)``. The transpose, by
+            hand; the cotangents of parameters are summed over the leading axes.
+        read: ``(params, states, xs) -> ys``, or ``None`` where the output is the state, one array.
+        read_backward: ``(params, states, xs, dys) -> (dstates, dparams, dxs)``. The transpose of
+            ``read``, by hand.
+
+    Cotangents of complex numbers are JAX's: a real loss changes by Re(Σ δs ds), without a conjugate.
+    """
+
+    coefficients: Callable[[Params, PyTree], tuple[State, State, PyTree]]
+    coefficients_backward: Callable[[Params, PyTree, PyTree, State, State], tuple[Params, PyTree]]
+    read: Callable[[Params, State, PyTree], PyTree] | None = None
+    read_backward: Callable[[Params, State, PyTree, PyTree], tuple[State, Params, PyTree]] | None = None
+
+    def __reduce__(self) -> Any:
+        return Affine, tuple(map(picklable, self))
+
+
 class Rule(NamedTuple):
     """A cell split into four parts for back-propagation through time.
 
@@ -112,6 +140,8 @@ class Rule(NamedTuple):
         prepare: ``(params) -> params``, or ``None``: what ``backward`` gets instead of the
             parameters, made once before its loop, such as a transposed matrix.
         pointwise: the part that works on every unit by itself, or ``None``. Fused kernels need it.
+        affine: the step as a_t ⊙ s_{t-1} + b_t, or ``None``. "associative" needs it, in a rule of
+            :func:`jaxrnn.affine_rule`.
     """
 
     project: Callable[[Params, PyTree], PyTree]
@@ -121,6 +151,7 @@ class Rule(NamedTuple):
     matrices: tuple[str, ...] = ()
     prepare: Callable[[Params], Params] | None = None
     pointwise: Pointwise | None = None
+    affine: Affine | None = None
 
     def __reduce__(self) -> Any:
         return Rule, tuple(map(picklable, self))

@@ -124,6 +124,11 @@ def _check_record(where: str, params: Any) -> None:
 def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
     """W_h, and W_p if there is one, of params of a cell of this library; raises unless their shapes fit."""
     _check_record(where, params)
+    if not hasattr(params, "w_h"):
+        raise NotImplementedError(
+            f"{where}: params expected those of a cell with a recurrent matrix, got {type(params).__name__}, "
+            "of a cell whose step is a_t ⊙ s_{t-1} + b_t: its Jacobian is diag(a_t)"
+        )
     w_h = _array(where, params, "w_h", 1 if isinstance(params, IndRNNParams) else 2)
     w_proj = None if getattr(params, "w_proj", None) is None else _array(where, params, "w_proj", 2)
     hidden = (w_h if w_proj is None else w_proj).shape[0]

@@ -27,6 +27,7 @@ from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import Values, family_of_rule, own_residual, part_of_gate
 from jaxrnn.analysis._trajectory import check_floating, check_inputs, scalar
 from jaxrnn.cells import LSTMParams
+from jaxrnn.cells._affine import is_affine, times
 from jaxrnn.cells.lstm import hidden
 from jaxrnn.layers import Direction, check_layers, from_directions, run_layers, unmerged, walk
 from jaxrnn.network import Network
@@ -109,7 +110,8 @@ def backward_pass(
 
     Returns:
         :class:`BackwardPass`. Gates are named as by :func:`gate_values`; the only one of a simple network is h.
-        A GRU with the reset after the product also has δq, of q = h_{t-1} W_hn + b_hn. In `by_gate`, a
+        A GRU with the reset after the product also has δq, of q = h_{t-1} W_hn + b_hn. A cell whose step is
+        s_t = a_t ⊙ s_{t-1} + b_t has δa_t and δb_t in the place of the gates'. In `by_gate`, a
         weight that belongs to no gate, such as a projection, is `None`. At masked steps `cell_state` is
         the carry alone. It is `None` under zoneout, where h_t is not a function of C_t.
 
@@ -216,6 +218,8 @@ def _back_in_time(
 
     family = family_of_rule(params, rule)
     gates: Any = delta if family is None else family.deltas(delta)
+    if is_affine(rule):
+        gates = {"a": times(delta[0], tape.before), "b": delta[0]}
     states = _with_output(rule, inputs, dstates, dys)
     return BackwardPass(
         loss=value,

@@ -2,11 +2,14 @@
 
 from jaxrnn._types import Cell
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._affine import affine_rule
 from jaxrnn.cells._family import Family
 from jaxrnn.cells.gru import GRUConfig, GRUNorm, GRUParams, gru, gru_step
 from jaxrnn.cells.indrnn import IndRNNConfig, IndRNNParams, indrnn, indrnn_step
 from jaxrnn.cells.lstm import LSTMConfig, LSTMNorm, LSTMParams, LSTMState, lstm, lstm_step
 from jaxrnn.cells.mgu import MGUConfig, MGUParams, mgu, mgu_step
+from jaxrnn.cells.min_gru import MinGRUConfig, MinGRUParams, min_gru, min_gru_step
+from jaxrnn.cells.min_lstm import MinLSTMConfig, MinLSTMParams, min_lstm, min_lstm_step
 from jaxrnn.cells.regularize import RegularizeConfig, regularize
 from jaxrnn.cells.rnn import RNNConfig, RNNParams, rnn, rnn_step
 
@@ -24,9 +27,14 @@ __all__ = [
     "LSTMState",
     "MGUConfig",
     "MGUParams",
+    "MinGRUConfig",
+    "MinGRUParams",
+    "MinLSTMConfig",
+    "MinLSTMParams",
     "RNNConfig",
     "RNNParams",
     "RegularizeConfig",
+    "affine_rule",
     "gru",
     "gru_step",
     "indrnn",
@@ -35,6 +43,10 @@ __all__ = [
     "lstm_step",
     "mgu",
     "mgu_step",
+    "min_gru",
+    "min_gru_step",
+    "min_lstm",
+    "min_lstm_step",
     "regularize",
     "rnn",
     "rnn_step",
@@ -57,6 +69,8 @@ FAMILIES = (
     Family(gru, GRUConfig, {"`gru` with `reset_after=False`": {"reset_after": False}}),
     Family(mgu, MGUConfig),
     Family(indrnn, IndRNNConfig),
+    Family(min_gru, MinGRUConfig),
+    Family(min_lstm, MinLSTMConfig),
 )
 
 

@@ -1,8 +1,10 @@
 """Converts PyTorch's arguments to options of the functional cells."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxrnn import _checks
+from jaxrnn._types import Cell
 from jaxrnn.cells import GRUConfig, RNNConfig
 from jaxrnn.cells._activation import ACTIVATIONS
 from jaxrnn.layers import Layer, directions
@@ -30,6 +32,23 @@ def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) 
 def gru_options(where: str, **variants: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.gru`."""
     return {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+
+
+def without_recurrent(where: str, factory: Callable[..., Cell], drawing: Mapping[str, Any]) -> Callable[..., Cell]:
+    """The factory of a cell that has no recurrent weight, with a `recurrent_init` that draws nothing.
+
+    Raises:
+        TypeError: for an option of the recurrent weight.
+    """
+    for name in ("recurrent_init", "recurrent_metadata"):
+        if drawing.get(name) is not None:
+            got = _checks.describe(drawing[name])
+            raise TypeError(f"{where}: {name} expected None, got {got}; the cell has no recurrent weight")
+
+    def make(hidden_size: int, *, recurrent_init: Any = None, **options: Any) -> Cell:
+        return factory(hidden_size, **options)
+
+    return make
 
 
 def check_torch_has(where: str, layer: Layer) -> None:

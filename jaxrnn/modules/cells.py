@@ -1,4 +1,4 @@
-"""`RNNCell`, `LSTMCell` and `GRUCell`: one step each, for `flax.nnx.RNN` and `nnx.Bidirectional`."""
+"""`RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell` and `MinLSTMCell`: one step each, for `flax.nnx.RNN` and `nnx.Bidirectional`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
-from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.cells import gru, lstm, min_gru, min_lstm, rnn
 from jaxrnn.initializers import Initializer, draw
 from jaxrnn.layers import Layer
 from jaxrnn.modules import _weights
 from jaxrnn.modules._loading import Loading
-from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
+from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options, without_recurrent
 from jaxrnn.modules._weights import DrawingOptions
 
 
@@ -244,3 +244,61 @@ class RNNCell(RecurrentCell):
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
+
+
+class MinGRUCell(RecurrentCell):
+    """One step of a minimal GRU.
+
+    It computes :func:`jaxrnn.min_gru_step`; it is used as :class:`LSTMCell` is.
+
+    Args:
+        input_size, hidden_size, bias, param_dtype, kernel_init, bias_init, kernel_metadata,
+            bias_metadata, rngs: as in :class:`MinGRU`.
+
+    Raises:
+        TypeError, ValueError: as :class:`MinGRU`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> cell = jaxrnn.modules.MinGRUCell(8, 16, rngs=nnx.Rngs(0))
+        >>> h, y = cell(cell.initialize_carry((4, 8)), jnp.ones((4, 8)))
+        >>> h.shape
+        (4, 16)
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **options: Unpack[DrawingOptions]):
+        factory = without_recurrent("MinGRUCell", min_gru, options)
+        super().__init__(factory, {}, input_size, hidden_size, bias, **options)
+
+
+class MinLSTMCell(RecurrentCell):
+    """One step of a minimal LSTM.
+
+    It computes :func:`jaxrnn.min_lstm_step`; it is used as :class:`LSTMCell` is.
+
+    Args:
+        input_size, hidden_size, bias, param_dtype, kernel_init, bias_init, kernel_metadata,
+            bias_metadata, rngs: as in :class:`MinLSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`MinLSTM`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> cell = jaxrnn.modules.MinLSTMCell(8, 16, rngs=nnx.Rngs(0))
+        >>> h, y = cell(cell.initialize_carry((4, 8)), jnp.ones((4, 8)))
+        >>> h.shape
+        (4, 16)
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **options: Unpack[DrawingOptions]):
+        factory = without_recurrent("MinLSTMCell", min_lstm, options)
+        super().__init__(factory, {}, input_size, hidden_size, bias, **options)

@@ -1,11 +1,11 @@
-"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order."""
+"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; `MinGRU` and `MinLSTM` likewise."""
 
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.cells import gru, lstm, min_gru, min_lstm, rnn
 from jaxrnn.modules._base import LayerOptions, Recurrent
-from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options
+from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options, without_recurrent
 
 
 class LSTM(Recurrent):
@@ -179,3 +179,95 @@ class RNN(Recurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
+
+
+class MinGRU(Recurrent):
+    """Layers of minimal GRUs, whose step is affine in the state, used as :class:`GRU`.
+
+    The equations are those of :func:`jaxrnn.min_gru_step`, the network is that of
+    :func:`jaxrnn.stack`. Parameters start at U(±1/√H). `implementation="associative"` runs all
+    steps in parallel.
+
+    Args:
+        kernel_init, bias_init: draw `w_x`; `b`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
+            bias_metadata, deterministic, rngs: as in :class:`LSTM`.
+        recurrent_init, recurrent_metadata: `None`; the cell has no recurrent weight.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`; for a `recurrent_init` or `recurrent_metadata`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> net = jaxrnn.modules.MinGRU(8, 16, num_layers=2, implementation="associative", rngs=nnx.Rngs(0))
+        >>> output, h_n = net(jnp.ones((20, 4, 8)))
+        >>> output.shape, h_n.shape
+        ((20, 4, 16), (2, 4, 16))
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        **options: Unpack[LayerOptions],
+    ):
+        super().__init__(
+            without_recurrent("MinGRU", min_gru, options), {},
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
+        )  # fmt: skip
+
+
+class MinLSTM(Recurrent):
+    """Layers of minimal LSTMs, whose step is affine in the state, used as :class:`GRU`: it has no cell state.
+
+    The equations are those of :func:`jaxrnn.min_lstm_step`, the network is that of
+    :func:`jaxrnn.stack`. Parameters start at U(±1/√H). `implementation="associative"` runs all
+    steps in parallel.
+
+    Args:
+        kernel_init, bias_init: draw `w_x`; `b`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
+            bias_metadata, deterministic, rngs: as in :class:`LSTM`.
+        recurrent_init, recurrent_metadata: `None`; the cell has no recurrent weight.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`; for a `recurrent_init` or `recurrent_metadata`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> net = jaxrnn.modules.MinLSTM(8, 16, num_layers=2, implementation="associative", rngs=nnx.Rngs(0))
+        >>> output, h_n = net(jnp.ones((20, 4, 8)))
+        >>> output.shape, h_n.shape
+        ((20, 4, 16), (2, 4, 16))
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        **options: Unpack[LayerOptions],
+    ):
+        super().__init__(
+            without_recurrent("MinLSTM", min_lstm, options), {},
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
+        )  # fmt: skip

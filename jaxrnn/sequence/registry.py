@@ -1,9 +1,10 @@
 """The implementations by name: which one runs a request, and the table of what each supports.
 
 Without a name, a request runs with the implementation that `MEASURED` gives as the fastest for its
-device, rule, dtype and sizes, if that one supports it; else with "bptt", or with "scan" for a cell
-without a rule. A row of `MEASURED` needs figures in `experiments/benchmarks/results/`. There are none
-for any GPU yet.
+device, rule, dtype and sizes, if that one supports it. Else a cell whose step is affine in the
+state runs with "associative" on an accelerator, in sequences of `PARALLEL_FROM` steps or more.
+Every other request runs with "bptt", or with "scan" for a cell without a rule. A row of `MEASURED`
+needs figures in `experiments/benchmarks/results/`. There are none for any GPU yet.
 
 The choice is made while tracing, for the device of concrete inputs or else the default device of
 the process. It must support every transformation of JAX that the default supports, because nobody
@@ -20,6 +21,7 @@ from jaxrnn import _checks
 from jaxrnn._types import Cell, Rule
 from jaxrnn.cells import variants
 from jaxrnn.cells._step import cast_floating
+from jaxrnn.sequence.implementations.associative import Associative
 from jaxrnn.sequence.implementations.bptt import Bptt
 from jaxrnn.sequence.implementations.cudnn import Cudnn
 from jaxrnn.sequence.implementations.pallas import Pallas, PallasInterpret
@@ -32,10 +34,13 @@ from jaxrnn.sequence.segments import Checkpointed, Runs
 from jaxrnn.sequence.sharding import OnMesh
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    each.name: each for each in (Bptt(), Scan(), Reference(), Cudnn(), Pallas(), PallasInterpret())
+    each.name: each for each in (Bptt(), Scan(), Reference(), Associative(), Cudnn(), Pallas(), PallasInterpret())
 }
 
 ANY = 2**62
+
+# The fewest steps that "associative" is chosen for on an accelerator. It is a guess: no figure is committed yet.
+PARALLEL_FROM = 256
 
 
 class Measured(NamedTuple):
@@ -73,6 +78,8 @@ def choose(request: Request, implementation: Any = None, measured: Sequence[Meas
         rows = MEASURED if measured is None else measured
         fastest = [IMPLEMENTATIONS[row.implementation] for row in rows if _applies(row, request)]
         default = IMPLEMENTATIONS["scan" if IMPLEMENTATIONS["bptt"].unsupported(request) else "bptt"]
+        if request.device.platform != "cpu" and request.inputs.time >= PARALLEL_FROM:
+            fastest.append(IMPLEMENTATIONS["associative"])
         found = next((each for each in fastest if each.unsupported(request) is None), default)
     reason = found.unsupported(request)
     if reason is not None:

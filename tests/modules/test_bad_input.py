@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from jaxrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MinGRU, MinLSTMCell, RNNCell
 from tests.support.modules import MASK, RESETS, XS, rngs
 from tests.support.registry import LENGTHS, B, H, I, T
 
@@ -41,6 +41,17 @@ REFUSED = {
     "reset_after": (lambda: GRUCell(I, H, reset_after=0, rngs=rngs()), TypeError, "GRUCell: reset_after expected True"),
     "deterministic": (lstm(deterministic=0), TypeError, "LSTM: deterministic expected True or False"),
     "rngs": (lambda: LSTM(I, H, rngs=jax.random.key(0)), TypeError, "LSTM: rngs expected flax.nnx.Rngs, such as nnx.Rngs"),
+    "recurrent_init without a recurrent weight": (
+        lambda: MinGRU(I, H, recurrent_init=nnx.initializers.zeros, rngs=rngs()), TypeError,
+        "MinGRU: recurrent_init expected None, got .*; the cell has no recurrent weight"),
+    "recurrent_metadata without a recurrent weight": (
+        lambda: MinLSTMCell(I, H, recurrent_metadata={"a": 1}, rngs=rngs()), TypeError,
+        "MinLSTMCell: recurrent_metadata expected None, got .*; the cell has no recurrent weight"),
+    "load of PyTorch's into a cell that it lacks": (
+        lambda: MinGRU(I, H, rngs=rngs()).load_torch(GRU(I, H, rngs=rngs()).to_torch()), TypeError,
+        "MinGRU.load: params.0. expected MinGRUParams, got GRUParams"),
+    "to_torch of a cell that it lacks": (
+        lambda: MinGRU(I, H, rngs=rngs()).to_torch(), TypeError, "to_torch: params.* MinGRUParams"),
     "rngs of a cell": (lambda: RNNCell(I, H, rngs=0), TypeError, "RNNCell: rngs expected flax.nnx.Rngs, .* got int 0"),
     # sequences
     "rank": (lambda: call(XS[0, 0]), ValueError, r"GRU: xs expected shape \(T, \*B, I\), got \(3,\)"),

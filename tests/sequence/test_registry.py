@@ -25,7 +25,7 @@ def test_page_contains_the_table_of_features():
     is_there = registry.table() in PAGE.read_text(encoding="utf-8")
     command = 'python -c "from jaxrnn.sequence import registry; print(registry.table())"'
     assert is_there, f"{PAGE.relative_to(ROOT)} expected the table that `{command}` prints"
-    assert "| mask | yes | yes | yes | no (" in registry.table()
+    assert "| mask | yes | yes | yes | yes | no (" in registry.table()
 
 
 def test_implementations_name_only_known_features():

@@ -82,8 +82,22 @@ def mgu(name, params, h, x):
     return ((1 - f) * h + f * n,) * 2
 
 
+def min_gru(name, params, h, x):
+    p = fields(params)
+    z, n = np.split(x @ p["w_x"] + p["b"], 2, -1)
+    h = (1 - sigmoid(z)) * h + sigmoid(z) * n
+    return h, h
+
+
+def min_lstm(name, params, h, x):
+    p = fields(params)
+    i, f, n = np.split(x @ p["w_x"] + p["b"], 3, -1)
+    h = (sigmoid(f) * h + sigmoid(i) * n) / (sigmoid(f) + sigmoid(i))
+    return h, h
+
+
 # By the first word of a row of the registry.
-STEPS = {"rnn": rnn, "indrnn": rnn, "lstm": lstm, "gru": gru, "mgu": mgu}
+STEPS = {"rnn": rnn, "indrnn": rnn, "lstm": lstm, "gru": gru, "mgu": mgu, "min_gru": min_gru, "min_lstm": min_lstm}
 
 
 def step_of(name: str) -> Any:

@@ -7,7 +7,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import Bidirectional, LSTMState
-from jaxrnn.modules import GRU, LSTM, RNN
+from jaxrnn.modules import GRU, LSTM, RNN, MinGRU, MinLSTM
 from tests.support.registry import B, H, I, T, bits, random_like
 
 SEED = 0
@@ -46,6 +46,14 @@ MODULES = {
     "gru-variants": (
         lambda: GRU(I, H, bias=False, reset_after=False, layer_norm=True, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.gru(H, use_bias=False, reset_after=False, layer_norm=True)]),
+    ),
+    "min_gru": (
+        lambda: MinGRU(I, H, 2, bias=False, bidirectional=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.min_gru(H, use_bias=False)] * 2, bidirectional=True),
+    ),
+    "min_lstm": (
+        lambda: MinLSTM(I, H, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.min_lstm(H)]),
     ),
 }
 KINDS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}

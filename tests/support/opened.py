@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.support.in_jax import in_order_of_reading, limited
-from tests.support.registry import H, cell_of, quick_jit
+from tests.support.registry import AFFINE, H, cell_of, quick_jit
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
-GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn"}
+GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn", "min_gru": "zn", "min_lstm": "ifn"}
 
 
 def gates_of(name: str) -> str:
@@ -24,8 +24,10 @@ def gates_of(name: str) -> str:
 
 
 def names_of(name: str) -> str:
-    """The names of all that is added inside a step: to pre-activations, to q of a GRU, and C for the memory."""
+    """The names of all that is added inside a step: to pre-activations, to q of a GRU, C for the memory, and a and b where they exist."""
     family = name.split("-")[0]
+    if name in AFFINE:
+        return "ab"
     more = {"lstm": "C", "gru": "" if "before" in name else "q"}
     return gates_of(name) + more.get(family, "")
 
@@ -87,7 +89,26 @@ def _mgu(name, p, h, x, e):
     return (1 - f) * h + f * tanh(x_n + (f * h) @ w_n + e["n"])
 
 
-STEPS = {"rnn": _rnn, "indrnn": _rnn, "lstm": _lstm, "gru": _gru, "mgu": _mgu}
+def _min_gru(name, p, h, x, e):
+    z, n = jnp.split(_biased(x @ p.w_x, p.b), 2, -1)
+    return (1 - sigmoid(z) + e["a"]) * h + sigmoid(z) * n + e["b"]
+
+
+def _min_lstm(name, p, h, x, e):
+    i, f, n = jnp.split(_biased(x @ p.w_x, p.b), 3, -1)
+    f, i = sigmoid(f), sigmoid(i)
+    return (f / (f + i) + e["a"]) * h + i / (f + i) * n + e["b"]
+
+
+STEPS = {
+    "rnn": _rnn,
+    "indrnn": _rnn,
+    "lstm": _lstm,
+    "gru": _gru,
+    "mgu": _mgu,
+    "min_gru": _min_gru,
+    "min_lstm": _min_lstm,
+}
 
 
 def _where(condition, a, b):

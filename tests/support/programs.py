@@ -13,7 +13,19 @@ import numpy as np
 
 import jaxrnn
 from jaxrnn import Cell
-from tests.support.registry import CELLS, FAMILIES, B, T, cell_of, make, numpy_of, of_cell, quick_jit, random_like
+from tests.support.registry import (
+    AFFINE,
+    CELLS,
+    FAMILIES,
+    B,
+    T,
+    cell_of,
+    make,
+    numpy_of,
+    of_cell,
+    quick_jit,
+    random_like,
+)
 
 ALL, NONE = np.ones((T, B), bool), np.zeros((T, B), bool)
 
@@ -69,6 +81,7 @@ def cotangents_of(name: str, emphasis: Any = (1.0, 1.0, 1.0)) -> Any:
 # Every implementation with a hand-written backward pass, with the cells of the registry that it supports.
 FUSED = ("rnn-tanh", "rnn-relu", "rnn-sigmoid", "lstm", "lstm-coupled", "gru")
 PAIRS = [of_cell(name, "bptt") for name in CELLS] + [of_cell(name, "pallas_interpret") for name in FUSED]
+PAIRS += [of_cell(name, "associative") for name in AFFINE]
 
 
 def backward_program(name: str, implementation: str = "bptt", reverse: bool = False) -> Callable[..., Any]:

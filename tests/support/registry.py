@@ -33,7 +33,12 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "lstm-regularized": lambda: jaxrnn.regularize(jaxrnn.lstm(H), recurrent_dropout=0.2, zoneout=0.3),
     "mgu": lambda: jaxrnn.mgu(H),
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
+    "min_gru": lambda: jaxrnn.min_gru(H),
+    "min_lstm": lambda: jaxrnn.min_lstm(H),
 }
+
+# Those whose step is affine and diagonal in the state, which "associative" runs.
+AFFINE = ("min_gru", "min_lstm")
 
 
 def of_cell(name: str, *more: Any) -> Any:

@@ -74,8 +74,14 @@ def cells_of_the_table():
     found = list(configuration.FACTORIES)
     rows = [line for line in text_of(README).splitlines() if line.startswith(("| `lstm` |", "| `gru` |", "| `rnn` |"))]
     rest = [name for name in found if not any(row.startswith(f"| `{name}`") for row in rows)]
-    assert rest == ["mgu", "indrnn", "regularize"]
-    return f"| {names(rest[:2])} | minimal gated unit; independently recurrent network | | `{rest[2]}(cell, ...)` |"
+    *rest, last = rest
+    assert rest == ["mgu", "indrnn", "min_gru", "min_lstm"]
+    affine = [name for name in rest if configuration.FACTORIES[name](2).rule.affine is not None]
+    assert affine == rest[2:]
+    return (
+        f"| {names(rest[:2])} | minimal gated unit; independently recurrent network | | {names(affine)} | minimal GRU and "
+        f"LSTM, whose gates read the input alone: their step is affine in the state | | `{last}(cell, ...)` |"
+    )
 
 
 @says(README)
@@ -283,8 +289,8 @@ def registry_returns_its_table():
 def files_of_implementations():
     folder = ROOT / "jaxrnn/sequence/implementations"
     files = sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "protocol")
-    assert files == ["bptt", "cudnn", "pallas", "reference", "scan"]
-    return "one file each for bptt, scan, reference, cudnn and pallas (with `kernels/`)"
+    assert files == ["associative", "bptt", "cudnn", "pallas", "reference", "scan"]
+    return "one file each for bptt, scan, reference, associative, cudnn and pallas (with `kernels/`)"
 
 
 @says(README)
@@ -327,8 +333,10 @@ def entries_of_a_state():
 
 @says(GLOSSARY)
 def families():
-    assert list(configuration.FACTORIES) == ["rnn", "lstm", "gru", "mgu", "indrnn", "regularize"]
-    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, IndRNN"
+    assert list(configuration.FACTORIES) == [
+        "rnn", "lstm", "gru", "mgu", "indrnn", "min_gru", "min_lstm", "regularize",
+    ]  # fmt: skip
+    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, IndRNN, minGRU, minLSTM"
 
 
 @says(GLOSSARY)
