@@ -136,6 +136,22 @@ def test_long_float32_sequences_of_the_cells_are_finite_and_equal_the_loop(name,
     assert gap(both("associative"), both("bptt")) <= 2e-5
 
 
+def test_slope_of_the_root_is_bounded():
+    """Where a is 1 the slope of √(1 - a²) is infinite. The bound holds by hand and by JAX, and nothing is NaN."""
+    cell = jaxrnn.rg_lru(H)
+    params = cell.init(jax.random.key(0), I, jnp.float32)
+    params = params._replace(decay=jnp.asarray([-200.0, -30.0, -13.0, -4.0], jnp.float32))
+    xs = random_like(1, jax.ShapeDtypeStruct((T, B, I), jnp.float32), jnp.float32)
+
+    def gradients(implementation):
+        value = lambda params, xs: jaxrnn.unroll(cell, params, xs, implementation=implementation)[1].sum()  # noqa: E731
+        return jax.grad(value, (0, 1))(params, xs)
+
+    chex.assert_tree_all_finite(gradients("associative"))
+    for implementation in ("associative", "bptt"):
+        chex.assert_trees_all_close(gradients(implementation), gradients("scan"), rtol=1e-4, atol=1e-6)
+
+
 def test_nan_and_overflow_do_not_cross_a_reset():
     """A product with 0 would let them through. The gradients before the reset are those of zeros after it."""
     params = MemoryParams(jnp.ones((I, H)), jnp.asarray([1.0, 0.5, 2.0, 0.0], jnp.float32))
