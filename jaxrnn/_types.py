@@ -96,7 +96,8 @@ class Affine(NamedTuple):
 
     Attributes:
         coefficients: ``(params, xs) -> (a, b, kept)``. a and b have the structure, shapes and dtypes
-            of the state at these steps; ``kept`` is any pytree that ``coefficients_backward`` reads.
+            of the state at these steps; ``kept`` is any pytree that ``coefficients_backward`` reads,
+            whose leaves have the leading axes too.
         coefficients_backward: ``(params, xs, kept, da, db) -> (dparams, dxs)``. The transpose, by
             hand; the cotangents of parameters are summed over the leading axes.
         read: ``(params, states, xs) -> ys``, or ``None`` where the output is the state, one array.

@@ -5,6 +5,7 @@ Two draws from one key have the same bits, so that their correlation is near 1, 
 """
 
 import ast
+import inspect
 import itertools
 import types
 from pathlib import Path
@@ -42,6 +43,12 @@ UNIFORM = {
 }
 
 
+def drawn_by(factory):
+    """The initialisers that a factory takes."""
+    wanted = {**UNIFORM, "gate_init": UNIFORM["kernel_init"]}
+    return {name: init for name, init in wanted.items() if name in inspect.signature(factory).parameters}
+
+
 def assert_independent(draws):
     """Asserts that no two of the named draws are correlated in the entries that both have."""
     for (one, a), (other, b) in itertools.combinations(draws.items(), 2):
@@ -72,7 +79,7 @@ def blocks(name, tree, size=H):
 
 
 @pytest.mark.parametrize("cell", [
-    *(family.factory(H, **UNIFORM) for family in FAMILIES), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
+    *(family.factory(H, **drawn_by(family.factory)) for family in FAMILIES), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
 ], ids=repr)  # fmt: skip
 def test_parameters_of_a_cell_and_their_gates_are_drawn_independently(cell):
     """The input has as many features as there are units, so that one key would make equal matrices."""
@@ -88,7 +95,7 @@ def test_layers_and_directions_are_drawn_independently():
     assert_independent(draws)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM"])
 def test_parameters_of_modules_are_drawn_independently(kind):
     """Two modules and two cells draw from the streams of one `Rngs`."""
     rngs = nnx.Rngs(0)
@@ -394,6 +401,7 @@ def test_held_out_sequences_are_no_training_sequences():
 SPLITS = {"split", "fold_in", "fork", "default_rng"}
 PLACES = {
     "jaxrnn/cells/_family.py": {"init_params"},
+    "jaxrnn/cells/rg_lru.py": {"_init"},
     "jaxrnn/initializers.py": {"draw_gates", "draw_biases"},
     "jaxrnn/network.py": {"_init", "_unroll", "_split_key"},
     "jaxrnn/cells/regularize.py": {"_sample"},

@@ -11,6 +11,7 @@ from jaxrnn.cells.mgu import MGUConfig, MGUParams, mgu, mgu_step
 from jaxrnn.cells.min_gru import MinGRUConfig, MinGRUParams, min_gru, min_gru_step
 from jaxrnn.cells.min_lstm import MinLSTMConfig, MinLSTMParams, min_lstm, min_lstm_step
 from jaxrnn.cells.regularize import RegularizeConfig, regularize
+from jaxrnn.cells.rg_lru import RGLRUConfig, RGLRUParams, rg_lru, rg_lru_step
 from jaxrnn.cells.rnn import RNNConfig, RNNParams, rnn, rnn_step
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "MinGRUParams",
     "MinLSTMConfig",
     "MinLSTMParams",
+    "RGLRUConfig",
+    "RGLRUParams",
     "RNNConfig",
     "RNNParams",
     "RegularizeConfig",
@@ -48,6 +51,8 @@ __all__ = [
     "min_lstm",
     "min_lstm_step",
     "regularize",
+    "rg_lru",
+    "rg_lru_step",
     "rnn",
     "rnn_step",
     "variants",
@@ -71,6 +76,7 @@ FAMILIES = (
     Family(indrnn, IndRNNConfig),
     Family(min_gru, MinGRUConfig),
     Family(min_lstm, MinLSTMConfig),
+    Family(rg_lru, RGLRUConfig, by_units=False),
 )
 
 

@@ -46,6 +46,7 @@ class Family(NamedTuple):
     factory: Callable[..., Cell]
     config: type[FamilyConfig]
     forms: Mapping[str, Mapping[str, Any]] = {}  # by title: options with which an implementation may refuse the cell
+    by_units: bool = True  # whether every unit owns columns of each parameter, so that units can be sharded
 
 
 def make_cell(config: FamilyConfig, step: Any, rule: Rule, initializers: Initializers) -> Cell:

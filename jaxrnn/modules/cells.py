@@ -1,4 +1,4 @@
-"""`RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell` and `MinLSTMCell`: one step each, for `flax.nnx.RNN` and `nnx.Bidirectional`."""
+"""One step of each cell, for `flax.nnx.RNN` and `nnx.Bidirectional`: `RNNCell`, `LSTMCell`, `GRUCell`, minimal ones."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack

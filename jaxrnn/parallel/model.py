@@ -21,7 +21,7 @@ from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.sharding import row_shardings
 
 WHERE = "model_parallel"
-CONFIGS = tuple(family.config for family in FAMILIES)
+CONFIGS = tuple(family.config for family in FAMILIES if family.by_units)
 
 
 @overload

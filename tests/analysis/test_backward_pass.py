@@ -55,7 +55,7 @@ def columns(name, gate, params):
     seen = [g for g in "ifo" if g in gates]
     found = {}
     for field, value in params._asdict().items():
-        if value is None or field == "w_proj":
+        if value is None or field in ("w_proj", "w_gates", "b_gates", "decay"):
             found[field] = None
         elif field == "norm":
             parts = {key: leaf[at] if key in ("scale_x", "scale_h") else None for key, leaf in value._asdict().items()}

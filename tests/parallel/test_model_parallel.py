@@ -21,7 +21,7 @@ pytestmark = pytest.mark.devices
 I, H, T, B = 4, 8, 6, 4  # noqa: E741
 N = 4  # devices along the axis of the units
 
-CELLS = {family.factory.__name__: family.factory(H) for family in FAMILIES} | {
+CELLS = {family.factory.__name__: family.factory(H) for family in FAMILIES if family.by_units} | {
     "lstm-projection": jaxrnn.lstm(H, projection_size=4, peephole=True),
     "lstm-coupled": jaxrnn.lstm(H, coupled=True, use_bias=False),
     "gru-before": jaxrnn.gru(H, reset_after=False),

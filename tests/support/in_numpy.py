@@ -96,8 +96,30 @@ def min_lstm(name, params, h, x):
     return h, h
 
 
+def rg_lru(name, params, h, x):
+    p = fields(params)
+    u, blocks, size = x @ p["w_x"] + p["b"], len(p["w_gates"]), p["w_gates"].shape[1]
+    r, i = np.zeros_like(u), np.zeros_like(u)
+    for k in range(blocks):
+        at, w = slice(k * size, (k + 1) * size), p["w_gates"][k]
+        r[..., at], i[..., at] = u[..., at] @ w[:, :size], u[..., at] @ w[:, size:]
+    b_r, b_i = np.split(p["b_gates"], 2)
+    a = np.exp(-8 * sigmoid(r + b_r) * np.log1p(np.exp(p["decay"])))
+    h = a * h + np.sqrt(1 - a**2) * sigmoid(i + b_i) * u
+    return h, h
+
+
 # By the first word of a row of the registry.
-STEPS = {"rnn": rnn, "indrnn": rnn, "lstm": lstm, "gru": gru, "mgu": mgu, "min_gru": min_gru, "min_lstm": min_lstm}
+STEPS = {
+    "rnn": rnn,
+    "indrnn": rnn,
+    "lstm": lstm,
+    "gru": gru,
+    "mgu": mgu,
+    "min_gru": min_gru,
+    "min_lstm": min_lstm,
+    "rg_lru": rg_lru,
+}
 
 
 def step_of(name: str) -> Any:

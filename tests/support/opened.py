@@ -14,7 +14,16 @@ from tests.support.in_jax import in_order_of_reading, limited
 from tests.support.registry import AFFINE, H, cell_of, quick_jit
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
-GATES = {"rnn": "h", "indrnn": "h", "lstm": "ifgo", "gru": "rzn", "mgu": "fn", "min_gru": "zn", "min_lstm": "ifn"}
+GATES = {
+    "rnn": "h",
+    "indrnn": "h",
+    "lstm": "ifgo",
+    "gru": "rzn",
+    "mgu": "fn",
+    "min_gru": "zn",
+    "min_lstm": "ifn",
+    "rg_lru": "u",
+}
 
 
 def gates_of(name: str) -> str:
@@ -100,6 +109,16 @@ def _min_lstm(name, p, h, x, e):
     return (f / (f + i) + e["a"]) * h + i / (f + i) * n + e["b"]
 
 
+def _rg_lru(name, p, h, x, e):
+    u = _biased(x @ p.w_x, p.b)
+    n, size, _ = p.w_gates.shape
+    parts = [u[:, k * size : (k + 1) * size] @ p.w_gates[k] for k in range(n)]
+    r, i = (jnp.concatenate([jnp.split(part, 2, -1)[g] for part in parts], -1) for g in (0, 1))
+    b_r, b_i = jnp.split(p.b_gates, 2)
+    a = jnp.exp(-8 * sigmoid(r + b_r[None]) * jnp.log1p(jnp.exp(p.decay))[None])
+    return (a + e["a"]) * h + jnp.sqrt(1 - a**2) * sigmoid(i + b_i[None]) * u + e["b"]
+
+
 STEPS = {
     "rnn": _rnn,
     "indrnn": _rnn,
@@ -108,6 +127,7 @@ STEPS = {
     "mgu": _mgu,
     "min_gru": _min_gru,
     "min_lstm": _min_lstm,
+    "rg_lru": _rg_lru,
 }
 
 

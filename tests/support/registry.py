@@ -35,10 +35,11 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
     "min_gru": lambda: jaxrnn.min_gru(H),
     "min_lstm": lambda: jaxrnn.min_lstm(H),
+    "rg_lru": lambda: jaxrnn.rg_lru(H, num_blocks=2),
 }
 
 # Those whose step is affine and diagonal in the state, which "associative" runs.
-AFFINE = ("min_gru", "min_lstm")
+AFFINE = ("min_gru", "min_lstm", "rg_lru")
 
 
 def of_cell(name: str, *more: Any) -> Any:
