@@ -33,7 +33,7 @@ from jaxrnn.sequence.segments import Checkpointed, Runs
 from jaxrnn.sequence.sharding import OnMesh
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    each.name: each for each in (Bptt(), Scan(), Reference(), Newton(), Cudnn(), Pallas(), PallasInterpret())
+    each.name: each for each in (Bptt(), Scan(), Reference(), Cudnn(), Pallas(), PallasInterpret(), Newton())
 }
 
 ANY = 2**62

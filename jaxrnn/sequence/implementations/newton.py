@@ -22,7 +22,7 @@ from jaxrnn import _checks
 from jaxrnn._types import Rule
 from jaxrnn.sequence.implementations.bptt import bptt_backward, bptt_forward, run_forward
 from jaxrnn.sequence.implementations.newton_back import pull_back
-from jaxrnn.sequence.implementations.newton_solve import Settings, solve
+from jaxrnn.sequence.implementations.newton_solve import Progress, Settings, solve
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
 from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request
 
@@ -50,7 +50,8 @@ class Newton(Implementation):
             memory, O(T B D) for O(T B D²), but more iterations unless the cell is diagonal, such as
             :func:`indrnn`. Its passes are made one after another.
         tolerance: the largest residual, relative to the largest entry of the sequence's states in
-            the window, of each part of the state by itself; by default 16 times the epsilon of the dtype.
+            the window, of each part of the state by itself; by default 16 times the epsilon of
+            the dtype, and with a narrower `compute_dtype` the epsilon of that.
         max_iterations: of a window, before it is run step by step.
         window: the steps that are solved at once; by default as many as fit into 64 MiB, at
             least 16.
@@ -100,8 +101,9 @@ class Newton(Implementation):
     damping: float = 1.0
 
     def __post_init__(self) -> None:
-        checked = {"max_iterations": _checks.positive_int("Newton", "max_iterations", self.max_iterations)}
         _checks.one_of("Newton", "jacobian", self.jacobian, JACOBIANS)
+        checked: dict[str, Any] = {}
+        checked["max_iterations"] = _checks.positive_int("Newton", "max_iterations", self.max_iterations)
         if self.tolerance is not None:
             checked["tolerance"] = _checks.positive_float("Newton", "tolerance", self.tolerance)
         if self.window is not None:
@@ -128,7 +130,7 @@ class Newton(Implementation):
         return newton(self.settings, options, *inputs)
 
 
-def _precise(f: Any) -> Any:
+def precise(f: Any) -> Any:
     """`f` with float32 products in float32: with TF32, the default on NVIDIA's cards, r stays above the tolerance."""
 
     @functools.wraps(f)
@@ -146,7 +148,7 @@ def _recomputing(options: Options) -> Options:
     return options._replace(checkpoint="gates")
 
 
-@_precise
+@precise
 def _run(settings: Settings, options: Options, inputs: Inputs) -> tuple[Outcome, Any]:
     """What `Implementation.run` returns, and the states."""
     if not inputs.time:
@@ -154,6 +156,12 @@ def _run(settings: Settings, options: Options, inputs: Inputs) -> tuple[Outcome,
     else:
         final, ys, states, _ = solve(settings, options, inputs)
     return (final, ys, states if options.return_states else None), states
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def progress_of(settings: Settings, options: Options, inputs: Inputs) -> Progress:
+    """How the iteration goes, of inputs with at least one step."""
+    return precise(solve)(settings, options, inputs)[3]
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
@@ -175,7 +183,7 @@ def _backward(settings: Settings, options: Options, saved: Any, cotangents: Any)
     inputs, states = saved
     if not inputs.time:
         return bptt_backward(_recomputing(options), (inputs, states, None), cotangents)
-    return _precise(pull_back)(settings, options, inputs, states, cotangents)
+    return precise(pull_back)(settings, options, inputs, states, cotangents)
 
 
 @_backward.defjvp

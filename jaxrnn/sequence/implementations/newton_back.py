@@ -57,7 +57,7 @@ def pull_back(settings: Settings, options: Options, inputs: Inputs, states: Stat
         return bptt_backward(options._replace(checkpoint="gates"), (inputs, states, None), cotangents)
     dfinal, dys, dstates = cotangents
     time, reverse = inputs.time, options.reverse
-    size = window_length(settings._replace(jacobian="full"), inputs)
+    size = window_length(settings._replace(jacobian="full"), options, inputs)
     steps = _Steps(inputs.xs, dys, dstates, padded_mask(inputs, size), inputs.resets, inputs.borders)
     steps = in_windows(in_order(reverse, steps), time, size)
     states = in_windows(in_order(reverse, states), time, size, hold=True)

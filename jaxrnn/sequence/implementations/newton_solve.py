@@ -28,7 +28,7 @@ from jaxrnn.sequence.request import Inputs, Options, operands
 
 MEMORY = 64 * 2**20  # bytes that the Jacobians of a window may take, see `bytes_of_step`
 FEWEST_STEPS = 16  # of a window, also where their Jacobians take more than that
-SWEEPS = 8  # steps that the guess of each state has seen
+SWEEPS = 8  # steps that the guess of each state has seen, at most a quarter of the window
 ROUNDINGS = 16  # the tolerance of a dtype, in units of its epsilon
 
 
@@ -72,19 +72,29 @@ def state_size(inputs: Inputs) -> int:
     return sum(math.prod(leaf.shape[lead:]) for leaf in jax.tree.leaves(inputs.state))
 
 
-def bytes_of_step(settings: Settings, inputs: Inputs) -> int:
-    """What one step of a window takes: its Jacobians, or their diagonals, and the copies that the scan makes."""
-    size = state_size(inputs)
-    entries = 4 * size * size if settings.jacobian == "full" else 16 * size
-    itemsize = jax.tree.leaves(inputs.state)[0].dtype.itemsize
-    return max(1, entries * itemsize * math.prod(inputs.batch_shape))
+def bytes_of_step(settings: Settings, options: Options, inputs: Inputs) -> int:
+    """What one step of a window takes, of all sequences together, in D entries of the state and Z of the projection.
+
+    The full Jacobian: D (Z + 2D) numbers a sequence. Z D are what `rule.backward` makes on the way, as much as D² for
+    an RNN, 3D² for a GRU and 2D² for an LSTM; 2D² are the Jacobian and the copies that the scan halves. The diagonal:
+    7 Z numbers. `tests/sequence/test_newton.py` measures both.
+    """
+
+    def first() -> PyTree:
+        x = jax.tree.map(lambda leaf: leaf[0], inputs.xs)
+        return options.rule.project(operands(options, inputs.params), x)
+
+    projected = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(first)))
+    size, sequences = state_size(inputs), math.prod(inputs.batch_shape)
+    numbers = size * (projected + 2 * size * sequences) if settings.jacobian == "full" else 7 * projected
+    return max(1, numbers * jax.tree.leaves(inputs.state)[0].dtype.itemsize)
 
 
-def window_length(settings: Settings, inputs: Inputs) -> int:
+def window_length(settings: Settings, options: Options, inputs: Inputs) -> int:
     """The steps that are solved at once."""
     longest = settings.window
     if longest is None:
-        longest = max(FEWEST_STEPS, MEMORY // bytes_of_step(settings, inputs))
+        longest = max(FEWEST_STEPS, MEMORY // bytes_of_step(settings, options, inputs))
     count = -(-inputs.time // min(longest, inputs.time))
     return -(-inputs.time // count)
 
@@ -138,9 +148,7 @@ def unflat(entries: Array, like: State) -> State:
     sizes = [math.prod(leaf.shape[lead:]) for leaf in leaves]
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     parts = [entries[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]
-    shaped = [
-        part.reshape(*entries.shape[:-1], *leaf.shape[lead:]) for part, leaf in zip(parts, leaves, strict=True)
-    ]
+    shaped = [part.reshape(*entries.shape[:-1], *leaf.shape[lead:]) for part, leaf in zip(parts, leaves, strict=True)]
     return jax.tree.unflatten(structure, shaped)
 
 
@@ -209,8 +217,10 @@ def tolerance_of(settings: Settings, options: Options, dtype: Any) -> float:
     """The largest relative residual of a solution."""
     if settings.tolerance is not None:
         return settings.tolerance
-    narrowest = min((dtype, options.compute_dtype or dtype), key=lambda dtype: jnp.finfo(dtype).bits)
-    return ROUNDINGS * float(jnp.finfo(narrowest).eps)
+    compute = dtype if options.compute_dtype is None else options.compute_dtype
+    if jnp.finfo(compute).bits < jnp.finfo(dtype).bits:  # f jumps by about half of that from one state to the next
+        return float(jnp.finfo(compute).eps)
+    return ROUNDINGS * float(jnp.finfo(dtype).eps)
 
 
 def zeros_of_outputs(options: Options, params: Params, state: State, zs: PyTree) -> PyTree:
@@ -258,7 +268,8 @@ def solve_window(
         history = at.history.at[at.count + 1].set(jnp.where(active, error, jnp.nan))
         return _Iterate(at.count + 1, states, tape, r, error, at.iterations + active.astype(jnp.int32), history)
 
-    guess = jax.lax.fori_loop(0, SWEEPS, lambda _, states: step_everywhere(options, inputs, zs, states)[1], guess)
+    sweeps = min(SWEEPS, inputs.time // 4)
+    guess = jax.lax.fori_loop(0, sweeps, lambda _, states: step_everywhere(options, inputs, zs, states)[1], guess)
     tape, r, error = look(guess)
     history = jnp.full((1 + settings.max_iterations, *error.shape), jnp.nan, error.dtype).at[0].set(error)
     start = _Iterate(jnp.int32(0), guess, tape, r, error, jnp.zeros(error.shape, jnp.int32), history)
@@ -280,7 +291,7 @@ def solve_window(
 
 def solve(settings: Settings, options: Options, inputs: Inputs) -> tuple[State, PyTree, State, Progress]:
     """Final state, outputs, states and progress, window after window."""
-    size = window_length(settings, inputs)
+    size = window_length(settings, options, inputs)
     prepared, reverse = prepared_params(options, inputs), options.reverse
     over_time = in_order(reverse, (inputs.xs, padded_mask(inputs, size), inputs.resets))
     forward = options._replace(reverse=False)
