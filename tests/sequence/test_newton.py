@@ -79,7 +79,7 @@ def test_ten_thousand_steps_take_at_most_five_iterations(name, x64):
 
 
 def test_residuals_are_those_of_each_iteration(x64):
-    """They fall by squares; a sequence that has converged stays where it is."""
+    """They fall by squares. A sequence that has converged stays where it is while others go on."""
     cell, params, xs = at_first("gru", 16, 512, jnp.float64)
     xs = xs.at[:, 1].multiply(0.01)
     found = analysis.newton_convergence(cell, params, xs)
@@ -91,6 +91,14 @@ def test_residuals_are_those_of_each_iteration(x64):
         assert residuals[made, k] <= 16 * np.finfo(float).eps < residuals[made - 1, k]
     assert residuals[3, 0] < 10 * residuals[2, 0] ** 2
     assert found.window == 512
+    lazy = int(np.argmin(residuals[0]))
+    newton = jaxrnn.Newton(tolerance=float(np.sqrt(np.prod(residuals[0]))))
+    together, alone, exact = (
+        jaxrnn.unroll(cell, params, given, implementation=each)[1]
+        for given, each in ((xs, newton), (xs[:, lazy : lazy + 1], newton), (xs, "bptt"))
+    )
+    np.testing.assert_allclose(together[:, lazy], alone[:, 0], rtol=0, atol=1e-12)
+    assert gap(together[:, lazy], exact[:, lazy]) > 1e-5
 
 
 @functools.cache
