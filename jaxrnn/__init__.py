@@ -44,6 +44,7 @@ from jaxrnn.network import Network, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
 from jaxrnn.readouts import Readout, ReadoutParams, readout, readout_loss
 from jaxrnn.saving import load, save
+from jaxrnn.sequence.implementations.newton import Newton
 from jaxrnn.sequence.unroll import unroll
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ __all__ = [
     "MinGRUParams",
     "MinLSTMParams",
     "Network",
+    "Newton",
     "RGLRUParams",
     "RNNParams",
     "Readout",

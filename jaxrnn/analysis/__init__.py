@@ -14,6 +14,7 @@ from jaxrnn.analysis.gates import GateStatistics, gate_statistics, gate_values
 from jaxrnn.analysis.gradient_flow import GradientFlow, gradient_flow
 from jaxrnn.analysis.jacobians import state_jacobians
 from jaxrnn.analysis.lyapunov import LyapunovExponents, lyapunov_exponents
+from jaxrnn.analysis.newton_convergence import NewtonConvergence, newton_convergence
 from jaxrnn.analysis.products import JacobianProducts, jacobian_products
 from jaxrnn.analysis.spectrum import Spectrum, recurrent_spectrum
 
@@ -24,6 +25,7 @@ __all__ = [
     "GradientFlow",
     "JacobianProducts",
     "LyapunovExponents",
+    "NewtonConvergence",
     "Spectrum",
     "ablate_gates",
     "backward_pass",
@@ -34,6 +36,7 @@ __all__ = [
     "gradient_flow",
     "jacobian_products",
     "lyapunov_exponents",
+    "newton_convergence",
     "recurrent_spectrum",
     "state_jacobians",
     "tangent_norms",

@@ -1,4 +1,4 @@
-"""One step of each cell, for `flax.nnx.RNN` and `nnx.Bidirectional`: `RNNCell`, `LSTMCell`, `GRUCell`, minimal ones."""
+"""`RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell`, `MinLSTMCell`: one step each, for `flax.nnx.RNN`, `nnx.Bidirectional`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack

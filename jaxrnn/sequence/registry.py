@@ -24,6 +24,7 @@ from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.implementations.associative import Associative
 from jaxrnn.sequence.implementations.bptt import Bptt
 from jaxrnn.sequence.implementations.cudnn import Cudnn
+from jaxrnn.sequence.implementations.newton import Newton
 from jaxrnn.sequence.implementations.pallas import Pallas, PallasInterpret
 from jaxrnn.sequence.implementations.protocol import TRANSFORMATIONS, Implementation
 from jaxrnn.sequence.implementations.reference import Reference
@@ -34,7 +35,8 @@ from jaxrnn.sequence.segments import Checkpointed, Runs
 from jaxrnn.sequence.sharding import OnMesh
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    each.name: each for each in (Bptt(), Scan(), Reference(), Associative(), Cudnn(), Pallas(), PallasInterpret())
+    each.name: each
+    for each in (Bptt(), Scan(), Reference(), Associative(), Cudnn(), Pallas(), PallasInterpret(), Newton())
 }
 
 ANY = 2**62

@@ -63,7 +63,8 @@ def unroll(
             the dtype of `xs`.
         implementation: `None` chooses. "bptt" is the scan with the hand-written backward pass.
             "scan" is the scan under plain automatic differentiation, which also supports
-            forward mode. "reference" is a Python loop. "cudnn" is the LSTM of NVIDIA's
+            forward mode. "reference" is a Python loop. "newton" solves all steps at once, see
+            :class:`jaxrnn.Newton`, which may be given in its place. "cudnn" is the LSTM of NVIDIA's
             library, in float32, with TF32 products where `jax.default_matmul_precision` allows them.
             "pallas" is one kernel for the whole sequence on a CUDA GPU, for rnn, lstm and gru in
             their plain forms; "pallas_interpret" is the same kernel interpreted on any platform,

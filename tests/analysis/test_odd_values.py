@@ -80,6 +80,11 @@ CALLS = {
         on(GRU, directions=jnp.eye(H, 2), mask=MASK),
         {"directions": FORMS | {"None"}},
     ),
+    "newton_convergence": (
+        a.newton_convergence,
+        on(GRU, state=None, newton=None, lengths=LENGTHS, reverse=False),
+        {"state": {"None"}, "newton": {"None"}, "reverse": {"True"}},
+    ),
     "recurrent_spectrum": (
         a.recurrent_spectrum,
         {"params": LSTM.init(KEY, I), "powers": 2},

@@ -71,7 +71,7 @@ REFUSED = {
     "lengths below 0": (lambda: unroll(lengths=jnp.full(B, -1)), ValueError, "from 0 to T = 6, got -1"),
     # options
     "implementation": (lambda: unroll(implementation="fast"), ValueError,
-                       "unroll: implementation expected one of None, 'bptt', 'scan', 'reference', 'associative', 'cudnn', 'pallas', 'pallas_interpret'; got 'fast'"),
+                       "unroll: implementation expected one of None, 'bptt', 'scan', 'reference', 'associative', 'cudnn', 'pallas', 'pallas_interpret', 'newton'; got 'fast'"),
     "reverse": (lambda: unroll(reverse=jnp.ones((), bool)), TypeError, "unroll: reverse expected True or False"),
     "return_states": (lambda: unroll(return_states="yes"), TypeError, "unroll: return_states expected True or False"),
     "compute_dtype": (lambda: unroll(compute_dtype="int8"), TypeError, "unroll: compute_dtype expected one of the dtypes"),

@@ -82,6 +82,7 @@ def cotangents_of(name: str, emphasis: Any = (1.0, 1.0, 1.0)) -> Any:
 FUSED = ("rnn-tanh", "rnn-relu", "rnn-sigmoid", "lstm", "lstm-coupled", "gru")
 PAIRS = [of_cell(name, "bptt") for name in CELLS] + [of_cell(name, "pallas_interpret") for name in FUSED]
 PAIRS += [of_cell(name, "associative") for name in AFFINE]
+PAIRS += [of_cell(name, "newton") for name in CELLS]
 
 
 def backward_program(name: str, implementation: str = "bptt", reverse: bool = False) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from experiments import __main__ as listing
 from experiments import _summary as summary
 from jaxrnn import _types, analysis, configuration, initializers, modules
 from jaxrnn.sequence import registry, segments
+from jaxrnn.sequence.implementations import newton_back, newton_solve
 from jaxrnn.sequence.implementations.kernels import tiling
 from tests.docs.statements import ROOT, WORDS, record, says, text_of
 from tests.support.registry import TOLERANCE
@@ -289,8 +290,21 @@ def registry_returns_its_table():
 def files_of_implementations():
     folder = ROOT / "jaxrnn/sequence/implementations"
     files = sorted(path.stem for path in folder.glob("[!_]*.py") if path.stem != "protocol")
-    assert files == ["associative", "bptt", "cudnn", "pallas", "reference", "scan"]
-    return "one file each for bptt, scan, reference, associative, cudnn and pallas (with `kernels/`)"
+    assert files == [
+        "associative",
+        "bptt",
+        "cudnn",
+        "newton",
+        "newton_back",
+        "newton_solve",
+        "pallas",
+        "reference",
+        "scan",
+    ]
+    return (
+        "one file each for bptt, scan, reference, associative, cudnn, pallas (with `kernels/`) and newton "
+        "(with `newton_solve.py` and `newton_back.py`)"
+    )
 
 
 @says(README)
@@ -400,6 +414,35 @@ def most_units_of_a_kernel():
 @says(PAGE)
 def tolerance_of_the_kernels():
     return f'`"pallas"` equals `"bptt"` when interpreted (float64, {TOLERANCE["float64"]:.0e})'
+
+
+@says(PAGE)
+def limits_of_newton():
+    memory, fewest = newton_solve.MEMORY // 2**20, newton_solve.FEWEST_STEPS
+    return f"within {memory} MiB, and has {fewest} steps at least"
+
+
+@says(PAGE)
+def gradient_of_newton():
+    return f"With more than {newton_back.LARGEST_STATE} entries in a state, and with `clip_gradient`, the gradient is"
+
+
+@says(PAGE)
+def tolerance_of_newton():
+    newton = jaxrnn.Newton()
+    assert (newton.jacobian, newton.tolerance, newton.window, newton.damping) == ("full", None, None, 1.0)
+    return (
+        f"{newton_solve.ROUNDINGS} times the epsilon of the dtype, of their largest entry; "
+        f"{newton.max_iterations} iterations at most"
+    )
+
+
+@says("docs/mathematics.md")
+def guess_of_newton():
+    return (
+        f"that after {newton_solve.SWEEPS} steps from the state that entered the window, "
+        f"and after fewer in windows of fewer than {4 * newton_solve.SWEEPS} steps"
+    )
 
 
 @says("CHANGELOG.md")
