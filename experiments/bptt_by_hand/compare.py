@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -53,6 +54,11 @@ class Pair(NamedTuple):
     jax: dict[str, Any]
 
 
+def pair(hand: dict[str, Any], by_jax: dict[str, Any]) -> Pair:
+    """A pair whose names keep their order through jit, which sorts those of other dictionaries."""
+    return Pair(OrderedDict(hand), OrderedDict((key, by_jax[key]) for key in hand))
+
+
 class Comparison(NamedTuple):
     """One cell in one dtype."""
 
@@ -95,10 +101,10 @@ def _compare(name: str, cell: jaxrnn.Cell, given: Problem) -> Comparison:
     forward = {key: jnp.stack([step[key] for step in vectors]) for key in equations.VECTORS[name]}
     assert found.by_gate is not None
     return Comparison(
-        Pair(_forward_of(name, cell, given), forward),
-        Pair(_steps_of(name, found), {_delta(key): value for key, value in by_added.items()}),
-        Pair(_by_gate(name, found.by_gate), _by_gate(name, _split(by_params, list(SYMBOLS[name])))),
-        Pair(_read_by_hand(cell, given), {"∂L/∂V": by_read.v, "∂L/∂c": by_read.c}),
+        pair(_forward_of(name, cell, given), forward),
+        pair(_steps_of(name, found), {_delta(key): value for key, value in by_added.items()}),
+        pair(_by_gate(name, found.by_gate), _by_gate(name, _split(by_params, list(SYMBOLS[name])))),
+        pair(_read_by_hand(cell, given), {"∂L/∂V": by_read.v, "∂L/∂c": by_read.c}),
     )
 
 
@@ -208,7 +214,7 @@ def _readouts(params: jaxrnn.ReadoutParams, h: jax.Array, labels: jax.Array, eve
         zeros = jnp.zeros_like(error)  # added to the logits
         by_jax = jax.grad(functools.partial(_total, cost, params.c, y), (0, 1, 2))(zeros, h, params.v)
         by_hand = {"ŷ - y": error, "(ŷ - y) Vᵀ": error @ params.v.T, "hᵀ (ŷ - y)": h.T @ error}
-        found[kind] = Pair(by_hand, dict(zip(by_hand, by_jax, strict=True)))
+        found[kind] = pair(by_hand, dict(zip(by_hand, by_jax, strict=True)))
     return found
 
 
@@ -235,19 +241,19 @@ def _layers(lower: jaxrnn.Cell, upper: jaxrnn.Cell, below: Problem, above: Probl
 
     of_layer, of_input = jax.grad(total, (0, 1))(jnp.zeros_like(found.inputs[1]), below.xs)
     hand = {"δx, to the layer below": found.inputs[1], "δx, to the input": found.inputs[0]}
-    return Pair(hand, dict(zip(hand, (of_layer, of_input), strict=True)))
+    return pair(hand, dict(zip(hand, (of_layer, of_input), strict=True)))
 
 
-def difference(pair: Pair, key: str) -> float:
+def difference(given: Pair, key: str) -> float:
     """The largest of any entry; NaN if either is not a number."""
-    return float(np.max(np.abs(np.asarray(pair.hand[key], np.float64) - np.asarray(pair.jax[key], np.float64))))
+    return float(np.max(np.abs(np.asarray(given.hand[key], np.float64) - np.asarray(given.jax[key], np.float64))))
 
 
-def differing(pair: Pair, bound: float) -> list[str]:
+def differing(given: Pair, bound: float) -> list[str]:
     """The names of what differs by more than a bound."""
     found = []
-    for key in pair.hand:
-        values = np.asarray(pair.hand[key]), np.asarray(pair.jax[key])
+    for key in given.hand:
+        values = np.asarray(given.hand[key]), np.asarray(given.jax[key])
         try:
             chex.assert_tree_all_finite(values)
             chex.assert_trees_all_close(*values, rtol=0, atol=bound)
