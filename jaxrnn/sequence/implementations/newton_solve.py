@@ -275,6 +275,7 @@ def solve_window(
     start = _Iterate(jnp.int32(0), guess, tape, r, error, jnp.zeros(error.shape, jnp.int32), history)
     end = jax.lax.while_loop(proceeds, iterate, start)
     converged = end.error <= tolerance
+    solution = select(inputs.mask, end.tape.after, end.tape.before)  # f at the states: nearer by a step, at no cost
 
     def step_by_step() -> State:
         states = run_forward(options, inputs, True, False)[2]
@@ -282,7 +283,7 @@ def solve_window(
         return states
 
     solved = jnp.all(converged)
-    states = jax.lax.cond(solved, lambda: end.states, step_by_step)
+    states = jax.lax.cond(solved, lambda: solution, step_by_step)
     tape, _, ys = step_everywhere(options, inputs, zs, states)
     position = place_of_output(tape.after, ys)
     ys = ys if position is None else jax.tree.leaves(states)[position]
