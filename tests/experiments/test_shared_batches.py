@@ -101,8 +101,10 @@ def test_batches_that_the_devices_do_not_divide_are_refused(script, options, cap
     assert not list(tmp_path.iterdir())
 
 
-def test_jobs_of_gradient_flow_share_the_devices(capsys, tmp_path):
-    """Four jobs have two devices each."""
+def test_jobs_of_gradient_flow_share_the_devices(capsys, tmp_path, monkeypatch):
+    """Of eight devices four jobs have two each."""
+    assert len(gradient_flow.jobs_of(gradient_flow.Config(cells=("rnn",)))) == 5
+    monkeypatch.setattr(gradient_flow, "jobs_of", lambda config: dict.fromkeys(range(4)))
     command = ["--cells=rnn", "--devices=8", "--batch-size=7", f"--out={tmp_path}"]
     assert gradient_flow.main(command) == 2
     assert "--batch-size expected a number that 2 devices divide, got 7\n" in capsys.readouterr().err
