@@ -1,4 +1,4 @@
-"""`RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell`, `MinLSTMCell`: one step each, for `flax.nnx.RNN`, `nnx.Bidirectional`."""
+"""One step each, for `nnx.RNN` and `nnx.Bidirectional`: `RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell`, `MinLSTMCell`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack

@@ -370,7 +370,10 @@ def parts_of_the_tape():
 @says(PAGE)
 def nothing_is_measured():
     assert registry.MEASURED == ()
-    return 'There are no rows yet, so the choice is `"bptt"` on every device.'
+    return (
+        "There are no rows yet. On an accelerator a cell whose step is affine in the state runs with "
+        f'`"associative"` from {registry.PARALLEL_FROM} steps on, a number that is not measured.'
+    )
 
 
 @says(PAGE)
