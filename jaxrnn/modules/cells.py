@@ -1,4 +1,4 @@
-"""One step each, for `nnx.RNN` and `nnx.Bidirectional`: `RNNCell`, `LSTMCell`, `GRUCell`, `MinGRUCell`, `MinLSTMCell`."""
+"""One step each, for `nnx.RNN` and `nnx.Bidirectional`: the cells of RNN, LSTM, GRU, MinGRU and MinLSTM."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
