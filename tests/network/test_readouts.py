@@ -14,6 +14,7 @@ from scipy import special
 
 import jaxrnn
 from tests.support.odd_values import ODD, faults
+from tests.support.peers import peer
 
 H, O, B = 4, 3, 5  # noqa: E741
 KINDS = ("identity", "sigmoid", "softmax")
@@ -231,7 +232,9 @@ def test_module_draws_as_torch_does():
 @pytest.mark.peers
 @pytest.mark.parametrize("bias", [True, False])
 def test_module_exchanges_weights_with_torch(bias, rng):
-    torch = pytest.importorskip("torch")
+    peer("torch")
+    import torch
+
     linear = torch.nn.Linear(H, O, bias=bias)
     h = rng.normal(size=(B, H)).astype(np.float32)
     module = jaxrnn.modules.Readout(H, O, bias=bias, rngs=nnx.Rngs(0))
