@@ -1,5 +1,9 @@
 """Strict settings for every test: shapes in signatures are checked, and JAX refuses to promote dtypes or ranks."""
 
+import gc
+from itertools import count
+from pathlib import Path
+
 import chex
 import jax
 import pytest
@@ -28,6 +32,22 @@ def one_device(request, monkeypatch):
 def traces_counted_anew():
     """Chex counts the traces of a process by the name of the function."""
     chex.clear_trace_counter()
+
+
+MAPS = Path("/proc/self/maps")  # where Linux lists the memory mappings of this process, a line each
+tests_run = count(1)
+
+
+@pytest.fixture(autouse=True)
+def few_memory_mappings():
+    """Frees JAX's compiled programs from time to time.
+
+    Each program holds several memory mappings. Linux allows a process 65,530; the next one crashes XLA.
+    """
+    yield
+    if next(tests_run) % 20 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
