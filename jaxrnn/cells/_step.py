@@ -11,7 +11,7 @@ from jaxrnn._types import Params, PyTree, Rule, State
 
 
 def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
-    """Every floating-point leaf in `dtype`, complex ones with parts of that dtype or float32; the others as they are."""
+    """Every floating-point leaf in `dtype`, complex ones with parts of that dtype; the others as they are."""
 
     def cast(leaf: Array) -> Array:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):

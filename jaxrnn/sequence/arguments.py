@@ -62,6 +62,11 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
     inputs, options = _arrays(where, cell, params, xs, state, given), _options(where, cell, given)
     dtypes = dtypes_of(where, cell, params, xs, given.compute_dtype)
     check_dtype_of_state(where, inputs.state, dtypes.state, "params and xs")
+    if options.clip_gradient is not None and is_complex(inputs.state):
+        raise NotImplementedError(
+            f"{where}: clip_gradient expected None for {cell!r}, whose state is complex, got {options.clip_gradient}; "
+            "complex numbers have no order to clip by"
+        )
     inputs = cast_floating(inputs, dtypes.state)
     if dtypes.compute is not None:
         _check_products(where, cell, inputs, dtypes.compute)

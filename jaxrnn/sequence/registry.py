@@ -168,7 +168,9 @@ def table(implementations: Mapping[str, Implementation] = IMPLEMENTATIONS) -> st
     every = implementations.values()
     lines = [["", *(f'`"{each.name}"`' for each in every)], ["---"] * (1 + len(every))]
     for name, request in _examples().items():
-        lines.append([name, *(mark(each.unsupported(request)) for each in every)])
+        asked = [[each.refuses(feature) for feature in request.features] for each in every]
+        why = [next(filter(None, refused), None) for refused in asked]
+        lines.append([name, *(mark(w or each.unsupported_cell(request)) for w, each in zip(why, every, strict=True))])
     for feature in FEATURES:
         lines.append([feature, *(mark(each.refuses(feature)) for each in every)])
     for transformation in TRANSFORMATIONS:
