@@ -132,6 +132,14 @@ def floating(where: str, name: str, value: Any) -> jax.Array:
     return value
 
 
+def complex_array(where: str, name: str, value: Any) -> jax.Array:
+    """`value` as a complex array."""
+    value = array(where, name, value)
+    if value.dtype.name not in COMPLEX.values():
+        raise TypeError(f"{where}: {name} expected a complex array, got {describe(value)}; add 0j to real ones")
+    return value
+
+
 def _remedy(dtype: Any) -> str:
     """What to do with an array of a dtype that is refused."""
     if jnp.issubdtype(dtype, jnp.complexfloating):

@@ -97,7 +97,7 @@ def test_layers_and_directions_are_drawn_independently():
     assert_independent(draws)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM", "RGLRU", "LRU"])
 def test_parameters_of_modules_are_drawn_independently(kind):
     """Two modules and two cells draw from the streams of one `Rngs`."""
     rngs = nnx.Rngs(0)
