@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyCell, Params, PyTree, State
-from jaxrnn.cells._step import cast_floating
+from jaxrnn.cells._step import cast_floating, is_complex
 from jaxrnn.network import Network
 from jaxrnn.sequence.arguments import check_cell
 from jaxrnn.sequence.masking import mask_of_lengths, only, shifted
@@ -52,6 +52,11 @@ def trajectory(
     valid = _valid(where, lengths, mask, xs.shape[:-1])
     final, ys, after = _unroll(cell, params, xs, state, lengths=lengths, mask=mask, reverse=reverse)
     dtype, *others = {leaf.dtype for leaf in jax.tree.leaves(after)} or {jnp.dtype(int)}
+    if is_complex(after):
+        raise NotImplementedError(
+            f"{where}: cell expected one whose state is real, got {_checks.describe(cell)}, whose state is complex; "
+            "backward_pass gives its cotangents"
+        )
     if others or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"{where}: cell expected one whose state is floating-point throughout, got {_checks.describe(cell)} with "

@@ -1,19 +1,23 @@
 """Flax NNX modules over the functional API, with PyTorch's names, arguments and shapes."""
 
-from jaxrnn.modules.cells import GRUCell, LSTMCell, MinGRUCell, MinLSTMCell, RNNCell
-from jaxrnn.modules.layers import GRU, LSTM, RNN, MinGRU, MinLSTM
+from jaxrnn.modules.cells import GRUCell, LRUCell, LSTMCell, MinGRUCell, MinLSTMCell, RGLRUCell, RNNCell
+from jaxrnn.modules.layers import GRU, LRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from jaxrnn.modules.readout import Readout
 
 __all__ = [
     "GRU",
+    "LRU",
     "LSTM",
+    "RGLRU",
     "RNN",
     "GRUCell",
+    "LRUCell",
     "LSTMCell",
     "MinGRU",
     "MinGRUCell",
     "MinLSTM",
     "MinLSTMCell",
+    "RGLRUCell",
     "RNNCell",
     "Readout",
 ]

@@ -80,7 +80,10 @@ def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int
 
 
 def _rows(where: str, name: str, value: Any, expected: Any, hint: str) -> Array:
-    value = _checks.floating(where, name, value)
+    if jnp.issubdtype(expected.dtype, jnp.complexfloating):
+        value = _checks.complex_array(where, name, value)
+    else:
+        value = _checks.floating(where, name, value)
     if value.shape != expected.shape:
         raise ValueError(f"{where}: {name} expected shape (L*D, *B, ·) = {expected.shape}, got {value.shape}; {hint}")
     return value

@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxrnn import _checks
 from jaxrnn._types import Cell
-from jaxrnn.cells import GRUConfig, RNNConfig
+from jaxrnn.cells import GRUConfig, RNNConfig, lru, rg_lru
 from jaxrnn.cells._activation import ACTIVATIONS
 from jaxrnn.layers import Layer, directions
 
@@ -40,15 +40,44 @@ def without_recurrent(where: str, factory: Callable[..., Cell], drawing: Mapping
     Raises:
         TypeError: for an option of the recurrent weight.
     """
-    for name in ("recurrent_init", "recurrent_metadata"):
-        if drawing.get(name) is not None:
-            got = _checks.describe(drawing[name])
-            raise TypeError(f"{where}: {name} expected None, got {got}; the cell has no recurrent weight")
+    _refuse(where, drawing, "recurrent", "recurrent weight")
 
     def make(hidden_size: int, *, recurrent_init: Any = None, **options: Any) -> Cell:
         return factory(hidden_size, **options)
 
     return make
+
+
+def _refuse(where: str, drawing: Mapping[str, Any], role: str, what: str) -> None:
+    """Raises for an initialiser or metadata of a parameter that a cell does not have."""
+    for name in (f"{role}_init", f"{role}_metadata"):
+        if drawing.get(name) is not None:
+            got = _checks.describe(drawing[name])
+            raise TypeError(f"{where}: {name} expected None, got {got}; the cell has no {what}")
+
+
+def rg_lru_factory(where: str, drawing: Mapping[str, Any]) -> Callable[..., Cell]:
+    """:func:`jaxrnn.rg_lru`, whose gates' blocks are drawn by `kernel_init` too."""
+
+    def make(hidden_size: int, *, kernel_init: Any = None, **options: Any) -> Cell:
+        drawn = {} if kernel_init is None else {"kernel_init": kernel_init, "gate_init": kernel_init}
+        return rg_lru(hidden_size, **drawn, **options)
+
+    return without_recurrent(where, make, drawing)
+
+
+def lru_factory(where: str, drawing: Mapping[str, Any]) -> Callable[..., Cell]:
+    """:func:`jaxrnn.lru`, drawn as it draws itself unless there is a `kernel_init`; it has no bias."""
+    _refuse(where, drawing, "bias", "bias")
+    is_given = drawing.get("kernel_init") is not None
+
+    def make(
+        hidden_size: int, *, kernel_init: Any = None, bias_init: Any = None, use_bias: Any, **options: Any
+    ) -> Cell:
+        drawn = {"kernel_init": kernel_init, "output_init": kernel_init} if is_given and kernel_init is not None else {}
+        return lru(hidden_size, **drawn, **options)
+
+    return without_recurrent(where, make, drawing)
 
 
 def check_torch_has(where: str, layer: Layer) -> None:

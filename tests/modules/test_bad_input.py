@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from jaxrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MinGRU, MinLSTMCell, RNNCell
+from jaxrnn.modules import GRU, LRU, LSTM, RGLRU, RNN, GRUCell, LRUCell, LSTMCell, MinGRU, MinLSTMCell, RNNCell
 from tests.support.modules import MASK, RESETS, XS, rngs
 from tests.support.registry import LENGTHS, B, H, I, T
 
@@ -47,6 +47,16 @@ REFUSED = {
     "recurrent_metadata without a recurrent weight": (
         lambda: MinLSTMCell(I, H, recurrent_metadata={"a": 1}, rngs=rngs()), TypeError,
         "MinLSTMCell: recurrent_metadata expected None, got .*; the cell has no recurrent weight"),
+    "num_blocks": (lambda: RGLRU(I, H, num_blocks=3, rngs=rngs()), ValueError, "rg_lru: num_blocks expected a divisor of hidden_size"),
+    "r_max": (lambda: LRU(I, H, r_max=1.5, rngs=rngs()), ValueError, "lru: r_max expected a number above 0, from .* got 1.5"),
+    "bias_init without a bias": (lambda: LRUCell(I, H, bias_init=nnx.initializers.zeros, rngs=rngs()), TypeError,
+                                 "LRUCell: bias_init expected None, got .*; the cell has no bias"),
+    "param_dtype of a complex state": (lambda: LRU(I, H, param_dtype=jax.numpy.bfloat16, rngs=rngs()), TypeError,
+                                       "lru.init: dtype expected float32 or float64 for a complex state, got bfloat16"),
+    "a real hx of a complex state": (lambda: call(XS, H0, make=lambda: LRU(I, H, rngs=rngs())), TypeError,
+                                     r"LRU: hx expected a complex array, got float32\[1, 5, 4\]; add 0j"),
+    "a complex hx of a real state": (lambda: call(XS, H0 + 0j, make=lambda: RGLRU(I, H, rngs=rngs())), TypeError,
+                                     "RGLRU: hx expected a floating-point array, got complex64"),
     "load of PyTorch's into a cell that it lacks": (
         lambda: MinGRU(I, H, rngs=rngs()).load_torch(GRU(I, H, rngs=rngs()).to_torch()), TypeError,
         "MinGRU.load: params.0. expected MinGRUParams, got GRUParams"),

@@ -11,7 +11,22 @@ from flax import linen, nnx
 
 import jaxrnn
 from jaxrnn import Bidirectional, LSTMParams, LSTMState
-from jaxrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MinGRU, MinGRUCell, MinLSTM, MinLSTMCell, RNNCell
+from jaxrnn.modules import (
+    GRU,
+    LRU,
+    LSTM,
+    RGLRU,
+    RNN,
+    GRUCell,
+    LRUCell,
+    LSTMCell,
+    MinGRU,
+    MinGRUCell,
+    MinLSTM,
+    MinLSTMCell,
+    RGLRUCell,
+    RNNCell,
+)
 from tests.support.modules import MODULES, SEED, XS, numbers, randomised, rngs
 from tests.support.registry import LENGTHS, B, H, I, T, assert_close, assert_equal, gap, random_like
 
@@ -19,6 +34,8 @@ CELLS = {
     "rnn": lambda: RNNCell(I, H, True, "sigmoid", rngs=rngs()),
     "min_gru": lambda: MinGRUCell(I, H, False, rngs=rngs()),
     "min_lstm": lambda: MinLSTMCell(I, H, rngs=rngs()),
+    "rg_lru": lambda: RGLRUCell(I, H, False, num_blocks=2, rngs=rngs()),
+    "lru": lambda: LRUCell(I, H, output_size=2, rngs=rngs()),
     "lstm": lambda: LSTMCell(I, H, proj_size=2, peephole=True, rngs=rngs()),
     "gru": lambda: GRUCell(I, H, False, reset_after=False, layer_norm=True, rngs=rngs()),
 }
@@ -197,7 +214,25 @@ def test_users_modules_are_mapped_over_together():
     np.testing.assert_allclose(mixed.memory.layers[1].b[...], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("cls", [RNN, LSTM, GRU, MinGRU, MinLSTM, RNNCell, LSTMCell, GRUCell, MinGRUCell, MinLSTMCell])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        RNN,
+        LSTM,
+        GRU,
+        MinGRU,
+        MinLSTM,
+        RGLRU,
+        LRU,
+        RNNCell,
+        LSTMCell,
+        GRUCell,
+        MinGRUCell,
+        MinLSTMCell,
+        RGLRUCell,
+        LRUCell,
+    ],
+)
 def test_signature_names_every_keyword(cls):
     parameters = inspect.signature(cls).parameters
     keywords = {"param_dtype", "kernel_init", "recurrent_init", "bias_init", "kernel_metadata", "rngs"}

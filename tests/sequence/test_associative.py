@@ -2,7 +2,6 @@
 
 import functools
 import re
-from typing import NamedTuple
 
 import chex
 import jax
@@ -37,6 +36,7 @@ from tests.support.registry import (
     cell_of,
     gap,
     make,
+    narrowed,
     numpy_of,
     of_cell,
     quick_jit,
@@ -96,17 +96,18 @@ MEMORY = jaxrnn.Cell(
 )
 
 
-def long_case(cell, params, size=1.0):
-    """A function of an implementation: values and gradients of 10,000 steps in float32."""
+def long_case(cell, params, size=1.0, dtype=jnp.float32):
+    """A function of an implementation: values and gradients of 10,000 steps."""
     rng = np.random.default_rng(0)
-    xs = jnp.asarray(size * rng.standard_normal((LONG, 2, I)), jnp.float32)
-    weights = jnp.asarray(rng.standard_normal((LONG, 2, H)), jnp.float32)
-    state = jnp.asarray(rng.standard_normal((2, H)), jnp.float32)
+    xs = jnp.asarray(size * rng.standard_normal((LONG, 2, I)), dtype)
+    state = random_like(2, jax.eval_shape(lambda: cell.initial_state((2,))), dtype)
+    output = jax.eval_shape(cell.step, params, state, xs[0])[1]
+    weights = jnp.asarray(rng.standard_normal((LONG, *output.shape)), dtype)
 
     def values_and_gradients(implementation):
         def loss(params, xs, state):
             final, ys = jaxrnn.unroll(cell, params, xs, state, implementation=implementation)
-            return jnp.sum(ys * weights) + jnp.sum(jnp.real(jax.tree.leaves(final)[0])), (final, ys)
+            return jnp.sum(ys * weights) + jnp.sum(jax.tree.leaves(final)[0]).real, (final, ys)
 
         (_, outcome), gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(params, xs, state)
         return outcome, gradients
@@ -130,11 +131,34 @@ def test_long_float32_sequences_equal_the_loop(size):
 @affine
 @pytest.mark.parametrize("scale", [0.6, 30.0], ids=["usual", "saturated"])
 def test_long_float32_sequences_of_the_cells_are_finite_and_equal_the_loop(name, scale):
-    """With weights times 50 the gates are 0 and 1 within rounding: `gap` asserts that all is finite."""
+    """With weights times 50 the gates are 0 and 1 within rounding: `gap` asserts that all is finite.
+
+    An LRU has |λ| of 1, 0.993, 0.37 and 2e-9 there. Its λ = 1 is exact.
+    """
     cell = cell_of(name)
     shapes = jax.eval_shape(lambda key: cell.init(key, I, jnp.float32), jax.random.key(0))
-    both = long_case(cell, random_like(0, shapes, jnp.float32, scale))
+    params = random_like(0, shapes, jnp.float32, 0.6 if name == "lru" else scale)
+    if name == "lru" and scale > 1:
+        params = params._replace(nu=jnp.asarray([-30.0, -5, 0, 3]), theta=jnp.asarray([-200.0, -1, 0, 1]))
+    both = long_case(cell, params)
     assert gap(both("associative"), both("bptt")) <= 2e-5
+
+
+def test_phases_on_the_unit_circle_keep_their_digits_as_long_as_the_loop(x64):
+    """An LRU with |λ| = 1: λ in float32 is off by half a rounding, and λ^t by t times that, in either order.
+
+    Measured at T = 10,000, relative to float64: the loop 3.5e-4, in parallel 3.7e-4, and 5.1e-5 from each other.
+    """
+    cell = cell_of("lru")
+    shapes = jax.eval_shape(lambda key: cell.init(key, I, jnp.float32), jax.random.key(0))
+    phases = {"nu": jnp.full(H, -30, jnp.float32), "theta": jnp.asarray([-3, -1, 0, 1], jnp.float32)}
+    params = random_like(0, shapes, jnp.float32, 0.6)._replace(**phases)
+    got, loop = (long_case(cell, params)(name) for name in ("associative", "bptt"))
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+    exact = narrowed(numpy_of(long_case(cell, wide, dtype=jnp.float64)("bptt")))
+    assert gap(got, loop) <= 2e-4
+    assert 1e-5 < gap(loop, exact) <= 1e-3
+    assert gap(got, exact) <= 1e-3
 
 
 def test_slope_of_the_root_is_bounded():
@@ -167,131 +191,6 @@ def test_nan_and_overflow_do_not_cross_a_reset():
     gradient = jax.grad(lambda xs: outcome(xs, "associative").sum())(xs)
     assert not np.asarray(gradient)[:3].any()
     assert np.isfinite(gradient).all()
-
-
-# Complex states, and outputs that are read from them
-
-
-class DiagonalParams(NamedTuple):
-    """Real parameters of a complex diagonal recurrence."""
-
-    w_x: jax.Array  # (I, 2H): the real part of a complex matrix and the imaginary one
-    decay: jax.Array  # (2, H): -log |λ| and the phase
-    w_y: jax.Array  # (2H, 2)
-    d: jax.Array  # (I, 2)
-
-
-def as_complex(pair):
-    return jax.lax.complex(*jnp.split(pair, 2, -1))
-
-
-def diagonal_coefficients(params, xs):
-    b = as_complex(xs @ params.w_x)
-    a = jnp.exp(jax.lax.complex(-(params.decay[0] ** 2), params.decay[1]))
-    a = jnp.broadcast_to(a, b.shape)
-    return a, b, a
-
-
-def diagonal_backward(params, xs, a, da, db):
-    """In JAX's convention a real loss changes by Re(Σ δb db), so Re b has the cotangent Re δb, and Im b has -Im δb."""
-    leading = tuple(range(xs.ndim - 1))
-    flat = jnp.concatenate([db.real, -db.imag], -1)
-    log_a = jnp.sum(da * a, leading)
-    decay = jnp.stack([-2 * params.decay[0] * log_a.real, -log_a.imag])
-    dparams = DiagonalParams(jnp.tensordot(xs, flat, (leading, leading)), decay, *map(jnp.zeros_like, params[2:]))
-    return dparams, flat @ params.w_x.T
-
-
-def diagonal_read(params, states, xs):
-    return jnp.concatenate([states.real, states.imag], -1) @ params.w_y + xs @ params.d
-
-
-def diagonal_read_backward(params, states, xs, dys):
-    leading = tuple(range(xs.ndim - 1))
-    real, imag = jnp.split(dys @ params.w_y.T, 2, -1)
-    flat = jnp.concatenate([states.real, states.imag], -1)
-    dw, dd = (jnp.tensordot(v, dys, (leading, leading)) for v in (flat, xs))
-    dparams = DiagonalParams(*map(jnp.zeros_like, params[:2]), dw, dd)
-    return jax.lax.complex(real, -imag), dparams, dys @ params.d.T
-
-
-def diagonal_step(params, state, x):
-    a, b, _ = diagonal_coefficients(params, x)
-    state = a * state + b
-    return state, diagonal_read(params, state, x)
-
-
-DIAGONAL = jaxrnn.Cell(
-    lambda key, input_size, dtype=None: None,
-    lambda batch_shape=(), dtype=None: jnp.zeros((*batch_shape, H), jnp.result_type(complex)),
-    diagonal_step,
-    jaxrnn.affine_rule(jaxrnn.Affine(diagonal_coefficients, diagonal_backward, diagonal_read, diagonal_read_backward)),
-    name="diagonal",
-)
-
-
-def complex_operands():
-    shapes = DiagonalParams(*map(np.empty, ((I, 2 * H), (2, H), (2 * H, 2), (I, 2))))
-    params = random_like(0, shapes, jnp.float64, 0.6)
-    xs = random_like(1, np.empty((T, B, I)), jnp.float64)
-    states = (as_complex(random_like(k, np.empty((B, 2 * H)), jnp.float64)) for k in (2, 3))
-    return params, xs, *states
-
-
-def complex_loss(implementation, params, xs, state, reset_state, **options):
-    """A loss that reads every output, and both parts of all states."""
-    options = {**MASKED, "return_states": True, "implementation": implementation, **options}
-    outcome = jaxrnn.unroll(DIAGONAL, params, xs, state, reset_state=reset_state, **options)
-    total = 0.0
-    for k, leaf in enumerate(outcome):
-        for part, v in enumerate((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)):
-            total += jnp.sum(jnp.sin(v) * random_like(10 + 2 * k + part, v, jnp.float64))
-    return total
-
-
-@pytest.mark.parametrize("implementation", ["associative", "bptt"])
-@pytest.mark.parametrize(
-    "options", [{}, {"reverse": True}, {"truncate": 4}, {"checkpoint": 4, "reverse": True}, {"checkpoint": "gates"}],
-    ids=repr,
-)  # fmt: skip
-def test_gradients_of_complex_states_equal_autodiff(implementation, options, x64):
-    operands = complex_operands()
-    by_scan = {name: value for name, value in options.items() if name != "checkpoint"}
-    gradients = lambda name, given: quick_jit(  # noqa: E731
-        jax.value_and_grad(functools.partial(complex_loss, name, **given), (0, 1, 2, 3))
-    )(*operands)
-    got, expected = gradients(implementation, options), gradients("scan", by_scan)
-    parts = lambda tree: jax.tree.map(lambda leaf: np.stack([np.real(leaf), np.imag(leaf)]), tree)  # noqa: E731
-    assert_close(parts(got), parts(expected))
-
-
-def direction_like(unit, v, leaf):
-    """A direction of a real leaf, or of a complex one along `unit`."""
-    return v * (np.asarray(unit, np.complex128) if jnp.iscomplexobj(leaf) else 1.0)
-
-
-def moved_loss(loss, operands, steps, h):
-    return np.asarray(loss(*jax.tree.map(lambda a, v: np.asarray(a) + h * v, operands, steps)))
-
-
-def test_gradients_of_complex_states_equal_finite_differences(x64):
-    """JAX's gradient by a complex number z is ∂L/∂(Re z) - i ∂L/∂(Im z)."""
-    operands = complex_operands()
-    loss = quick_jit(functools.partial(complex_loss, "associative"))
-    gradients = quick_jit(jax.grad(functools.partial(complex_loss, "associative"), (0, 1, 2, 3)))(*operands)
-    shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape), operands)
-    for seed, unit in ((20, 1.0), (21, 1.0j)):
-        of_leaf = functools.partial(direction_like, unit)
-        steps = jax.tree.map(of_leaf, numpy_of(random_like(seed, shapes, jnp.float64)), operands)
-        expected = slope(functools.partial(moved_loss, loss, operands, steps))
-        along = jax.tree.map(lambda d, v: np.real(np.sum(np.asarray(d) * v)), gradients, steps)
-        np.testing.assert_allclose(sum(jax.tree.leaves(along)), expected, rtol=1e-9)
-
-
-def test_clipping_of_a_complex_state_is_refused(x64):
-    for name in ("bptt", "associative"):
-        with pytest.raises(NotImplementedError, match=f"{name!r} does not support this call of diagonal; .*clip"):
-            complex_loss(name, *complex_operands(), clip_gradient=1.0)
 
 
 # Sequential depth
@@ -371,13 +270,15 @@ def test_second_derivatives_equal_finite_differences(name, x64):
     operands, cotangents = numpy_of(operands_of(name)), cotangents_of(name)
     direction = numpy_of(random_like(5, operands, jnp.float64))
     gradient = of_gradient(name, cotangents)
-    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    parts = lambda leaf: (np.real(leaf), np.imag(leaf)) if np.iscomplexobj(leaf) else (leaf,)  # noqa: E731
+    flat = lambda tree: np.concatenate([np.ravel(v) for leaf in jax.tree.leaves(tree) for v in parts(leaf)])  # noqa: E731
     moved = lambda h: jax.tree.map(lambda a, v: a + h * v, operands, direction)  # noqa: E731
     asked = functools.partial(program(name, "associative"), mask=MASKED["mask"], resets=MASKED["resets"])
     expected = slope(lambda h: flat(asked(moved(h), cotangents=cotangents)[1]))
     forward = quick_jit(lambda at: jax.jvp(gradient, (at,), (direction,))[1])(operands)
     assert gap(flat(forward), expected) <= TOLERANCE_OF_SLOPE
-    along = lambda at: sum(map(jnp.vdot, jax.tree.leaves(gradient(at)), jax.tree.leaves(direction)))  # noqa: E731
+    change = lambda d, v: jnp.sum(d * v).real  # noqa: E731
+    along = lambda at: sum(map(change, jax.tree.leaves(gradient(at)), jax.tree.leaves(direction)))  # noqa: E731
     assert_close(quick_jit(jax.grad(along))(operands), forward)
 
 

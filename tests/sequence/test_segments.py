@@ -39,6 +39,7 @@ from tests.support.registry import (
     loss_of,
     make,
     of_cell,
+    output_of,
     quick_jit,
     random_like,
     run,
@@ -66,8 +67,9 @@ def small_segments(monkeypatch):
 def asked_of(name, batch=BATCH, time=STEPS):
     """Operands, and cotangents of final state, outputs and states."""
     operands = (*make(name, (batch,), time)[1:4], make(name, (batch,), seed=7).state)
-    dstates = make(name, (time, batch), seed=8).state
-    return operands, (make(name, (batch,), seed=9).state, 2 * jax.tree.leaves(dstates)[0], dstates)
+    dstates, output = make(name, (time, batch), seed=8).state, output_of(make(name, (batch,), time))
+    dys = random_like(10, jax.ShapeDtypeStruct((time, *output.shape), output.dtype), output.dtype)
+    return operands, (make(name, (batch,), seed=9).state, dys, dstates)
 
 
 def by_hand(name, mask=None, resets=None, key=None, **options):

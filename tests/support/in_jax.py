@@ -21,7 +21,10 @@ def limited(limit: jax.Array, state: Any) -> Any:
 
 
 def _limited_backward(limit: jax.Array, d: Any) -> Any:
-    return jnp.zeros_like(limit), jax.tree.map(lambda leaf: jnp.minimum(jnp.maximum(leaf, -limit), limit), d)
+    def clipped(leaf: jax.Array) -> jax.Array:  # complex cotangents are not clipped
+        return leaf if jnp.iscomplexobj(leaf) else jnp.minimum(jnp.maximum(leaf, -limit), limit)
+
+    return jnp.zeros_like(limit), jax.tree.map(clipped, d)
 
 
 limited.defvjp(lambda limit, state: (state, limit), _limited_backward)

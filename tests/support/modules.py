@@ -7,7 +7,7 @@ from flax import nnx
 
 import jaxrnn
 from jaxrnn import Bidirectional, LSTMState
-from jaxrnn.modules import GRU, LSTM, RNN, MinGRU, MinLSTM
+from jaxrnn.modules import GRU, LRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
 from tests.support.registry import B, H, I, T, bits, random_like
 
 SEED = 0
@@ -55,6 +55,14 @@ MODULES = {
         lambda: MinLSTM(I, H, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.min_lstm(H)]),
     ),
+    "rg_lru": (
+        lambda: RGLRU(I, H, num_blocks=2, bidirectional=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.rg_lru(H, num_blocks=2)], bidirectional=True),
+    ),
+    "lru": (
+        lambda: LRU(I, H, 2, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.lru(H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0)] * 2),
+    ),
 }
 KINDS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
 
@@ -69,6 +77,8 @@ def initial(module, *batch, seed=2):
     """Random initial states in PyTorch's shapes."""
     rows = module.num_layers * (1 + module.bidirectional)
     h = numbers(seed, rows, *batch, getattr(module, "proj_size", 0) or module.hidden_size)
+    if isinstance(module, LRU):
+        return (h + 1j * numbers(seed + 1, *h.shape)).astype(np.complex64)
     return (h, numbers(seed + 1, rows, *batch, module.hidden_size)) if isinstance(module, LSTM) else h
 
 

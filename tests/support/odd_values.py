@@ -79,6 +79,8 @@ def _like(change: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _cast(dtype: Any) -> Callable[[Any], Any]:
     def change(leaf: Any) -> Any:
         is_key = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if jnp.iscomplexobj(leaf) and not jnp.issubdtype(dtype, jnp.complexfloating):
+            leaf = leaf.real
         return jnp.asarray(np.asarray(jax.random.key_data(leaf) if is_key else leaf).astype(dtype))
 
     return _like(change)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.support.in_jax import in_order_of_reading, limited
-from tests.support.registry import AFFINE, H, cell_of, quick_jit
+from tests.support.registry import AFFINE, COMPLEX, H, cell_of, quick_jit
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
 GATES = {
@@ -23,10 +23,11 @@ GATES = {
     "min_gru": "zn",
     "min_lstm": "ifn",
     "rg_lru": "u",
+    "lru": ("re", "im"),
 }
 
 
-def gates_of(name: str) -> str:
+def gates_of(name: str) -> Any:
     """The names of the gates of a cell of the registry, in the order of their columns."""
     coupled = name in ("lstm-coupled", "lstm-all")
     return "fgo" if coupled else GATES[name.split("-")[0]]
@@ -119,7 +120,20 @@ def _rg_lru(name, p, h, x, e):
     return (a + e["a"]) * h + jnp.sqrt(1 - a**2) * sigmoid(i + b_i[None]) * u + e["b"]
 
 
+def _lru(name, p, s, x, e):
+    (b_re, b_im), phase = jnp.split(p.w_x, 2, -1), jnp.exp(p.theta)
+    a = jax.lax.complex(*(jnp.exp(-jnp.exp(p.nu)) * f(phase) for f in (jnp.cos, jnp.sin)))
+    scaled = [jnp.exp(p.gamma_log)[None] * (x @ w) for w in (b_re, b_im)]
+    return (a[None] + e["a"]) * s + jax.lax.complex(*scaled) + e["b"]
+
+
+def _lru_output(p, s, x):
+    c_re, c_im = jnp.split(p.w_y, 2)
+    return s.real @ c_re - s.imag @ c_im + x @ p.d
+
+
 STEPS = {
+    "lru": _lru,
     "rnn": _rnn,
     "indrnn": _rnn,
     "lstm": _lstm,
@@ -154,7 +168,7 @@ def _program(name, loss):
             if "regularized" in name:  # zoneout of 0.3, evaluated by its mean
                 after = jax.tree.map(lambda old, new: 0.3 * old + 0.7 * new, before, after)
             state = jax.tree.map(jnp.add, _where(valid, after, before), outside)
-            y = jax.tree.leaves(state)[0]
+            y = _lru_output(params, after, x) if name in COMPLEX else jax.tree.leaves(state)[0]
             return state, jnp.where(valid[:, None], y, jnp.zeros_like(y))
 
         final, ys = jax.lax.scan(body, state, (by_time, entered, borders))
@@ -172,7 +186,8 @@ def opened(
     mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
     order, over_time = in_order_of_reading(shape, mask, resets, reverse, truncate)
     by_step = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(xs)), params)
-    inside = {gate: jnp.zeros((*shape, H), xs.dtype) for gate in names_of(name)}
+    dtype = state.dtype if name in COMPLEX else xs.dtype
+    inside = {gate: jnp.zeros((*shape, H), dtype) for gate in names_of(name)}
     outside = jax.tree.map(lambda leaf: jnp.zeros((len(xs), *leaf.shape), leaf.dtype), state)
     value, ((by_params, by_xs, by_state, by_reset), by_inside, by_outside) = _program(name, loss)(
         (by_step, xs, state, reset_state), inside, outside, order, over_time, np.asarray(clip_gradient, xs.dtype)

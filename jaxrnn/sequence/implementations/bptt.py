@@ -44,7 +44,7 @@ class Bptt(Implementation):
     supports: ClassVar = frozenset({
         "lengths", "mask", "resets", "reverse", "return_states", 'checkpoint="gates"', "checkpoint=K",
         "compute_dtype", "truncate", "clip_gradient", "shard_map with its checks", "model_parallel",
-        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16",
+        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16", "a complex state",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
     reasons: ClassVar = {CLOSURES: UNSEEN}
@@ -56,10 +56,6 @@ class Bptt(Implementation):
         dtypes = [leaf.dtype for leaf in jax.tree.leaves(request.inputs.state)]
         if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes):
             return "the hand-written backward pass needs a state that is floating-point throughout; 'scan' does not"
-        if request.options.clip_gradient is not None and any(
-            jnp.issubdtype(dtype, jnp.complexfloating) for dtype in dtypes
-        ):
-            return "clip_gradient compares the entries of a cotangent, and that of a complex state has no order"
         return None
 
     def run(self, options: Options, inputs: Inputs) -> Outcome:

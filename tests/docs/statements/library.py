@@ -76,12 +76,12 @@ def cells_of_the_table():
     rows = [line for line in text_of(README).splitlines() if line.startswith(("| `lstm` |", "| `gru` |", "| `rnn` |"))]
     rest = [name for name in found if not any(row.startswith(f"| `{name}`") for row in rows)]
     *rest, last = rest
-    assert rest == ["mgu", "indrnn", "min_gru", "min_lstm", "rg_lru"]
+    assert rest == ["mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru"]
     affine = [name for name in rest if configuration.FACTORIES[name](2).rule.affine is not None]
     assert affine == rest[2:]
     return (
         f"| {names(rest[:2])} | minimal gated unit; independently recurrent network | | {names(affine)} | minimal GRU and "
-        f"LSTM, whose gates read the input alone; RG-LRU with block-diagonal gates: their step is affine in the state | | `{last}(cell, ...)` |"
+        f"LSTM, whose gates read the input alone; RG-LRU with block-diagonal gates; LRU with a complex diagonal and a real output: their step is affine in the state | | `{last}(cell, ...)` |"
     )
 
 
@@ -348,9 +348,9 @@ def entries_of_a_state():
 @says(GLOSSARY)
 def families():
     assert list(configuration.FACTORIES) == [
-        "rnn", "lstm", "gru", "mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "regularize",
+        "rnn", "lstm", "gru", "mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru", "regularize",
     ]  # fmt: skip
-    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, IndRNN, minGRU, minLSTM, RG-LRU"
+    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, IndRNN, minGRU, minLSTM, RG-LRU, LRU"
 
 
 @says(GLOSSARY)
