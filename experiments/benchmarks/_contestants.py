@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxrnn
-from experiments.benchmarks._problem import Problem, difference, mean_square
+from experiments.benchmarks._problem import AFFINE, Problem, difference, mean_square
 from experiments.benchmarks._turns import TASKS, Program, compiled
 
 
@@ -107,12 +107,28 @@ def sharded(problem: Problem) -> Contestant | None:
     return Contestant(prepare)
 
 
+LARGEST_OF_NEWTON = 64  # hidden units: an iteration multiplies H by H matrices of all steps
+
+
+def associative(problem: Problem) -> Contestant | None:
+    """All steps by associative scans; `None` for a cell that is not affine."""
+    return unrolled(problem, implementation="associative") if problem.form in AFFINE else None
+
+
+def newton(problem: Problem) -> Contestant | None:
+    """All steps by Newton's method; `None` where a call would take minutes."""
+    if problem.form in AFFINE or problem.shape.hidden > LARGEST_OF_NEWTON:
+        return None
+    return unrolled(problem, implementation="newton")
+
+
 # The first is what the others are compared with. `None` is one that does not support the problem.
 OWN: dict[str, Callable[[Problem], Contestant | None]] = {
     "default": unrolled,
     "scan": partial(unrolled, implementation="scan"),
     "sharded": sharded,
 }
+PARALLEL: dict[str, Callable[[Problem], Contestant | None]] = {"associative": associative, "newton": newton}
 
 
 def prepare(contestants: dict[str, Contestant]) -> dict[str, dict[str, Program]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks._peers import PEERS, installed_version
-from experiments.benchmarks._problem import FORMS, Shape
+from experiments.benchmarks._problem import ALL, FORMS, Shape
 from experiments.benchmarks._turns import cores
 from experiments.command.memory import check_fits
 from experiments.command.messages import complain, listed, shown
@@ -60,7 +60,7 @@ def fit(option: str, form: str, shapes: Sequence[Shape]) -> None:
     """
     for shape in shapes:
         steps, batch, features, hidden = shape
-        parameters = FORMS[form].gates * hidden * (features + hidden + 1)
+        parameters = ALL[form].gates * hidden * (features + hidden + 1)
         entries = {"sequences": steps * batch * (features + 2 * hidden), "parameters": 2 * parameters}
         try:
             check_fits({part: 4 * count for part, count in entries.items()}, ("shape",))

@@ -27,6 +27,13 @@ FORMS: dict[str, Form] = {
     "gru-before": Form(lambda hidden: jaxrnn.gru(hidden, reset_after=False), 3, "gru"),
     "rnn-relu": Form(lambda hidden: jaxrnn.rnn(hidden, activation="relu"), 1, "rnn"),
 }
+# Steps that are affine in the state, with no product of the state; no other library here has them.
+AFFINE: dict[str, Form] = {
+    "min_gru": Form(jaxrnn.min_gru, 2, "affine"),
+    "min_lstm": Form(jaxrnn.min_lstm, 3, "affine"),
+    "rg_lru": Form(jaxrnn.rg_lru, 3, "affine"),
+}
+ALL = FORMS | AFFINE
 
 
 class Shape(NamedTuple):
@@ -52,7 +59,7 @@ class Problem(NamedTuple):
 
     @property
     def cell(self) -> jaxrnn.Cell:
-        return FORMS[self.form].cell(self.shape.hidden)
+        return ALL[self.form].cell(self.shape.hidden)
 
 
 def parse_shape(option: str, text: str) -> Shape:
@@ -76,7 +83,7 @@ def make_problem(form: str, shape: Shape) -> Problem:
     """
     steps, batch, features, hidden = shape
     rng = np.random.default_rng(0)
-    cell = FORMS[form].cell(hidden)
+    cell = ALL[form].cell(hidden)
     empty = jax.eval_shape(lambda key: cell.init(key, features), jax.random.key(0))
     draw = lambda leaf: jnp.asarray(rng.uniform(-1, 1, leaf.shape) / hidden**0.5, jnp.float32)  # noqa: E731
     params = jax.tree.map(draw, empty)
@@ -88,9 +95,16 @@ def make_problem(form: str, shape: Shape) -> Problem:
 
 
 def operations(form: str, shape: Shape, task: str) -> float:
-    """Multiplications and additions of the matrix products: 6TB(I + H)GH for a train step, a third of it forward."""
+    """Multiplications and additions of the matrix products: 6TB(I + H)GH for a train step, a third of it forward.
+
+    Of an affine cell every entry of a matrix counts once a step, in the place of (I + H)GH.
+    """
     steps, batch, features, hidden = shape
-    forward = 2.0 * steps * batch * (features + hidden) * FORMS[form].gates * hidden
+    entries = (features + hidden) * ALL[form].gates * hidden
+    if form in AFFINE:
+        shapes = jax.eval_shape(lambda key: AFFINE[form].cell(hidden).init(key, features), jax.random.key(0))
+        entries = sum(leaf.size for leaf in jax.tree.leaves(shapes) if leaf.ndim > 1)
+    forward = 2.0 * steps * batch * entries
     return forward if task == "forward" else 3 * forward
 
 

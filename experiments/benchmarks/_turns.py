@@ -5,13 +5,14 @@ import os
 import random
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 TURN_MS = 10.0  # a turn is as many calls as begin within this
 TASKS = ("forward", "train")
+Name = TypeVar("Name")
 
 
 class Program(NamedTuple):
@@ -59,14 +60,14 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Program:
     return Program(lambda: executable(*arguments), seconds, temporary)
 
 
-def take_turns(calls: dict[str, Callable[[], Any]], rounds: int, turn_ms: float = TURN_MS) -> dict[str, list[float]]:
+def take_turns(calls: dict[Name, Callable[[], Any]], rounds: int, turn_ms: float = TURN_MS) -> dict[Name, list[float]]:
     """Milliseconds of every call. In a round every contestant has one turn, in an order that changes.
 
     Quick calls are repeated within a turn: the first finds the caches full of what its
     predecessor left, and the predecessor's threads still awake.
     """
     shuffle = random.Random(0).shuffle
-    milliseconds: dict[str, list[float]] = {name: [] for name in calls}
+    milliseconds: dict[Name, list[float]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(rounds):
         shuffle(order)

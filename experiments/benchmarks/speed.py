@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks import _options, _plots, _summary
-from experiments.benchmarks._contestants import OWN, Contestant, Disagreement, differences, prepare
+from experiments.benchmarks._contestants import OWN, PARALLEL, Contestant, Disagreement, differences, prepare
 from experiments.benchmarks._peers import PEERS
-from experiments.benchmarks._problem import FORMS, Problem, make_problem, parse_shape
+from experiments.benchmarks._problem import ALL, FORMS, Problem, make_problem, parse_shape
 from experiments.benchmarks._turns import TASKS, Timing, matrix_product_peak, start, take_turns
 from experiments.command.devices import DeviceOptions, check_devices
 from experiments.command.options import read_options
@@ -45,7 +45,12 @@ class Config:
     """Speed of jaxrnn and of other libraries: forward pass, train step, compilation."""
 
     cells: tuple[str, ...] = tuple(FORMS)
-    """Which equations: any of lstm, gru, rnn, gru-before (reset before the product, as in Haiku), rnn-relu."""
+    """Which equations: any of lstm, gru, rnn, gru-before (reset before the product, as in Haiku), rnn-relu, min_gru,
+    min_lstm, rg_lru."""
+    parallel: tuple[str, ...] = ()
+    """Which implementations that are parallel in time, beside: associative (affine cells), newton (others, H <= 64)."""
+    together: bool = False
+    """All cells of a shape take their turns in the same rounds, so that cells can be compared."""
     shapes: tuple[str, ...] = SHAPES
     """Which shapes, each as T,B,I,H: steps, batch, input features, hidden units."""
     peers: tuple[str, ...] = tuple(PEERS)
@@ -62,34 +67,41 @@ class Config:
     """A PNG file for the comparison."""
 
 
-def contestants_of(problem: Problem, peers: Sequence[str]) -> dict[str, Contestant]:
+def contestants_of(problem: Problem, peers: Sequence[str], parallel: Sequence[str] = ()) -> dict[str, Contestant]:
     """The contestants that support the problem, by name."""
-    builders = {**OWN, **{name: PEERS[name].build for name in peers if problem.form in PEERS[name].forms}}
+    own = {**OWN, **{name: PARALLEL[name] for name in parallel}}
+    builders = {**own, **{name: PEERS[name].build for name in peers if problem.form in PEERS[name].forms}}
     built = {name: build(problem) for name, build in builders.items()}
     return {name: contestant for name, contestant in built.items() if contestant is not None}
 
 
 def measure(
-    problem: Problem, peers: Sequence[str], repeats: int
-) -> tuple[dict[str, float], list[Disagreement], list[Timing]]:
-    """How far each contestant is from the first, those that are too far to be timed, and the timings of the others."""
-    cell, shape = problem.form, str(problem.shape)
-    contestants = contestants_of(problem, peers)
-    programs = prepare(contestants)
-    found = differences(contestants, programs, next(iter(contestants)))
-    wrong = [Disagreement(cell, shape, name, value) for name, value in found.items() if not value <= TOLERANCE]
-    right = [name for name in contestants if name not in [w.contestant for w in wrong]]
+    problems: Sequence[Problem], peers: Sequence[str], repeats: int, parallel: Sequence[str] = ()
+) -> tuple[dict[str, dict[str, float]], list[Disagreement], list[Timing]]:
+    """By cell how far each contestant is from the first, those too far to be timed, and the timings of the others.
+
+    The problems are of one shape. All their contestants run in turn.
+    """
+    shape, found, wrong, ready = str(problems[0].shape), {}, [], {}
+    for problem in problems:
+        cell, contestants = problem.form, contestants_of(problem, peers, parallel)
+        programs = prepare(contestants)
+        found[cell] = differences(contestants, programs, next(iter(contestants)))
+        off = {name: value for name, value in found[cell].items() if not value <= TOLERANCE}
+        wrong += [Disagreement(cell, shape, name, value) for name, value in off.items()]
+        ready |= {(cell, name): programs[name] for name in contestants if name not in off}
     timings = []
     for task in TASKS:
-        for name, taken in take_turns({name: programs[name][task].call for name in right}, repeats).items():
-            compile_s = programs[name][task].compile_s
+        for (cell, name), taken in take_turns({key: each[task].call for key, each in ready.items()}, repeats).items():
+            compile_s = ready[cell, name][task].compile_s
             timings.append(Timing(cell, shape, task, name, compile_s, min(taken), statistics.median(taken)))
     return found, wrong, timings
 
 
 def check(config: Config) -> None:
     """A `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
-    _options.cells_known(config.cells)
+    _options.cells_known(config.cells, tuple(ALL))
+    _options.known("--parallel", config.parallel, tuple(PARALLEL))
     _options.some("--shapes", config.shapes, "T,B,I,H such as 128,32,128,256")
     for cell in config.cells:
         _options.fit("--shapes", cell, [parse_shape("--shapes", shape) for shape in config.shapes])
@@ -141,18 +153,25 @@ def run(config: Config) -> int:
     print(f"Milliseconds of {config.repeats} turns; the ratio is that of the minimum to {_summary.BASE}'s\n")
     print(_summary.header())
     peak, timings, checks, wrong = 0.0, [], [], []
-    for cell in dict.fromkeys(config.cells):
-        for shape in dict.fromkeys(parse_shape("--shapes", text) for text in config.shapes):
-            peak = max(peak, matrix_product_peak())
-            found, disagreements, new = measure(make_problem(cell, shape), peers, config.repeats)
-            print(*_summary.lines(new, peak), sep="\n")
-            absent = [name for name in (*OWN, *peers) if name not in found]
+    cells = list(dict.fromkeys(config.cells))
+    shapes = list(dict.fromkeys(parse_shape("--shapes", text) for text in config.shapes))
+    groups = [cells] if config.together else [[cell] for cell in cells]
+    for group, shape in ((group, shape) for group in groups for shape in shapes):
+        peak = max(peak, matrix_product_peak())
+        problems = [make_problem(cell, shape) for cell in group]
+        found, disagreements, new = measure(problems, peers, config.repeats, config.parallel)
+        print(*_summary.lines(new, peak), sep="\n")
+        for cell, of_cell in found.items():
+            absent = [name for name in (*OWN, *config.parallel, *peers) if name not in of_cell]
             print(f"{cell} {shape}: not taking part: {', '.join(absent)}\n" if absent else "", flush=True)
-            for d in disagreements:
-                message = f"{d.contestant} differs by {d.difference:.1e}, more than {TOLERANCE:.0e}; not timed"
-                print(f"speed: {d.cell} {d.shape}: {message}", file=sys.stderr)
-            timings, wrong = timings + new, wrong + disagreements
-            checks += [{"cell": cell, "shape": str(shape), "contestant": n, "difference": d} for n, d in found.items()]
+        for d in disagreements:
+            message = f"{d.contestant} differs by {d.difference:.1e}, more than {TOLERANCE:.0e}; not timed"
+            print(f"speed: {d.cell} {d.shape}: {message}", file=sys.stderr)
+        timings, wrong = timings + new, wrong + disagreements
+        for cell, of_cell in found.items():
+            checks += [
+                {"cell": cell, "shape": str(shape), "contestant": n, "difference": d} for n, d in of_cell.items()
+            ]
     report(config, timings, checks, peers, peak)
     return 1 if wrong else 0
 

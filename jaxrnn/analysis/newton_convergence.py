@@ -33,6 +33,8 @@ def newton_convergence(
     newton: Newton | None = None,
     lengths: Int[AnyArray, "*B"] | None = None,
     mask: Bool[AnyArray, "T *B"] | None = None,
+    resets: Bool[AnyArray, "T *B"] | None = None,
+    reset_state: State | None = None,
     reverse: bool = False,
 ) -> NewtonConvergence:
     """How many iterations :class:`jaxrnn.Newton` takes for each window and sequence, and how its residuals fall.
@@ -48,7 +50,7 @@ def newton_convergence(
 
     Args:
         cell: any cell with a rule, whose state is all floating-point. The noise of a regularised cell is off.
-        params, xs, state, lengths, mask, reverse: as for :func:`jaxrnn.unroll`.
+        params, xs, state, lengths, mask, resets, reset_state, reverse: as for :func:`jaxrnn.unroll`.
         newton: the options of the method; by default `jaxrnn.Newton()`.
 
     Returns:
@@ -76,7 +78,7 @@ def newton_convergence(
         raise TypeError(f"{where}: newton expected a jaxrnn.Newton or None, got {_checks.describe(newton)}")
     newton = Newton() if newton is None else newton
     xs = check_arguments(where, cell, params, xs, state)
-    given = Given(lengths=lengths, mask=mask, reverse=reverse)
+    given = Given(lengths=lengths, mask=mask, resets=resets, reset_state=reset_state, reverse=reverse)
     request = validate(cell, params, xs, state, given, where)
     reason = newton.unsupported(request)
     if reason is not None:

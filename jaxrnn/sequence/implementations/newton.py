@@ -42,7 +42,10 @@ class Newton(Implementation):
     exact, whatever Jacobian the iteration uses.
 
     An iteration costs D passes of the rule's `backward` over all steps, and with the full Jacobian
-    a scan over (D, D) matrices, O(T B D³). Under `vmap` every window is run step by step too: give
+    a scan over (D, D) matrices, O(T B D³). For Z entries of `rule.project`, a step of a window takes
+    D (Z + 2D) numbers a sequence beside inputs, states and outputs; with the diagonal 7 Z. The gradient
+    takes D (Z + 2D) with either, in windows of the same memory; where D is above 128 it is that of
+    "bptt", step by step. Under `vmap` every window is run step by step too: give
     sequences as batch axes.
 
     Args:
