@@ -5,75 +5,21 @@ Two draws from one key have the same bits, so that their correlation is near 1, 
 """
 
 import ast
-import inspect
 import itertools
-import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
 import jaxrnn
-from experiments import forecast, long_sequence, polyphonic_music, translate_toy
-from experiments.datasets import batching, translation
-from experiments.datasets.images import Images
-from experiments.gradient_flow import gain, powers
-from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
-from experiments.models import language
-from experiments.models.functional import Functional
-from experiments.models.problems import digits
-from experiments.models.readout import init_readout
-from experiments.training.loop import Task, begin, training
-from jaxrnn import LSTMState, analysis, initializers, modules
+from jaxrnn import LSTMState, analysis, modules
 from jaxrnn.cells import FAMILIES
-from tests.experiments.test_shared_batches import TASKS
 from tests.support.compilation import compiled_quickly  # noqa: F401
+from tests.support.draws import KEY, UNIFORM, H, assert_independent, blocks, drawn_by, uniform
 from tests.support.registry import quick_jit
-
-KEY = jax.random.key(0)
-H = 64
-UNIFORM = {
-    "kernel_init": initializers.torch_uniform(),
-    "recurrent_init": initializers.torch_uniform(),
-    "bias_init": initializers.torch_uniform_bias(),
-}
-
-
-def drawn_by(factory):
-    """The initialisers that a factory takes."""
-    wanted = {**UNIFORM, "gate_init": UNIFORM["kernel_init"]}
-    return {name: init for name, init in wanted.items() if name in inspect.signature(factory).parameters}
-
-
-def assert_independent(draws):
-    """Asserts that no two of the named draws are correlated in the entries that both have."""
-    for (one, a), (other, b) in itertools.combinations(draws.items(), 2):
-        a, b = np.ravel(a), np.ravel(b)
-        n = min(a.size, b.size)
-        assert n >= H, (one, other)  # the bound below is then 0.6
-        found = np.corrcoef(a[:n], b[:n])[0, 1]
-        assert abs(found) < 4.8 / np.sqrt(n), (one, other, found)
-
-
-def uniform(key, *shape):
-    return np.asarray(jax.random.uniform(key, shape))
-
-
-def blocks(name, tree, size=H):
-    """Every array of a tree that is drawn, cut into the blocks of its gates."""
-    draws = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        leaf = np.asarray(leaf)
-        count = leaf.shape[-1] // size if leaf.shape[-1] % size == 0 else 1
-        for k, block in enumerate(np.split(leaf, count, -1)):
-            if block.std():
-                draws[f"{name}{jax.tree_util.keystr(path)}, block {k}"] = block
-    return draws
-
 
 # Initial parameters
 
@@ -85,8 +31,6 @@ def test_parameters_of_a_cell_and_their_gates_are_drawn_independently(cell):
     """The input has as many features as there are units, so that one key would make equal matrices."""
     params = quick_jit(lambda key: cell.init(key, H))(KEY)
     assert all(leaf.std() > 0 for leaf in jax.tree.leaves(params))
-    if hasattr(params, "gamma_log"):  # a function of ν
-        params = params._replace(gamma_log=None)
     assert_independent(blocks("", params))
 
 
@@ -196,206 +140,6 @@ def test_parameters_of_a_readout_are_drawn_independently():
     draw = {"kernel_init": normal, "bias_init": normal, "rngs": nnx.Rngs(0)}
     module = jaxrnn.modules.Readout(1, 1600, **draw)
     assert_independent({"v": module.v[0], "c": module.c[...]})
-
-
-# Experiments: models
-
-
-def test_dropout_of_the_language_model_is_drawn_independently():
-    seen = {}
-    ones = jnp.ones((10, 20, 8))
-
-    def layers(xs, states, deterministic, rngs):
-        seen.update({"embedding": xs, "layers": uniform(rngs, *ones.shape)})
-        return ones, states
-
-    read = types.SimpleNamespace(logits=lambda ys: ys)
-    model = types.SimpleNamespace(dropout=0.5, embedding=lambda tokens: ones, layers=layers, readout=read)
-    model._dropped = lambda values, key: language.LanguageModel._dropped(model, values, key)
-    seen["readout"] = language.LanguageModel.__call__(model, None, None, KEY)[0]
-    assert set(np.unique(seen["embedding"])) == set(np.unique(seen["readout"])) == {0, 2}
-    assert_independent(seen)
-
-
-def test_dropout_of_the_composer_is_drawn_independently():
-    seen, ones = {}, jnp.ones((10, 20, 8))
-
-    def layer(xs, lengths):
-        seen["inputs"] = xs
-        return ones, None
-
-    read = types.SimpleNamespace(logits=lambda ys: ys)
-    model = types.SimpleNamespace(dropout=nnx.Dropout(0.5), layer=layer, readout=read)
-    seen["outputs"] = polyphonic_music.Composer.__call__(model, ones, None, KEY)
-    assert set(np.unique(seen["inputs"])) == set(np.unique(seen["outputs"])) == {0, 2}
-    assert_independent(seen)
-
-
-MODELS = {
-    "language": lambda rngs: language.LanguageModel(H, "gru", H, H, 2, 0.5, rngs),
-    "music": lambda rngs: polyphonic_music.Composer("lstm", H, 0.5, rngs),
-    "translation": lambda rngs: translate_toy.EncoderDecoder("rnn", H, H, H, rngs),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_parts_of_a_model_and_models_of_two_keys_are_drawn_independently(name):
-    init = language.functional(MODELS[name]).init
-    assert_independent(blocks("one", init(jax.random.key(1))) | blocks("other", init(jax.random.key(2))))
-
-
-def test_cell_and_readout_are_drawn_independently():
-    cell = jaxrnn.rnn(H, **UNIFORM)
-    assert_independent(blocks("readout", init_readout(cell, H, H, H, KEY)))
-    model, _, _ = long_sequence.training(long_sequence.Config(hidden_size=H, features=H), None)
-    assert_independent(blocks("", model))
-
-
-def test_draws_of_the_scan_of_gains_are_drawn_independently():
-    """The matrices, the noise, the direction of the loss and the initial parameters, of two seeds."""
-    draws = {}
-    for seed in range(2):
-        drawn = gain.draws(H, H, seed)
-        draws |= {f"{kind}, seed {seed}": np.asarray(found) for kind, found in drawn.matrices.items()}
-        draws[f"noise, seed {seed}"] = np.asarray(drawn.xs[:, :, -1])
-        draws[f"loss, seed {seed}"] = np.asarray(drawn.v)
-        draws |= blocks(f"parameters, seed {seed}", drawn.params)
-    assert len(draws) == 2 * (len(gain.MATRICES) + 2 + 2)
-    assert_independent(draws)
-
-
-def test_keys_of_the_scan_of_gains_are_different(monkeypatch):
-    """Every function that draws is given a key of its own."""
-    keys = []
-
-    def drawing(shape):
-        def draw(*given, **_):
-            keys.extend(np.asarray(jax.random.key_data(one)).tobytes() for one in given if is_key(one))
-            return jnp.zeros(shape)
-
-        return draw
-
-    monkeypatch.setattr(gain, "matrix", drawing((3, 3)))
-    monkeypatch.setattr(gain, "sequences", drawing((4, 2, 5)))
-    monkeypatch.setattr(gain.jax.random, "normal", drawing((3,)))
-    monkeypatch.setattr(gain.jaxrnn, "rnn", lambda _: types.SimpleNamespace(init=drawing((3,))))
-    for seed in range(2):
-        gain.draws(3, 2, seed)
-    assert len(keys) == len(set(keys)) == 2 * (len(gain.MATRICES) + 3)
-
-
-def is_key(value):
-    return isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
-
-
-def test_matrices_that_are_taken_to_powers_are_drawn_independently():
-    keys = [jax.random.split(jax.random.fold_in(jax.random.key(seed), 2), 3) for seed in range(2)]
-    draws = {
-        f"{kind}, {seed}": powers.draw(kind, H, keys[seed][place])
-        for seed in range(2)
-        for place, kind in enumerate(powers.KINDS)
-    }
-    draws |= {f"{name} less its diagonal": w - np.diag(np.diag(w)) for name, w in draws.items()}
-    assert_independent({name: w for name, w in draws.items() if "less" in name})
-
-
-def test_written_places_are_drawn_independently():
-    class Even:
-        """A model to which every token is equally likely."""
-
-        def __call__(self, tokens, states):
-            return jnp.zeros((*tokens.shape, 50)), states
-
-        def start(self, count):
-            return ()
-
-    model = Functional(lambda key: (), lambda params: Even())
-    written = language.write(model, (), jnp.zeros((1, 2000), jnp.int32), jnp.full((5, 2000), -1), jnp.float32(1.0), KEY)
-    assert_independent({f"place {k}": np.asarray(tokens) for k, tokens in enumerate(written)})
-
-
-# Experiments: seeds and steps
-
-
-def test_parameters_and_noise_of_all_seeds_and_steps_are_drawn_independently():
-    n, seeds = 400, (3, 4)
-
-    def loss(params, carry, batch, key):
-        return jnp.sum(params), jax.random.uniform(key, (n,))
-
-    task = Task(lambda key: jax.random.uniform(key, (n,)), loss, None, 1, carry=np.zeros(n, np.float32))
-    optimiser = optax.identity()
-    state, run = begin(task, optimiser, seeds), training(task, optimiser, "cpu")
-    draws = {f"params of {seed}": np.asarray(own) for seed, own in zip(seeds, state.params, strict=True)}
-    draws |= {f"key of {seed}": uniform(key, n) for seed, key in zip(seeds, state.keys, strict=True)}
-    for step in range(3):
-        state, _ = run(state, np.zeros((1, len(seeds), 1), np.float32))
-        draws |= {
-            f"noise of {seed}, step {step}": np.asarray(own) for seed, own in zip(seeds, state.carry, strict=True)
-        }
-    assert_independent(draws)
-
-
-def batches_of_music():
-    """The pieces are equal, so that batches differ by the stretches that are read of them."""
-    piece = np.random.default_rng(0).random((5000, polyphonic_music.PITCHES)) < 0.1
-    model = types.SimpleNamespace(init=None, bind=None)
-    return polyphonic_music.task_of(polyphonic_music.Config(window=20), model, [piece] * 16).batch
-
-
-def batches_of_forecast():
-    rng = np.random.default_rng(0)
-    prepared = types.SimpleNamespace(xs=rng.random((99, 7), np.float32), changes=rng.random(99), scale=1.0)
-    return forecast.task_of(forecast.Config(), jaxrnn.gru(2), prepared, 99).batch
-
-
-def batches_of_text():
-    model = language.language_model(5, cell="gru", embedding=2, hidden_size=2, layers=1, dropout=0.0)
-    of_a_step = language.text_task(model, np.random.default_rng(0).integers(0, 5, 5000), 2, 700).batch
-    return lambda seed, epoch: of_a_step(seed, 3 * epoch)  # three windows an epoch
-
-
-def batches_of_images():
-    """A step is an epoch: of 50 images 40 are for training."""
-    images = np.arange(50.0).reshape(50, 1, 1), np.arange(50)
-    return digits(40, Images(*images, *images)).batch
-
-
-LENGTHS = np.arange(64)
-BATCHES = {
-    **{name: lambda name=name: TASKS[name]().batch for name in TASKS},
-    "digits, by epoch": batches_of_images,
-    "polyphonic_music": batches_of_music,
-    "forecast": batches_of_forecast,
-    "text": batches_of_text,
-    "translation": lambda: translate_toy.task_of(translate_toy.Config(), types.SimpleNamespace(init=None)).batch,
-    "shuffled": lambda: lambda seed, step: batching.shuffled(64, 16, seed, step),
-    "shuffled, by epoch": lambda: lambda seed, epoch: batching.shuffled(64, 64, seed, epoch),
-    "bucketed": lambda: lambda seed, step: batching.bucketed(LENGTHS, 16, seed, step, 1).indices,
-    "bucketed, by epoch": lambda: lambda seed, epoch: batching.bucketed(LENGTHS, 64, seed, epoch, 1).indices,
-}
-
-
-@pytest.mark.parametrize("name", BATCHES)
-def test_batches_of_all_seeds_and_steps_differ(name):
-    batch = BATCHES[name]()
-    drawn = {place: jax.tree.leaves(batch(*place)) for place in itertools.product(range(3), range(3))}
-    for (one, a), (other, b) in itertools.combinations(drawn.items(), 2):
-        assert not all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)), (one, other)
-
-
-def test_held_out_sequences_are_no_training_sequences():
-    """Not even where a length is a seed, and a number of sequences a step."""
-    held_out, trained = (
-        held_out_batch(PROBLEMS["adding"], 8, 5),
-        training_batch(PROBLEMS["adding"], 8, 5, seed=8, step=5),
-    )
-    assert not np.array_equal(held_out.xs, trained.xs)
-    pairs = [
-        translation.draw_pairs(translation.LANGUAGES["reversal"], 6, 50, (0, 0), test=test) for test in (False, True)
-    ]
-    sources = [{tuple(source) for source in part.sources} for part in pairs]
-    assert not sources[0] & sources[1]
 
 
 # All places

@@ -10,7 +10,16 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import CELL_TYPES, Cell, Params
-from jaxrnn.cells import FAMILIES, GRUParams, IndRNNParams, LSTMParams, MGUParams
+from jaxrnn.cells import (
+    FAMILIES,
+    GRUParams,
+    IndRNNParams,
+    LSTMParams,
+    MGUParams,
+    MinGRUParams,
+    MinLSTMParams,
+    RGLRUParams,
+)
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
@@ -30,6 +39,14 @@ class Family(NamedTuple):
     kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
 
 
+# Of a cell whose step is a_t ⊙ s_{t-1} + b_t: what `Affine.coefficients` keeps, by name, the gates, and the one
+# that sets what a step keeps.
+AFFINE: dict[type, tuple[tuple[str, ...], tuple[str, ...], tuple[str, bool]]] = {
+    MinGRUParams: (("z", "n"), ("z",), ("z", True)),
+    MinLSTMParams: (("f", "i", "n"), ("i", "f"), ("f", False)),
+    RGLRUParams: (("u", "r", "i", "a"), ("r", "i", "a"), ("a", False)),
+}
+
 CONFIGS = {type(family.config(1).shapes(1)): family.config for family in FAMILIES}  # by the record of the parameters
 
 
@@ -41,6 +58,11 @@ def _lstm_values(residual: Any) -> Values:
 def _first(names: tuple[str, ...], residual: Any) -> Values:
     """The first entries of a residual, by name."""
     return dict(zip(names, residual, strict=False))
+
+
+def _kept(names: tuple[str, ...], residual: Any) -> Values:
+    """The first entries of what the coefficients keep, by name."""
+    return _first(names, residual[1])
 
 
 def _lstm_deltas(blocks: tuple[str, ...], delta: Any) -> Values:
@@ -78,6 +100,9 @@ def _family(params: Any) -> Family | None:
         return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
     if type(params) in CONFIGS:
         gates = CONFIGS[type(params)].gates
+        if type(params) in AFFINE:
+            names, seen, kept = AFFINE[type(params)]
+            return Family(gates, seen, Bound(_kept, names), Bound(_deltas, gates), kept)
         return Family(gates, (), Bound(_first, ()), Bound(_deltas, gates), None)
     return None
 
@@ -152,14 +177,16 @@ def _array(where: str, params: Any, name: str, axes: int) -> Array:
     return value
 
 
-def gated_family_of(where: str, cell: Cell) -> tuple[Family, Params]:
-    """The family of a cell that has gates, and the shapes of its parameters."""
+def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Family, Params]:
+    """The family of a cell that has gates, with `by_state` gates that read the state, and its parameters' shapes."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward):
+    is_other = by_state and type(shapes) in AFFINE
+    if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward) or is_other:
+        expected = "an LSTM, GRU or MGU" if by_state else "an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU"
         raise NotImplementedError(
-            f"{where}: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; "
-            f"got {_checks.describe(cell)}"
+            f"{where}: cell expected {expected}, which have gates{' that read the state' if by_state else ''}, "
+            f"with the library's rule; got {_checks.describe(cell)}"
         )
     return family, shapes
 

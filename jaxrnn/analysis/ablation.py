@@ -132,7 +132,7 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
         NFG and NOG are trained without a gate; this function removes it from a trained cell.
     """
     where = "ablate_gates"
-    family, shapes = gated_family_of(where, cell)
+    family, shapes = gated_family_of(where, cell, by_state=True)
     if not isinstance(cell, Cell):
         raise NotImplementedError(f"{where}: cell expected one that is not sharded, got one of model_parallel")
     if cell.sample is not None:

@@ -37,13 +37,14 @@ def gate_values(
 ) -> Values:
     """The gates and the candidate at every step.
 
-    LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant. The cell's own rule
-    computes them from the states of one run, for all steps in one product.
+    LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant; minGRU z n, minLSTM i f n
+    with the gates divided by their sum, RG-LRU i r a, a being the coefficient of the state. The cell's
+    own rule computes them from the states of one run, for all steps in one product.
 
     Costs one run, and G T B H numbers.
 
     Args:
-        cell: an LSTM, GRU or MGU, or :func:`jaxrnn.regularize` of one, with its noise off.
+        cell: an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with its noise off.
         params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:
@@ -65,7 +66,9 @@ def gate_values(
     family, _ = gated_family_of("gate_values", cell)
     run = trajectory("gate_values", cell, params, xs, state, lengths, mask)
     values = _values(family, cell.rule, run.params, run.steps)
-    return {name: values[name] for name in ("i", "r", "z", "f", "g", "n", "o") if name in values}  # jit sorts by name
+    return {
+        name: values[name] for name in ("i", "r", "z", "f", "g", "n", "o", "a") if name in values
+    }  # jit sorts by name
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -90,7 +93,8 @@ def gate_statistics(
 
     The retention time is -1/⟨log f⟩, the number of steps after which 1/e of the memory is left
     if every step keeps a fraction f. It is infinite at f = 1. It belongs to the gate that sets
-    what is kept: f of an LSTM, z of a GRU, and f of an MGU, which keeps 1 - f.
+    what is kept: f of an LSTM or minLSTM, z of a GRU, a of an RG-LRU, f of an MGU, which keeps 1 - f,
+    and z of a minGRU, which keeps 1 - z.
 
     Costs one run, G T B H numbers for the gates, and `bins` passes over them.
 
@@ -100,7 +104,7 @@ def gate_statistics(
         bins: the number of bins of the histogram, at most 65536.
 
     Returns:
-        A dictionary of :class:`GateStatistics` by the name of the gate: i f o, r z, or f.
+        A dictionary of :class:`GateStatistics` by the name of the gate: i f o, r z, f, z, i f, or r i a.
         The mean over units of a mean is the mean over all values. Without a valid step, means
         and shares are NaN.
 

@@ -182,7 +182,8 @@ def rg_lru_step(
 
 def _decay(key: Array, hidden_size: int, dtype: Any) -> Array:
     """Λ for which a at r = 1 is uniform in `SLOWEST`."""
-    a = jax.random.uniform(key, (hidden_size,), jnp.promote_types(dtype, jnp.float32), *SLOWEST)
+    drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+    a = jax.random.uniform(key, (hidden_size,), drawn, *SLOWEST)
     return jnp.log(jnp.expm1(-jnp.log(a) / SHARPNESS)).astype(dtype)
 
 

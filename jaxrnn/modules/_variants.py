@@ -71,11 +71,10 @@ def lru_factory(where: str, drawing: Mapping[str, Any]) -> Callable[..., Cell]:
     _refuse(where, drawing, "bias", "bias")
     is_given = drawing.get("kernel_init") is not None
 
-    def make(
-        hidden_size: int, *, kernel_init: Any = None, bias_init: Any = None, use_bias: Any, **options: Any
-    ) -> Cell:
+    def make(hidden_size: int, *, kernel_init: Any = None, **options: Any) -> Cell:
         drawn = {"kernel_init": kernel_init, "output_init": kernel_init} if is_given and kernel_init is not None else {}
-        return lru(hidden_size, **drawn, **options)
+        own = {name: value for name, value in options.items() if name not in ("bias_init", "use_bias")}
+        return lru(hidden_size, **drawn, **own)
 
     return without_recurrent(where, make, drawing)
 

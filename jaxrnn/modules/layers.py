@@ -1,4 +1,4 @@
-"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; `MinGRU`, `MinLSTM`, `RGLRU` and `LRU` likewise."""
+"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; the other layers likewise."""
 
 import math
 from collections.abc import Callable

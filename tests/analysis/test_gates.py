@@ -118,6 +118,42 @@ def test_gate_values_follow_the_equations(name, x64):
             assert got.retention_time is None
 
 
+def affine_gates(name, p, xs):
+    """The gates of a cell whose step is affine in the state, and the log of what a step keeps."""
+    a = xs @ p.w_x + p.b
+    if name == "min_gru":
+        z, n = np.split(a, 2, -1)
+        return {"z": sigmoid(z), "n": n}, np.log(1 - sigmoid(z))
+    if name == "min_lstm":
+        i, f, n = np.split(a, 3, -1)
+        total = sigmoid(i) + sigmoid(f)
+        return {"i": sigmoid(i) / total, "f": sigmoid(f) / total, "n": n}, np.log(sigmoid(f) / total)
+    blocks = zip(np.split(a, len(p.w_gates), -1), p.w_gates, strict=True)
+    r, i = (np.concatenate(part, -1) for part in zip(*(np.split(u @ w, 2, -1) for u, w in blocks), strict=True))
+    r, i = (sigmoid(part + b) for part, b in zip((r, i), np.split(p.b_gates, 2), strict=True))
+    log_a = -8 * r * np.log1p(np.exp(p.decay))
+    return {"i": i, "r": r, "a": np.exp(log_a)}, log_a
+
+
+@pytest.mark.parametrize(("name", "kept"), [("min_gru", "z"), ("min_lstm", "f"), ("rg_lru", "a")])
+def test_gates_of_affine_cells_equal_numpy(name, kept, x64):
+    case, valid = case_of(name), np.arange(T)[:, None] < LENGTHS
+    gates, log_kept = affine_gates(name, jax.tree.map(np.asarray, case.params), np.asarray(case.xs))
+    found = analysis.gate_values(case.cell, case.params, case.xs, case.state, lengths=LENGTHS)
+    assert list(found) == list(gates)
+    jax.tree.map(close, dict(found), {gate: np.where(valid[..., None], v, 0) for gate, v in gates.items()})
+    statistics = analysis.gate_statistics(case.cell, case.params, case.xs, case.state, lengths=LENGTHS)
+    assert set(statistics) == set(gates) - {"n"}
+    for gate, got in statistics.items():
+        close(got.mean, gates[gate][valid].mean(0))
+        if gate == kept:
+            close(got.retention_time, -1 / log_kept[valid].mean(0))
+        else:
+            assert got.retention_time is None
+    with pytest.raises(NotImplementedError, match="ablate_gates: cell expected .* that read the state"):
+        analysis.ablate_gates(case.cell, "z", 0.5)
+
+
 @pytest.mark.parametrize(("name", "kept"), [("lstm", "f"), ("gru", "z"), ("mgu", "f")])
 def test_gate_statistics_of_padded_sequences_equal_numpy(name, kept, x64):
     case = case_of(name)

@@ -92,7 +92,7 @@ REFUSED = {
     "gates of an own rule": (
         on(a.gate_values, OWN_RULE),
         NotImplementedError,
-        "gate_values: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; got own",
+        "gate_values: cell expected an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU, which have gates, with the library's rule; got own",
     ),
     "ablate an own rule": (
         lambda: a.ablate_gates(OWN_RULE, "z", 0.5),
@@ -222,12 +222,12 @@ REFUSED = {
     "gates of an RNN": (
         on(a.gate_values, RNN),
         NotImplementedError,
-        r"gate_values: cell expected an LSTM, GRU or MGU, which have gates, with the library's rule; got rnn\(4\)",
+        r"gate_values: cell expected an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU, which have gates, with the library's rule; got rnn\(4\)",
     ),
     "gates of a stack": (
         lambda: a.gate_statistics(jaxrnn.stack([GRU]), None, XS),
         NotImplementedError,
-        "gate_statistics: cell expected an LSTM, GRU or MGU",
+        "gate_statistics: cell expected an LSTM, GRU, MGU, minGRU",
     ),
     "thresholds": (
         on(a.gate_statistics, low=0.9, high=0.1),
@@ -239,7 +239,7 @@ REFUSED = {
     "ablate an RNN": (
         lambda: a.ablate_gates(RNN, "h", 1.0),
         NotImplementedError,
-        "ablate_gates: cell expected an LSTM, GRU or MGU",
+        "ablate_gates: cell expected an LSTM, GRU or MGU, which have gates that read the state",
     ),
     "ablate noise": (
         lambda: a.ablate_gates(ZONED, "f", 1.0),

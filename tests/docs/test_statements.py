@@ -4,9 +4,20 @@ import re
 
 import pytest
 
-from tests.docs.statements import ROOT, STATEMENTS, Statement, benchmarks, experiments, library, pages, spaced, text_of
+from tests.docs.statements import (
+    ROOT,
+    STATEMENTS,
+    Statement,
+    benchmarks,
+    experiments,
+    interfaces,
+    library,
+    pages,
+    spaced,
+    text_of,
+)
 
-MODULES = (library, pages, experiments, benchmarks)
+MODULES = (library, interfaces, pages, experiments, benchmarks)
 OTHERS = {".cache", ".venv", "results"}  # folders whose pages are not the project's
 PAGES = sorted(
     str(path) for path in (each.relative_to(ROOT) for each in ROOT.rglob("*.md")) if not OTHERS & set(path.parts)

@@ -60,8 +60,8 @@ MODULES = {
         lambda: jaxrnn.stack([jaxrnn.rg_lru(H, num_blocks=2)], bidirectional=True),
     ),
     "lru": (
-        lambda: LRU(I, H, 2, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0, rngs=rngs()),
-        lambda: jaxrnn.stack([jaxrnn.lru(H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0)] * 2),
+        lambda: LRU(I, H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.lru(H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0)]),
     ),
 }
 KINDS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
