@@ -16,6 +16,7 @@ from jaxrnn._describe import describe, quote
 LARGEST_SIZE = 2**31 - 1  # of an axis: indices are 32-bit integers
 MOST_AXES = 32  # of a batch
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+COMPLEX = {"float32": "complex64", "float64": "complex128"}  # by the dtype of either part
 
 
 def is_integer(value: Any) -> TypeGuard[int]:
@@ -154,6 +155,17 @@ def float_dtype(where: str, name: str, value: Any, narrow: bool = False) -> Any:
         got = describe(value) if dtype is None else dtype.name
         raise TypeError(f"{where}: {name} expected one of the dtypes {', '.join(FLOATS)}, got {got}")
     return dtype
+
+
+def complex_dtype(where: str, name: str, dtype: Any) -> Any:
+    """The complex dtype whose parts have a floating-point dtype."""
+    dtype = jnp.dtype(dtype)
+    if dtype.name not in COMPLEX:
+        raise TypeError(
+            f"{where}: {name} expected {' or '.join(COMPLEX)} for a complex state, got {dtype.name}; "
+            "no complex dtype is that narrow, and compute_dtype gives products in less"
+        )
+    return jnp.dtype(COMPLEX[dtype.name])
 
 
 def key(where: str, name: str, value: Any) -> jax.Array:
@@ -295,6 +307,8 @@ def state_like(where: str, name: str, state: Any, expected: Any, batch_of: str =
             )
         if want.dtype.name in FLOATS and got.dtype.name not in FLOATS:
             raise TypeError(f"{where}: {name} expected floating-point arrays, got {describe(state)}")
+        if want.dtype.name in COMPLEX.values() and got.dtype.name not in COMPLEX.values():
+            raise TypeError(f"{where}: {name} expected complex arrays, got {describe(state)}; add 0j to real ones")
 
 
 def same_structure(tree: Any, expected: Any) -> bool:

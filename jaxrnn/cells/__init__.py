@@ -6,6 +6,7 @@ from jaxrnn.cells._affine import affine_rule
 from jaxrnn.cells._family import Family
 from jaxrnn.cells.gru import GRUConfig, GRUNorm, GRUParams, gru, gru_step
 from jaxrnn.cells.indrnn import IndRNNConfig, IndRNNParams, indrnn, indrnn_step
+from jaxrnn.cells.lru import LRUConfig, LRUParams, lru, lru_step
 from jaxrnn.cells.lstm import LSTMConfig, LSTMNorm, LSTMParams, LSTMState, lstm, lstm_step
 from jaxrnn.cells.mgu import MGUConfig, MGUParams, mgu, mgu_step
 from jaxrnn.cells.min_gru import MinGRUConfig, MinGRUParams, min_gru, min_gru_step
@@ -22,6 +23,8 @@ __all__ = [
     "GRUParams",
     "IndRNNConfig",
     "IndRNNParams",
+    "LRUConfig",
+    "LRUParams",
     "LSTMConfig",
     "LSTMNorm",
     "LSTMParams",
@@ -42,6 +45,8 @@ __all__ = [
     "gru_step",
     "indrnn",
     "indrnn_step",
+    "lru",
+    "lru_step",
     "lstm",
     "lstm_step",
     "mgu",
@@ -77,6 +82,7 @@ FAMILIES = (
     Family(min_gru, MinGRUConfig),
     Family(min_lstm, MinLSTMConfig),
     Family(rg_lru, RGLRUConfig, by_units=False),
+    Family(lru, LRUConfig, by_units=False),
 )
 
 

@@ -11,8 +11,25 @@ from jaxrnn._types import Params, PyTree, Rule, State
 
 
 def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
-    """Every floating-point leaf in `dtype`; the others as they are."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
+    """Every floating-point leaf in `dtype`, complex ones with parts of that dtype or float32; the others as they are."""
+
+    def cast(leaf: Array) -> Array:
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            return leaf.astype(jnp.result_type(dtype, jnp.complex64))
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def is_complex(tree: PyTree) -> bool:
+    """Whether any leaf is complex."""
+    return any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(tree))
+
+
+def check_dtype_of_state(where: str, state: State, dtype: Any, given: str) -> None:
+    """Raises if a state is complex, and `dtype`, that of the arguments `given`, has no complex counterpart."""
+    if is_complex(state):
+        _checks.complex_dtype(where, given, dtype)
 
 
 def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
@@ -33,6 +50,7 @@ def checked_step(
         check(where, params, x.shape)
     _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])), "x")
     dtype = jnp.result_type(x, *jax.tree.leaves(params))
+    check_dtype_of_state(where, state, dtype, "params and x")
     params, state, x = cast_floating(jax.tree.map(jnp.asarray, (params, state, x)), dtype)
     state, y, _ = rule.forward(params, state, rule.project(params, x))
     return state, y

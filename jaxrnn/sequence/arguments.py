@@ -11,10 +11,10 @@ from jaxtyping import Array
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, State
-from jaxrnn.cells._step import cast_floating
+from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
 from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
-from jaxrnn.sequence.request import CLOSURES, PLATFORMS, Device, Inputs, Options, Request
+from jaxrnn.sequence.request import CLOSURES, COMPLEX, PLATFORMS, Device, Inputs, Options, Request
 from jaxrnn.sequence.segments import segment_length
 from jaxrnn.sequence.sharding import (
     check_alike,
@@ -61,6 +61,7 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
     device, is_varying = device_of(xs), varies((params, xs))
     inputs, options = _arrays(where, cell, params, xs, state, given), _options(where, cell, given)
     dtypes = dtypes_of(where, cell, params, xs, given.compute_dtype)
+    check_dtype_of_state(where, inputs.state, dtypes.state, "params and xs")
     inputs = cast_floating(inputs, dtypes.state)
     if dtypes.compute is not None:
         _check_products(where, cell, inputs, dtypes.compute)
@@ -81,7 +82,8 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
         accumulate_once=options.keep_gates and may_be_sharded(inputs),
     )
     features = _features(given, options, dtypes.state, device, is_varying)
-    features = features | {CLOSURES} if closes else features
+    also = {CLOSURES: closes, COMPLEX: is_complex(inputs.state)}
+    features = features | {name for name, is_asked in also.items() if is_asked}
     return Request(options, inputs, features, device, repr(cell))
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxrnn import _checks
 from jaxrnn._types import Cell, Rule
 from jaxrnn.cells import variants
-from jaxrnn.cells._step import cast_floating
+from jaxrnn.cells._step import cast_floating, is_complex
 from jaxrnn.sequence.implementations.associative import Associative
 from jaxrnn.sequence.implementations.bptt import Bptt
 from jaxrnn.sequence.implementations.cudnn import Cudnn
@@ -30,7 +30,7 @@ from jaxrnn.sequence.implementations.protocol import TRANSFORMATIONS, Implementa
 from jaxrnn.sequence.implementations.reference import Reference
 from jaxrnn.sequence.implementations.scan import Scan
 from jaxrnn.sequence.masking import only
-from jaxrnn.sequence.request import CLOSURES, FEATURES, Device, Inputs, Options, Outcome, Request
+from jaxrnn.sequence.request import CLOSURES, COMPLEX, FEATURES, Device, Inputs, Options, Outcome, Request
 from jaxrnn.sequence.segments import Checkpointed, Runs
 from jaxrnn.sequence.sharding import OnMesh
 
@@ -146,7 +146,8 @@ def _example(cell: Cell) -> Request:
     """A request to run the cell for two steps, that asks for nothing else."""
     params, state = jax.eval_shape(lambda key: (cell.init(key, 2), cell.initial_state((2,))), jax.random.key(0))
     inputs = Inputs(params, jax.ShapeDtypeStruct((2, 2, 2), jnp.float32), state, None, None, None, None)
-    return Request(Options(cell.equations), inputs, frozenset(), Device("", ""), cell.name)
+    features = frozenset({COMPLEX} if is_complex(state) else ())
+    return Request(Options(cell.equations), inputs, features, Device("", ""), cell.name)
 
 
 def table(implementations: Mapping[str, Implementation] = IMPLEMENTATIONS) -> str:

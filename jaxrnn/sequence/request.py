@@ -116,7 +116,8 @@ OPTIONS = (
 )
 CLOSURES = "a function that closes over traced values"
 PLACES = ("shard_map with its checks", "model_parallel", "a batch on an explicit mesh")
-DTYPES = ("float32", "float64", "bfloat16, float16")
+COMPLEX = "a complex state"
+DTYPES = ("float32", "float64", "bfloat16, float16", COMPLEX)
 PLATFORMS = {"cpu": "a CPU", "cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "tpu": "a TPU"}
 FEATURES = (*OPTIONS, CLOSURES, *PLACES, *DTYPES, *PLATFORMS.values())
 

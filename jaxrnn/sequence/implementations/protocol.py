@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from jaxrnn._types import AnyCell
-from jaxrnn.sequence.request import FEATURES, Inputs, Options, Outcome, Request
+from jaxrnn.sequence.request import COMPLEX, FEATURES, Inputs, Options, Outcome, Request
 
 GRAD, SECOND, FORWARD_MODE, VMAP = "`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`"
 TRANSFORMATIONS = (GRAD, SECOND, FORWARD_MODE, VMAP)
@@ -18,6 +18,8 @@ UNSEEN = (
     "its gradient would miss their part: give them as parameters of a cell of your own; 'scan' supports it, and "
     "differentiates with respect to them"
 )
+# Why an implementation does not support a feature, if it has no reason of its own.
+REASONS = {COMPLEX: "it computes with real states alone; 'associative', 'bptt' and 'scan' support complex ones"}
 
 
 class Implementation(abc.ABC):
@@ -58,7 +60,8 @@ class Implementation(abc.ABC):
 
     def refuses(self, feature: str) -> str | None:
         """Why it does not support a feature; `None` if it does."""
-        return None if feature in self.supports else self.reasons.get(feature, "it does not support that")
+        why = {**REASONS, **self.reasons}
+        return None if feature in self.supports else why.get(feature, "it does not support that")
 
     def unsupported(self, request: Request) -> str | None:
         """Why it cannot run the request, in words; `None` if it can."""

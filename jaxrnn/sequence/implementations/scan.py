@@ -21,7 +21,7 @@ class Scan(Implementation):
     supports: ClassVar = frozenset({
         "lengths", "mask", "resets", "reverse", "return_states", "checkpoint=K",
         "compute_dtype", "truncate", "clip_gradient", CLOSURES, "shard_map with its checks", "model_parallel",
-        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16",
+        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16", "a complex state",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
     reasons: ClassVar = {
