@@ -34,7 +34,6 @@ from experiments.memory_tasks.figure import draw_lengths, draw_variants
 from experiments.memory_tasks.plan import (
     BIASES,
     CELLS,
-    LINEAR,
     Scale,
     biased,
     by_run,
@@ -48,11 +47,11 @@ from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.record import about, as_record, outcomes_of
 from experiments.memory_tasks.runs import GUESSED, Outcome, Run, make_task, network_of, tested_lengths
 from experiments.memory_tasks.tracking import GROUPS
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import AFFINE, CONTESTANTS
 from experiments.training.runs import check_shares
 from experiments.training.sizes import CALLED, bytes_of, check_training, shapes_of
 
-NAMED = (*CELLS, *LINEAR)
+NAMED = (*CELLS, *AFFINE)
 TASKS = (*(name for name in PROBLEMS if name not in GROUPS), "state_tracking")
 COMPARABLE = tuple(name for name, problem in PROBLEMS.items() if not problem.beyond)
 COMPARED = {  # by the field of a `Plan`: the label of a run beside others of its problem and length
@@ -71,7 +70,7 @@ class Config(DeviceOptions):
     groups: tuple[str, ...] = tuple(GROUPS)
     """Whose words state_tracking reads: any of s3, s5."""
     cells: tuple[str, ...] | None = None
-    """Any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru, min_gru, min_lstm, rg_lru. By default each
+    """Any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru, min_gru, min_lstm, rg_lru, lru. By default each
     problem's own."""
     lengths: tuple[int, ...] | None = None
     """The lengths, in each problem's own unit (steps, blanks, symbols, modifiers); by default its own."""

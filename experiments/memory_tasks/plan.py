@@ -7,11 +7,10 @@ from experiments.command.devices import Devices
 from experiments.command.progress import Job, Show
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run, train
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import AFFINE, CONTESTANTS
 
 CELLS = ("rnn-sigmoid", "rnn-uniform", "rnn", "irnn", "lstm-b0", "lstm", "gru")
-LINEAR = ("min_gru", "min_lstm", "rg_lru")  # affine in the state, by coefficients that are diagonal
-TRACKERS = ("rnn", "lstm", "gru", *LINEAR)  # the cells of the problems with other test lengths
+TRACKERS = ("rnn", "lstm", "gru", *AFFINE)  # the cells of the problems with other test lengths
 CHANGED = ("rnn", "irnn", "lstm")  # also trained with other changes of the gradient
 BIASES = {
     "lstm-b0": "both 0",
@@ -20,11 +19,11 @@ BIASES = {
     "lstm-f1-o1": "both 1",
     "lstm-chrono": "chrono",
 }
-FAST = ("rnn-sigmoid", "lstm", "gru", *LINEAR)  # what their names begin with
-LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *LINEAR, *BIASES)}
+FAST = ("rnn-sigmoid", "lstm", "gru", *AFFINE)  # what their names begin with
+LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *AFFINE, *BIASES)}
 STEPS = {
     **{"adding": 3000, "copy": 2000, "order": 1000, "reber": 1000, "agreement": 1000},
-    **{"parity": 1500, "s3": 2000, "s5": 1500, "selective_copying": 3000},
+    **{"parity": 1500, "s3": 1500, "s5": 1500, "selective_copying": 2000},
 }
 LAYERS, RATE = 2, 0.01  # of the networks that are tested at other lengths
 CHANGES: dict[str, dict[str, float | None]] = {  # of the gradient: the fields of a `Run`

@@ -58,4 +58,6 @@ CONTESTANTS = {
     "min_gru": Contestant("minGRU", _plain(jaxrnn.min_gru), LINEAR, (2, 2), "v"),
     "min_lstm": Contestant("minLSTM", _plain(jaxrnn.min_lstm), LINEAR, (), "^"),
     "rg_lru": Contestant("RG-LRU", _plain(jaxrnn.rg_lru), BLACK, (1, 2), "s"),
+    "lru": Contestant("LRU", _plain(jaxrnn.lru), BLACK, (4, 1, 1, 1), "D"),
 }
+AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")  # affine in the state, so without recurrent weights

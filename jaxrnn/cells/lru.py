@@ -109,9 +109,7 @@ def _read_backward(params: LRUParams, states: Array, xs: Float[Array, "*B I"], d
     return dstates, dparams, alg.dot_transposed(dys, params.d)
 
 
-RULE = affine_rule(
-    Affine(_coefficients, _coefficients_backward, _read, _read_backward), matrices=("w_x", "w_y", "d")
-)
+RULE = affine_rule(Affine(_coefficients, _coefficients_backward, _read, _read_backward), matrices=("w_x", "w_y", "d"))
 
 
 def lru_step(
@@ -216,8 +214,8 @@ def lru(
     r_min: float = 0.0,
     r_max: float = 1.0,
     max_phase: float = 2 * math.pi,
-    kernel_init: Initializer = Bound(_normal, 0.5),  # noqa: B008 - it does not change
-    output_init: Initializer = Bound(_normal, 1.0),  # noqa: B008
+    kernel_init: Initializer = Bound(_normal, 0.5),
+    output_init: Initializer = Bound(_normal, 1.0),
 ) -> Cell:
     """A linear recurrent unit: a cell whose equations are those of :func:`lru_step`.
 
