@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def _panel(axis: Axes, outcomes: Sequence[Outcome]) -> None:
         if outcome.beyond is not None:
             lengths, right, line = outcome.beyond.lengths, 100 * outcome.beyond.right, _line(outcome.run.cell)
             axis.plot(lengths, right.mean(1), markersize=5, **line)
-            axis.plot(lengths, right, alpha=0.4, markersize=2.5, **line | {"linestyle": ""})
+            axis.plot(lengths, right, alpha=0.4, markersize=2.5, **{**line, "linestyle": ""})
     axis.axhline(100 / problem.outputs, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(ticks))
@@ -47,7 +48,7 @@ def _panel(axis: Axes, outcomes: Sequence[Outcome]) -> None:
     axis.set_title(f"{problem.label}, learned at {min(o.run.length for o in outcomes)}", fontsize=11)
 
 
-def _line(cell: str) -> dict[str, object]:
+def _line(cell: str) -> dict[str, Any]:
     look = CONTESTANTS[cell]
     dashes = (0, look.dashes) if look.dashes else "-"
     return {"color": look.colour, "marker": look.marker, "linestyle": dashes, "linewidth": 1.5}
