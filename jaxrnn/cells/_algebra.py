@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 
 
 class Dropped(NamedTuple):
@@ -132,7 +132,7 @@ def columns(w: Weight, start: int, stop: int) -> Weight:
     return w._replace(w=w.w[:, start:stop]) if isinstance(w, (Dropped, Sharded)) else w[:, start:stop]
 
 
-def total(d: Float[Array, "*B M"]) -> Float[Array, "M"]:
+def total(d: Inexact[Array, "*B M"]) -> Inexact[Array, "M"]:
     """Σ d over all leading axes: the cotangent of a bias."""
     return d.sum(tuple(range(d.ndim - 1)), dtype=d.dtype)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Inexact
 
 from jaxrnn import _checks
 from jaxrnn._types import Params, PyTree, Rule, State
@@ -15,7 +15,7 @@ def cast_floating(tree: PyTree, dtype: Any) -> PyTree:
 
     def cast(leaf: Array) -> Array:
         if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
-            return leaf.astype(jnp.result_type(dtype, jnp.complex64))
+            return leaf.astype(_checks.COMPLEX.get(jnp.dtype(dtype).name, "complex64"))
         return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
     return jax.tree.map(cast, tree)
@@ -32,7 +32,7 @@ def check_dtype_of_state(where: str, state: State, dtype: Any, given: str) -> No
         _checks.complex_dtype(where, given, dtype)
 
 
-def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Float[Array, "*B H"]:
+def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Inexact[Array, "*B H"]:
     """The initial state of a cell whose state is its output h."""
     return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)
 

@@ -93,7 +93,7 @@ def _coefficients_backward(params: LRUParams, xs: Float[Array, "*B I"], b: Array
     return dparams, alg.dot_transposed(delta, params.w_x)
 
 
-def _parts(states: Complex[Array, "*B H"]) -> Float[Array, "*B 2H"]:
+def _parts(states: Complex[Array, "*B H"]) -> Float[Array, "*B GH"]:
     """What `w_y` multiplies: Re(s C) = Re(s) C_re - Im(s) C_im."""
     return jnp.concatenate([states.real, -states.imag], axis=-1)
 

@@ -32,6 +32,7 @@ from tests.support.programs import (
 )
 from tests.support.registry import (
     CELLS,
+    COMPLEX,
     FAMILIES,
     LENGTHS,
     SCENARIOS,
@@ -45,6 +46,7 @@ from tests.support.registry import (
     gap,
     loss_of,
     make,
+    narrowed,
     numpy_of,
     of_cell,
     quick_jit,
@@ -306,7 +308,7 @@ def test_any_batch_rank_and_time_equal_the_equations_in_numpy(name, batch_shape,
     got = called(*case[1:4])
     mask = np.arange(time).reshape(time, *(1 for _ in batch_shape)) < lengths
     expected = in_numpy.unroll(name, *case[1:4], mask=mask, **options)
-    assert_close(got, jax.tree.map(lambda leaf: leaf.astype(np.float32), expected), "float32")
+    assert_close(got, narrowed(expected), "float32")
     assert got[1].shape[:-1] == (time, *batch_shape)
     if time == 0:
         assert_equal(got[0], case.state)
@@ -367,7 +369,7 @@ def test_traced_lengths_are_clamped(name, x64):
     assert_close(traced, in_numpy.unroll(name, *case[1:4], mask=VALID)[:2])
 
 
-@cells
+@pytest.mark.parametrize("name", [of_cell(name) for name in CELLS if name not in COMPLEX])
 def test_bfloat16_operands_give_bfloat16_results(name):
     """Values are near those in float64. Gradients are in bfloat16 too."""
     case = make(name, dtype=jnp.bfloat16)
@@ -393,15 +395,15 @@ TOLERANCE_COMPUTE = 4e-2
 
 @cells
 def test_compute_dtype_rounds_products_and_keeps_dtypes(name):
-    """Products are in bfloat16, states in float32, and outputs in the dtype of the input."""
+    """Products are in bfloat16, states in float32 or complex64, and outputs in the dtype of the input."""
     case = make(name)
-    got = run(case, return_states=True, compute_dtype=jnp.bfloat16)
-    chex.assert_type(jax.tree.leaves(got), jnp.float32)
+    final, ys, states = got = run(case, return_states=True, compute_dtype=jnp.bfloat16)
+    chex.assert_type(jax.tree.leaves((ys, final, states)), [jnp.float32, *2 * [s.dtype for s in jax.tree.leaves(case.state)]])
     exact = in_numpy.unroll(name, *case[1:4])
     assert 1e-5 < gap(in_numpy.as_float64(got), exact) <= TOLERANCE_COMPUTE
     narrow = case._replace(xs=case.xs.astype(jnp.bfloat16))
     final, ys = jax.eval_shape(lambda: run(narrow, compute_dtype=jnp.bfloat16))
-    chex.assert_type([ys, *jax.tree.leaves(final)], [jnp.bfloat16] + [jnp.float32] * len(jax.tree.leaves(final)))
+    chex.assert_type([ys, *jax.tree.leaves(final)], [jnp.bfloat16, *(s.dtype for s in jax.tree.leaves(case.state))])
 
 
 @families

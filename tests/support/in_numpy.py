@@ -109,6 +109,15 @@ def rg_lru(name, params, h, x):
     return h, h
 
 
+def lru(name, params, s, x):
+    p = {name: np.asarray(value) for name, value in params._asdict().items()}
+    (b_re, b_im), (c_re, c_im) = np.split(p["w_x"], 2, -1), np.split(p["w_y"], 2)
+    phase = np.exp(p["theta"])
+    a = np.exp(-np.exp(p["nu"])) * (np.cos(phase) + 1j * np.sin(phase))
+    s = a * s + np.exp(p["gamma_log"]) * (x @ (b_re + 1j * b_im))
+    return s, (s @ (c_re + 1j * c_im)).real + x @ p["d"]
+
+
 # By the first word of a row of the registry.
 STEPS = {
     "rnn": rnn,
@@ -119,6 +128,7 @@ STEPS = {
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "rg_lru": rg_lru,
+    "lru": lru,
 }
 
 
@@ -132,7 +142,8 @@ def step_of(name: str) -> Any:
 
 
 def as_float64(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+    """NumPy arrays in float64, complex ones in complex128."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.complex128 if np.iscomplexobj(leaf) else np.float64), tree)
 
 
 def step(name: str, params: Any, state: Any, x: Any) -> tuple[Any, Any]:
@@ -152,8 +163,8 @@ def unroll(name, params, xs, state, *, mask=None, resets=None, reset_state=None,
     mask = np.ones(shape, bool) if mask is None else np.asarray(mask)
     resets = np.zeros(shape, bool) if resets is None else np.asarray(resets)
     fresh = jax.tree.map(np.zeros_like, state) if reset_state is None else as_float64(reset_state)
-    states = jax.tree.map(lambda leaf: np.zeros((len(xs), *leaf.shape)), state)
-    ys, previous = np.zeros_like(jax.tree.leaves(states)[0]), None  # the output is the first part of the state
+    states = jax.tree.map(lambda leaf: np.zeros((len(xs), *leaf.shape), leaf.dtype), state)
+    ys, previous = np.zeros((len(xs), *step(name, params, state, np.zeros(xs.shape[1:]))[1].shape)), None
     for t in reversed(range(len(xs))) if reverse else range(len(xs)):
         # A reset at t separates t from t-1. A reset at 0 replaces the initial state.
         if not reverse:

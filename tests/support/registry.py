@@ -36,10 +36,14 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "min_gru": lambda: jaxrnn.min_gru(H),
     "min_lstm": lambda: jaxrnn.min_lstm(H),
     "rg_lru": lambda: jaxrnn.rg_lru(H, num_blocks=2),
+    "lru": lambda: jaxrnn.lru(H, output_size=2),
 }
 
 # Those whose step is affine and diagonal in the state, which "associative" runs.
-AFFINE = ("min_gru", "min_lstm", "rg_lru")
+AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")
+
+# Those whose state is complex. There is no complex dtype for 16 bits.
+COMPLEX = ("lru",)
 
 
 def of_cell(name: str, *more: Any) -> Any:
@@ -65,9 +69,27 @@ class Case(NamedTuple):
 
 
 def random_like(seed: int, tree: Any, dtype: Any, scale: float = 1.0) -> Any:
-    """Normal random numbers by NumPy. JAX would compile a generator in every test."""
+    """Normal random numbers by NumPy, in both parts of a complex leaf. JAX would compile a generator in every test."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.standard_normal(leaf.shape), dtype), tree)
+
+    def drawn(leaf: Any) -> jax.Array:
+        value = scale * rng.standard_normal(leaf.shape)
+        if not np.issubdtype(leaf.dtype, np.complexfloating):
+            return jnp.asarray(value, dtype)
+        return jnp.asarray(value + 1j * scale * rng.standard_normal(leaf.shape), np.result_type(dtype, np.complex64))
+
+    return jax.tree.map(drawn, tree)
+
+
+def narrowed(tree: Any) -> Any:
+    """NumPy arrays in float32, complex ones in complex64."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.complex64 if np.iscomplexobj(leaf) else np.float32), tree)
+
+
+def output_of(case: Any) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of the output of one step."""
+    state, x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (case.state, case.xs))
+    return jax.eval_shape(case.cell.step, case.params, state, jax.ShapeDtypeStruct(x.shape[1:], x.dtype))[1]
 
 
 def numpy_of(tree: Any) -> Any:
@@ -148,10 +170,10 @@ def weighed(outcome: Any, emphasis: Any = (1.0, 1.0, 1.0)) -> jax.Array:
 
     `emphasis` multiplies the three parts, so that a test can select one.
     """
-    total = jnp.zeros((), jax.tree.leaves(outcome)[0].dtype)
+    total = jnp.zeros((), jax.tree.leaves(outcome)[0].real.dtype)
     for k, part in enumerate(outcome):
         for w, leaf in zip(jax.tree.leaves(random_like(9 + k, part, total.dtype)), jax.tree.leaves(part), strict=True):
-            total += jnp.asarray(emphasis[k], total.dtype) * jnp.sum(w * jnp.sin(leaf))
+            total += jnp.asarray(emphasis[k], total.dtype) * jnp.sum(w * jnp.sin(leaf)).real
     return total
 
 
@@ -174,7 +196,8 @@ def gap(a: Any, b: Any) -> float:
     chex.assert_tree_all_finite((a, b))
     worst = 0.0
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        wide = np.complex128 if np.iscomplexobj(x) else np.float64
+        x, y = np.asarray(x, wide), np.asarray(y, wide)
         if x.size:
             worst = max(worst, float(np.max(np.abs(x - y)) / max(np.max(np.abs(y)), 1e-30)))
     return worst
