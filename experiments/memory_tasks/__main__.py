@@ -67,7 +67,7 @@ class Config(DeviceOptions):
 
     tasks: tuple[str, ...] = TASKS
     """Which problems: any of adding, copy, order, reber, agreement, parity, state_tracking, selective_copying."""
-    groups: tuple[str, ...] = tuple(GROUPS)
+    groups: tuple[str, ...] = ("s3",)
     """Whose words state_tracking reads: any of s3, s5."""
     cells: tuple[str, ...] | None = None
     """Any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru, min_gru, min_lstm, rg_lru, lru. By default each

@@ -398,7 +398,9 @@ def test_compute_dtype_rounds_products_and_keeps_dtypes(name):
     """Products are in bfloat16, states in float32 or complex64, and outputs in the dtype of the input."""
     case = make(name)
     final, ys, states = got = run(case, return_states=True, compute_dtype=jnp.bfloat16)
-    chex.assert_type(jax.tree.leaves((ys, final, states)), [jnp.float32, *2 * [s.dtype for s in jax.tree.leaves(case.state)]])
+    chex.assert_type(
+        jax.tree.leaves((ys, final, states)), [jnp.float32, *2 * [s.dtype for s in jax.tree.leaves(case.state)]]
+    )
     exact = in_numpy.unroll(name, *case[1:4])
     assert 1e-5 < gap(in_numpy.as_float64(got), exact) <= TOLERANCE_COMPUTE
     narrow = case._replace(xs=case.xs.astype(jnp.bfloat16))
