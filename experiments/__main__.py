@@ -34,7 +34,11 @@ SCRIPTS = (
     Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
     Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
-    Script("memory_tasks", "adding, copying, order, grammar and agreement over long stretches", "18"),
+    Script(
+        "memory_tasks",
+        "adding, copying, order, grammar and agreement over long stretches, parity, words of groups",
+        "35",
+    ),
     Script("gates", "what trained gates do, and which of them matter", "4"),
     Script("lstm_vs_gru", "equal parameters: quality and seconds side by side", "7"),
     Script("long_sequence", "trains an LSTM through 100,000 steps at once", "0.5", quick=False),

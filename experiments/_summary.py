@@ -63,6 +63,8 @@ ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the rec
     "japanese_vowels": japanese_vowels.rows,
     "polyphonic_music": polyphonic_music.rows,
     "char_lm": char_lm.rows,
+    "char_lm_min_gru": char_lm.rows,
+    "char_lm_min_lstm": char_lm.rows,
     "poems": poems.rows,
     "translate_toy": translate_toy.rows,
     "forecast": forecast.rows,

@@ -45,7 +45,7 @@ class Config(RunOptions):
     data_dir: Path | None = None
     """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
-    """rnn, lstm or gru."""
+    """rnn, lstm, gru, min_gru or min_lstm."""
     hidden_size: int = 256
     """Hidden units of each layer."""
     layers: int = 1
@@ -92,6 +92,11 @@ class SampleConfig:
 
 QUICK = {"epochs": 1, "hidden_size": 64, "batch_size": 256, "window": 50, "save_every": None}
 STREAMS = 32  # of the validation text, side by side
+NAMES = {"rnn": "tanh RNN", "lstm": "LSTM", "gru": "GRU", "min_gru": "minGRU", "min_lstm": "minLSTM"}
+PUBLISHED = {  # by cell: a loss, and what our run differs in
+    "min_gru": ("1.548 (Feng 2024, a larger model)", "a plain stack of layers, fewer updates"),
+    "min_lstm": ("1.555 (Feng 2024, a larger model)", "a plain stack of layers, fewer updates"),
+}
 SAMPLE = 400  # characters, in the record and on the screen
 
 
@@ -214,9 +219,12 @@ def sample(arguments: Sequence[str]) -> int:
 
 def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
-    what, published = "tiny-shakespeare: validation nats a character", "1.55 (minLSTM, Feng 2024)"
+    config = record["config"]
+    size = f"{config['layers']} layer{'s' if config['layers'] > 1 else ''}, {config['epochs']} epochs"
+    what = f"tiny-shakespeare, {NAMES[config['cell']]}, {size}: validation nats a character"
+    published, differs = PUBLISHED.get(config["cell"], ("1.55 (minLSTM, Feng 2024)", "another network"))
     obtained = mean_over_seeds(record["validation_nats"], 4)
-    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, "another network")
+    yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, differs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

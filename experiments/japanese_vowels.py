@@ -45,7 +45,7 @@ class Config(RunOptions):
     data_dir: Path | None = None
     """Where the set is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
-    """rnn, lstm or gru."""
+    """rnn, lstm, gru, min_gru or min_lstm."""
     hidden_size: int = 100
     """Hidden units of each direction."""
     bidirectional: bool = True

@@ -32,7 +32,7 @@ from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
 from experiments.models.functional import Functional, functional
-from experiments.models.language import LAYERS
+from experiments.models.language import LAYERS, WITHOUT_RECURRENT_WEIGHTS
 from experiments.models.readout import readout_module
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
@@ -134,10 +134,11 @@ class Pieces(NamedTuple):
 
 def hidden_size_of(cell: str, budget: int) -> int:
     """The most units whose model has no more parameters than the budget; 0 if none has."""
-    gates, extra = {"rnn": (1, 0), "gru": (3, 1), "lstm": (4, 0)}[cell]
+    gates, extra = {"rnn": (1, 0), "gru": (3, 1), "lstm": (4, 0), "min_gru": (2, 0), "min_lstm": (3, 0)}[cell]
 
     def parameters(h: int) -> int:
-        return gates * h * (PITCHES + h + 1) + extra * h + h * PITCHES + PITCHES
+        recurrent = 0 if cell in WITHOUT_RECURRENT_WEIGHTS else h
+        return gates * h * (PITCHES + recurrent + 1) + extra * h + h * PITCHES + PITCHES
 
     size = 0
     while parameters(size + 1) <= budget:
@@ -338,7 +339,7 @@ def rows(record: Record) -> Iterator[Row]:
     """The rows of a record of the chorales in the table of results."""
     for run in record["runs"]:
         what = f"JSB, {CONTESTANTS[run['cell']].label}: test nats a step"
-        published = PUBLISHED_JSB[run["cell"], run["parameters"] > 100_000]
+        published = PUBLISHED_JSB.get((run["cell"], run["parameters"] > 100_000), "-")
         obtained = mean_over_seeds(run["test_nats"], 3)
         yield Row(what, run["parameters"], run["seconds"] / 60, obtained, published, "optimiser, dropout, search")
 

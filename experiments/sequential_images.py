@@ -31,7 +31,7 @@ from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, run_script
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import DATASETS, Images
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import AFFINE, CONTESTANTS
 from experiments.models.readout import Readout, init_readout, many_to_one
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
@@ -141,7 +141,7 @@ def accuracy_of(
 def learning_rate_of(config: Config, name: str) -> float:
     if config.learning_rate is not None:
         return config.learning_rate
-    return 0.01 if name.startswith(("lstm", "gru")) else 0.003
+    return 0.01 if name.startswith(("lstm", "gru", *AFFINE)) else 0.003
 
 
 def train(config: Config, images: Images, reading: str, name: str, devices: Devices, show: Show) -> Run:

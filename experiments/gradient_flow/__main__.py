@@ -31,7 +31,7 @@ from experiments.gradient_flow.measure import Flow, candidate, measure
 from experiments.gradient_flow.powers import SIGMA, Powers, raise_to_powers
 from experiments.gradient_flow.tables import print_tables
 from experiments.gradient_flow.task import LEARNING_RATE, LEARNING_RATES, by_seed, make_task, test_error, train
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import AFFINE, CONTESTANTS
 from experiments.training.runs import check_shares
 from experiments.training.seeds import population
 from experiments.training.sizes import CALLED, check_training, shapes_of
@@ -106,7 +106,7 @@ def checked(config: Config) -> None:
     positive(config, "length", "hidden_size", "updates", "batch_size", "learning_rate", "gains", "clipping_updates")
     positive(config, "thresholds")
     check_seeds(config)
-    among(config, "cells", tuple(CONTESTANTS))
+    among(config, "cells", tuple(name for name in CONTESTANTS if name not in AFFINE))
     if config.length < 20:
         raise ValueError(
             f"--length expected at least 20 steps, of which the last tenth is told apart; got {config.length}"

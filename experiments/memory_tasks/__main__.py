@@ -1,4 +1,4 @@
-"""Five problems whose answer depends on distant steps, and the recurrent networks that learn them.
+"""Problems whose answer depends on distant steps, and the recurrent networks that learn them.
 
     python -m experiments.memory_tasks
 
@@ -7,6 +7,9 @@ grammar, and a verb that agrees with a noun far before it. Every network trains 
 until all its seeds have solved the problem, or its steps are used up; how many seeds did, and after
 how many sequences, is shown against the length. At one length a problem, some networks also
 train with other changes of the gradient (clipped otherwise, not clipped, raised) and with other biases.
+
+The parity of bits, words of a permutation group, and symbols that are copied from among noise: two layers of every
+network, also of cells whose step is affine in the state, train at one length, and are tested at up to ten times it.
 """
 
 import dataclasses
@@ -26,15 +29,31 @@ from experiments.command.messages import shown
 from experiments.command.options import among, check_seeds, positive
 from experiments.command.progress import side_by_side
 from experiments.command.script import Result, run_script
+from experiments.memory_tasks.beyond import draw_beyond
 from experiments.memory_tasks.figure import draw_lengths, draw_variants
-from experiments.memory_tasks.plan import BIASES, CELLS, Scale, biased, by_run, change_of, changed, grid, jobs
+from experiments.memory_tasks.plan import (
+    BIASES,
+    CELLS,
+    Scale,
+    biased,
+    by_run,
+    cells_of,
+    change_of,
+    changed,
+    grid,
+    jobs,
+)
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.record import about, as_record, outcomes_of
-from experiments.memory_tasks.runs import GUESSED, Outcome, Run, make_task
-from experiments.models.cells import CONTESTANTS
+from experiments.memory_tasks.runs import GUESSED, Outcome, Run, make_task, network_of, tested_lengths
+from experiments.memory_tasks.tracking import GROUPS
+from experiments.models.cells import AFFINE, CONTESTANTS
 from experiments.training.runs import check_shares
 from experiments.training.sizes import CALLED, bytes_of, check_training, shapes_of
 
+NAMED = (*CELLS, *AFFINE)
+TASKS = (*(name for name in PROBLEMS if name not in GROUPS), "state_tracking")
+COMPARABLE = tuple(name for name, problem in PROBLEMS.items() if not problem.beyond)
 COMPARED = {  # by the field of a `Plan`: the label of a run beside others of its problem and length
     "changed": lambda run: f"{CONTESTANTS[run.cell].label}, {change_of(run)}",
     "biased": lambda run: BIASES[run.cell],
@@ -46,13 +65,16 @@ TITLES = {"changed": "Changes of the gradient", "biased": "Biases of the LSTM's 
 class Config(DeviceOptions):
     """Recurrent networks that have to remember."""
 
-    tasks: tuple[str, ...] = tuple(PROBLEMS)
-    """Which problems: any of adding, copy, order, reber, agreement."""
-    cells: tuple[str, ...] = CELLS
-    """Which networks: any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru."""
+    tasks: tuple[str, ...] = TASKS
+    """Which problems: any of adding, copy, order, reber, agreement, parity, state_tracking, selective_copying."""
+    groups: tuple[str, ...] = ("s3",)
+    """Whose words state_tracking reads: any of s3, s5."""
+    cells: tuple[str, ...] | None = None
+    """Any of rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru, min_gru, min_lstm, rg_lru, lru. By default each
+    problem's own."""
     lengths: tuple[int, ...] | None = None
     """The lengths, in each problem's own unit (steps, blanks, symbols, modifiers); by default its own."""
-    comparisons: tuple[str, ...] = tuple(PROBLEMS)
+    comparisons: tuple[str, ...] = COMPARABLE
     """Problems on which to train with other changes of the gradient and other biases too, at their middle length."""
     hidden_size: int | None = None
     """Hidden units of every network; by default each problem's own."""
@@ -88,11 +110,13 @@ def check(config: Config) -> None:
     check_seeds(config)
     if config.lengths == ():
         raise ValueError("--lengths expected at least one, got nothing")
-    among(config, "tasks", tuple(PROBLEMS))
-    among(config, "cells", CELLS)
+    among(config, "tasks", TASKS)
+    among(config, "groups", tuple(GROUPS))
+    if config.cells is not None:
+        among(config, "cells", NAMED)
     if config.comparisons:
-        among(config, "comparisons", tuple(PROBLEMS))
-    for task in config.tasks:
+        among(config, "comparisons", COMPARABLE)
+    for task in tasks_of(config):
         shortest = PROBLEMS[task].shortest
         for length in lengths_of(config, task):
             if length < shortest:
@@ -106,16 +130,22 @@ def check(config: Config) -> None:
 
 def check_memory(config: Config, every: Sequence[Run]) -> None:
     """Raises a `ValueError` in one line if a run of the greatest length cannot fit the memory."""
-    for task in dict.fromkeys(config.tasks):
+    for task in tasks_of(config):
         problem, length = PROBLEMS[task], max(lengths_of(config, task))
         steps, tests = problem.steps(length), max(config.tests, GUESSED if problem.guess else 0)
+        longest = problem.steps(max(tested_lengths(problem, length), default=length))
         for one in (one for one in every if (one.problem, one.length) == (task, length)):
-            cell = CONTESTANTS[one.cell].make(one.hidden_size, steps)
-            least = make_task(problem, cell, one.hidden_size, problem.shortest, 1)
+            least = make_task(problem, network_of(one), one.hidden_size, problem.shortest, 1)
             batch = shapes_of(least.batch(0, 0), config.batch_size, steps)
-            held_out = {"sequences to test with": bytes_of(shapes_of(batch, tests))}
+            held_out = {"sequences to test with": bytes_of(shapes_of(batch, tests, longest))}
             called = min(CALLED, one.steps)
             check_training(config, least, batch, jobs=len(jobs(every)), steps_per_call=called, more=held_out)
+
+
+def tasks_of(config: Config) -> list[str]:
+    """The problems asked for, by the names that they have in `PROBLEMS`, each once."""
+    named = [config.groups if task == "state_tracking" else (task,) for task in config.tasks]
+    return list(dict.fromkeys(name for names in named for name in names))
 
 
 def lengths_of(config: Config, task: str) -> tuple[int, ...]:
@@ -145,16 +175,16 @@ class Plan(NamedTuple):
 
 def planned(config: Config) -> dict[str, Plan]:
     scale = scale_of(config)
-    cells = tuple(dict.fromkeys(config.cells))
+    cells = {task: tuple(dict.fromkeys(config.cells or cells_of(task))) for task in tasks_of(config)}
     return {
         task: Plan(
-            grid(task, cells, lengths_of(config, task), scale),
+            grid(task, own, lengths_of(config, task), scale),
             *(
-                compare(task, cells, middle(config, task), scale) if task in config.comparisons else []
+                compare(task, own, middle(config, task), scale) if task in config.comparisons else []
                 for compare in (changed, biased)
             ),
         )
-        for task in dict.fromkeys(config.tasks)
+        for task, own in cells.items()
     }
 
 
@@ -191,6 +221,7 @@ def run(config: Config) -> Result:
     new = [one for one in every if one not in known]
     found = known | (by_run(side_by_side(jobs(new), devices=devices_of(config))) if new else {})
     print_grid(plans, found)
+    print_beyond([found[one] for plan in plans.values() for one in plan.grid])
     compared = {
         name: {
             task: [(label(one), found[one]) for one in getattr(plan, name)]
@@ -210,7 +241,12 @@ def run(config: Config) -> Result:
     }
 
     def draw() -> None:
-        draw_lengths(config.out / "memory_tasks", [found[one] for plan in plans.values() for one in plan.grid])
+        in_grid = [found[one] for plan in plans.values() for one in plan.grid]
+        within, tested = ([o for o in in_grid if (o.beyond is None) is known] for known in (True, False))
+        if within:
+            draw_lengths(config.out / "memory_tasks", within)
+        if tested:
+            draw_beyond(config.out / "tracking", tested)
         if compared["changed"]:
             draw_variants(config.out / "changed", compared["changed"])
         if compared["biased"]:
@@ -230,6 +266,22 @@ def print_grid(plans: Mapping[str, Plan], found: Mapping[Run, Outcome]) -> None:
             outcome = found[one]
             table.add_row(CONTESTANTS[one.cell].label, str(one.length), *columns(outcome))
         Console(width=130).print(table)
+
+
+def print_beyond(outcomes: Sequence[Outcome]) -> None:
+    """The right answers of trained networks at all tested lengths."""
+    tested = [(outcome, outcome.beyond) for outcome in outcomes if outcome.beyond is not None]
+    if not tested:
+        return
+    table = Table(title="Right answers at other lengths, mean of the seeds (the worst seed)")
+    for heading in ("problem", "network"):
+        table.add_column(heading)
+    table.add_column("length: %", justify="right")
+    for outcome, found in tested:
+        means = zip(found.lengths, 100 * found.right.mean(1), 100 * found.right.min(1), strict=True)
+        shown = ", ".join(f"{length}: {mean:.1f} ({least:.1f})" for length, mean, least in means)
+        table.add_row(PROBLEMS[outcome.run.problem].label, CONTESTANTS[outcome.run.cell].label, shown)
+    Console(width=130).print(table)
 
 
 def print_variants(title: str, compared: Mapping[str, Sequence[tuple[str, Outcome]]]) -> None:
@@ -259,7 +311,7 @@ def columns(outcome: Outcome) -> tuple[str, ...]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 2 with one line on stderr if the command cannot be run as it stands."""
-    figures = ("memory_tasks", "changed", "biased")
+    figures = ("memory_tasks", "changed", "biased", "tracking")
     return run_script("memory_tasks", Config, run, check=check, quick=QUICK, writes=figures, arguments=arguments)
 
 

@@ -11,6 +11,7 @@ from experiments.memory_tasks.plan import CHANGED, USUAL, change_of
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.record import outcomes_of
 from experiments.memory_tasks.runs import Outcome
+from experiments.memory_tasks.tracking_claims import tracking_claims
 
 SIGNIFICANT = 0.05
 TANH, GATED = ("rnn-uniform", "rnn"), ("lstm", "gru")
@@ -62,6 +63,7 @@ def claims(record: Record) -> list[Claim]:
         *_biases(found, seeds),
         *_clipped(found, seeds),
         *_raised(found, seeds),
+        *tracking_claims(found, seeds),
     ]
 
 

@@ -10,7 +10,7 @@ from experiments.command.claims import claims_table
 from experiments.command.rows import markdown
 from experiments.memory_tasks.claims import by_settings, claims
 from experiments.memory_tasks.plan import BIASES, CELLS, CHANGED, CHANGES, USUAL
-from experiments.memory_tasks.problems import PROBLEMS
+from experiments.memory_tasks.problems import BEYOND, PROBLEMS
 from experiments.memory_tasks.runs import Outcome
 from experiments.models.cells import CONTESTANTS
 
@@ -40,6 +40,7 @@ def tables(record: Record) -> dict[str, str]:
         "changed": changed(found),
         "biased": biased(found),
         "distance": distance(found),
+        "tracking": tracking(found),
         "claims": claims_table(claims(record)),
     }
 
@@ -64,8 +65,9 @@ def with_loss(outcome: Outcome | None) -> str:
 
 
 def places(found: Mapping[Any, Outcome]) -> list[tuple[str, int]]:
-    """Problems and lengths, in their order."""
-    lengths = {name: sorted({key[2] for key in found if key[0] == name}) for name in PROBLEMS}
+    """Problems and lengths, in their order, but for those that are tested at other lengths."""
+    names = [name for name, problem in PROBLEMS.items() if not problem.beyond]
+    lengths = {name: sorted({key[2] for key in found if key[0] == name}) for name in names}
     return [(name, length) for name, of_problem in lengths.items() for length in of_problem]
 
 
@@ -129,6 +131,19 @@ def distance(found: Mapping[Any, Outcome]) -> str:
             rows.append((label(cell), *(f"{100 * value:.0f}" for value in values)))
     headings = (f"{low + 1} to {high} words" if high else "no word" for low, high in itertools.pairwise(WORDS))
     return markdown(("right, %", *headings), rows)
+
+
+def tracking(found: Mapping[Any, Outcome]) -> str:
+    """The right answers of the networks that are tested at other lengths, mean of the seeds and the worst of them."""
+    rows = []
+    for name, problem in PROBLEMS.items():
+        for (task, cell, length, change), outcome in found.items():
+            if (task, change) == (name, USUAL) and (beyond := outcome.beyond) is not None:
+                right = (f"{100 * own.mean():.1f} ({100 * own.min():.1f})" for own in beyond.right)
+                where = f"{problem.label}, {length} {problem.length}"
+                rows.append((where, CONTESTANTS[cell].label, f"{outcome.parameters:,}", short(outcome), *right))
+    headings = ("at this length" if factor == 1 else f"at {factor:g} times" for factor in BEYOND)
+    return markdown(("problem, learned at", "two layers of", "parameters", "solved", *headings), rows)
 
 
 def _where(problem: str, length: int) -> str:

@@ -7,9 +7,10 @@ from experiments.command.devices import Devices
 from experiments.command.progress import Job, Show
 from experiments.memory_tasks.problems import PROBLEMS
 from experiments.memory_tasks.runs import Outcome, Run, train
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import AFFINE, CONTESTANTS
 
 CELLS = ("rnn-sigmoid", "rnn-uniform", "rnn", "irnn", "lstm-b0", "lstm", "gru")
+TRACKERS = ("rnn", "lstm", "gru", *AFFINE)  # the cells of the problems with other test lengths
 CHANGED = ("rnn", "irnn", "lstm")  # also trained with other changes of the gradient
 BIASES = {
     "lstm-b0": "both 0",
@@ -18,9 +19,13 @@ BIASES = {
     "lstm-f1-o1": "both 1",
     "lstm-chrono": "chrono",
 }
-FAST = ("rnn-sigmoid", "lstm", "gru")  # what their names begin with
-LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *BIASES)}
-STEPS = {"adding": 3000, "copy": 2000, "order": 1000, "reber": 1000, "agreement": 1000}
+FAST = ("rnn-sigmoid", "lstm", "gru", *AFFINE)  # what their names begin with
+LEARNING_RATES = {name: 0.01 if name.startswith(FAST) else 0.003 for name in (*CELLS, *AFFINE, *BIASES)}
+STEPS = {
+    **{"adding": 3000, "copy": 2000, "order": 1000, "reber": 1000, "agreement": 1000},
+    **{"parity": 1500, "s3": 1500, "s5": 1500, "selective_copying": 2000},
+}
+LAYERS, RATE = 2, 0.01  # of the networks that are tested at other lengths
 CHANGES: dict[str, dict[str, float | None]] = {  # of the gradient: the fields of a `Run`
     "none": {"clip_norm": None},
     "norm 1": {"clip_norm": 1.0},
@@ -59,13 +64,19 @@ def biased(problem: str, cells: Sequence[str], length: int, scale: Scale) -> lis
     return [_run(problem, cell, length, USUAL, scale) for cell in BIASES if "lstm" in cells]
 
 
+def cells_of(problem: str) -> tuple[str, ...]:
+    """The networks that learn a problem by default."""
+    return TRACKERS if PROBLEMS[problem].beyond else CELLS
+
+
 def _run(problem: str, cell: str, length: int, change: str, scale: Scale) -> Run:
     steps = scale.steps or STEPS[problem]
+    tracks = PROBLEMS[problem].beyond
     return Run(
         problem=problem,
         cell=cell,
         length=length,
-        learning_rate=LEARNING_RATES[cell],
+        learning_rate=RATE if tracks else LEARNING_RATES[cell],
         hidden_size=scale.hidden_size or PROBLEMS[problem].hidden_size,
         steps=steps,
         batch_size=scale.batch_size,
@@ -73,6 +84,8 @@ def _run(problem: str, cell: str, length: int, change: str, scale: Scale) -> Run
         evaluate_every=min(EVALUATE_EVERY, steps),
         seeds=scale.seeds,
         **CHANGES[change],
+        layers=LAYERS if tracks else None,
+        cosine=True if tracks else None,
     )
 
 
@@ -98,7 +111,7 @@ def jobs(runs: Iterable[Run]) -> dict[str, Job]:
 def _cost(run: Run) -> float:
     """The cost of a run that solves nothing, relative to other runs."""
     gates = {"lstm": 4, "gru": 3}.get(run.cell.split("-")[0], 1)
-    return gates * run.steps * PROBLEMS[run.problem].steps(run.length)
+    return (run.layers or 1) * gates * run.steps * PROBLEMS[run.problem].steps(run.length)
 
 
 def _trains(runs: Sequence[Run]) -> Callable[[Devices, Show], list[Outcome]]:

@@ -1,9 +1,10 @@
-"""Five problems whose answer depends on distant steps: how sequences are drawn, and when a problem is solved.
+"""Problems whose answer depends on distant steps: how sequences are drawn, and when a problem is solved.
 
 A batch is drawn with a random generator, for a length and a number of sequences. Each problem defines what its
 length counts.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from experiments.memory_tasks.agreement import WORDS, draw_sentences, nearest_no
 from experiments.memory_tasks.batch import Batch
 from experiments.memory_tasks.reber import SHORTEST, SYMBOLS, draw_reber
 from experiments.memory_tasks.sequences import ALPHABET, COPIED, GO, Y, draw_adding, draw_copy, draw_order
+from experiments.memory_tasks.tracking import GROUPS, KINDS, SELECTED, WRITE, draw_parity, draw_selective, draw_words
 
 
 class Problem(NamedTuple):
@@ -43,6 +45,9 @@ class Problem(NamedTuple):
         None  # of answers: (B,), whether the answer after the distance is wrong
     )
     guess: Callable[[Batch], np.ndarray] | None = None  # (B,): whether a guess without memory is right there
+    beyond: tuple[
+        float, ...
+    ] = ()  # what the length is multiplied by for the sequences that a trained network is tested on
 
 
 def _squared_errors(answers: jax.Array, batch: Batch) -> jax.Array:
@@ -68,6 +73,24 @@ def _wrong_class(answers: jax.Array, batch: Batch) -> jax.Array:
 def _wrong_copies(answers: jax.Array, batch: Batch) -> jax.Array:
     """The share of the ten symbols that are wrong, of each sequence."""
     return _wrong_class(answers, batch)[:, -COPIED:].mean(1)
+
+
+def _wrong_selected(answers: jax.Array, batch: Batch) -> jax.Array:
+    """The share of the four symbols that are wrong, of each sequence."""
+    return _wrong_class(answers, batch)[:, -SELECTED:].mean(1)
+
+
+def _selected_loss(answers: jax.Array, batch: Batch) -> jax.Array:
+    """Of the steps at which symbols are written."""
+    return _cross_entropies(answers, batch)[:, -SELECTED:].mean()
+
+
+def _wrong_anywhere(answers: jax.Array, batch: Batch) -> jax.Array:
+    return _wrong_class(answers, batch).max(1)
+
+
+def _wrong_last(answers: jax.Array, batch: Batch) -> jax.Array:
+    return _wrong_class(answers, batch)[:, -1]
 
 
 def _has_next(batch: Batch) -> jax.Array:
@@ -102,6 +125,31 @@ def _wrong_last_but_one(answers: jax.Array, batch: Batch) -> jax.Array:
     return (_illegal_steps(answers, batch) & (_steps(batch) == before)).any(1).astype(jnp.float32)
 
 
+def _tracking(
+    label: str, draw: Callable[[np.random.Generator, int, int], Batch], inputs: int, outputs: int, **options: Any
+) -> Problem:
+    """A problem whose state is asked for at every step."""
+    return Problem(
+        label=label,
+        draw=draw,
+        inputs=inputs,
+        outputs=outputs,
+        every_step=True,
+        loss=_cross_entropy,
+        errors=_wrong_anywhere,
+        error="share of sequences wrong",
+        solved_at=0.0,
+        chance=lambda _: math.log(outputs),
+        steps=lambda length: length,
+        length="steps",
+        lengths=(40,),
+        late=_wrong_last,
+        beyond=BEYOND,
+        **options,
+    )
+
+
+BEYOND = (1, 2.5, 5, 10)
 PROBLEMS = {
     "adding": Problem(
         label="Adding",
@@ -184,6 +232,30 @@ PROBLEMS = {
         lengths=(4, 16),
         late=_wrong_class,
         guess=lambda batch: nearest_noun(batch) == batch.targets,
+    ),
+    "parity": _tracking("Parity", draw_parity, 2, 2),
+    **{
+        name: _tracking(
+            f"Words of {name.upper()}", functools.partial(draw_words, group), len(group.symbols), group.size, **options
+        )
+        for name, group, options in (("s3", GROUPS["s3"], {}), ("s5", GROUPS["s5"], {"hidden_size": 64}))
+    },
+    "selective_copying": Problem(
+        label="Selective copying",
+        draw=draw_selective,
+        inputs=WRITE + 1,
+        outputs=KINDS,
+        every_step=True,
+        loss=_selected_loss,
+        errors=_wrong_selected,
+        error="share of symbols wrong",
+        solved_at=0.01,
+        chance=lambda _: math.log(KINDS),
+        steps=lambda length: length + SELECTED,
+        length="steps before the answer",
+        lengths=(40,),
+        shortest=SELECTED,
+        beyond=BEYOND,
     ),
 }
 

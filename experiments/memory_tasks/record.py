@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.memory_tasks.problems import PROBLEMS
-from experiments.memory_tasks.runs import Groups, Outcome, Run
+from experiments.memory_tasks.runs import Beyond, Groups, Outcome, Run
 
 Record = Mapping[str, Any]
 
@@ -24,7 +24,12 @@ def as_record(outcome: Outcome) -> dict[str, Any]:
         "least_loss": rounded(outcome.losses),
         "seconds": round(outcome.seconds, 1),
         **{f"right_by_{name}": rounded(groups.right) for name, groups in outcome.late.items()},
+        **({} if outcome.beyond is None else {"beyond": _beyond_entry(outcome.beyond)}),
     }
+
+
+def _beyond_entry(found: Beyond) -> dict[str, Any]:
+    return {"lengths": list(found.lengths), "right": rounded(found.right), "throughout": rounded(found.throughout)}
 
 
 def about(task: str, length: int, outcome: Outcome) -> dict[str, Any]:
@@ -82,7 +87,12 @@ def _outcome(entry: Record, problem: Record) -> Outcome:
         entry["seconds"],
         late,
         guessed,
+        _beyond(entry["beyond"]) if "beyond" in entry else None,
     )
+
+
+def _beyond(entry: Record) -> Beyond:
+    return Beyond(tuple(entry["lengths"]), np.array(entry["right"]), np.array(entry["throughout"]))
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

@@ -12,9 +12,9 @@ import jaxrnn
 from experiments.command.devices import Devices, platform_of
 from experiments.command.progress import Show, silent
 from experiments.memory_tasks.batch import Batch
-from experiments.memory_tasks.problems import Problem, held_out_batch, inputs, training_batch
+from experiments.memory_tasks.problems import PROBLEMS, Problem, held_out_batch, inputs, training_batch
 from experiments.models.cells import CONTESTANTS
-from experiments.models.readout import Readout, init_readout, many_to_many, many_to_one
+from experiments.models.readout import Readout, Runner, init_readout, many_to_many, many_to_one
 from experiments.training.gradients import raise_entries, raise_global_norm
 from experiments.training.loop import Metrics, Settings, Task, fit, make_optimiser
 from experiments.training.seeds import population
@@ -40,6 +40,8 @@ class Run(NamedTuple):
     clip_step: float | None = None  # of every entry of the cotangent that a step hands back, of one sequence's loss
     least_norm: float | None = None  # to which a smaller gradient is scaled up
     least_entry: float | None = None  # to which smaller entries of it are raised
+    layers: int | None = None  # one if None
+    cosine: bool | None = None  # whether the learning rate falls to 0 along a cosine, over all steps
 
 
 class Groups(NamedTuple):
@@ -48,6 +50,14 @@ class Groups(NamedTuple):
     value: np.ndarray  # the mean of the quantity that defines the groups
     right: np.ndarray  # the share of right answers, over sequences and seeds
     count: np.ndarray  # sequences
+
+
+class Beyond(NamedTuple):
+    """The right answers of a trained network at several lengths, `(lengths, seeds)` each."""
+
+    lengths: tuple[int, ...]
+    right: np.ndarray  # the share of right answers: at the last step where every step answers
+    throughout: np.ndarray  # the share of sequences without a wrong answer; of the answers if only some steps answer
 
 
 class Outcome(NamedTuple):
@@ -61,6 +71,7 @@ class Outcome(NamedTuple):
     seconds: float
     late: Mapping[str, Groups] = {}  # by "distance" and "attractors", at the end of training, where they are known
     guessed: Mapping[str, Groups] = {}  # the same of the guess without memory
+    beyond: Beyond | None = None  # at the end of training, where other lengths are tested
 
     @property
     def sequences(self) -> np.ndarray:
@@ -77,8 +88,18 @@ class Outcome(NamedTuple):
         return float(np.median(self.sequences))
 
 
+def network_of(run: Run) -> Runner:
+    """The cell of a run, or a stack of it."""
+    cell = CONTESTANTS[run.cell].make(run.hidden_size, PROBLEMS[run.problem].steps(run.length))
+    return cell if run.layers is None else jaxrnn.stack([cell] * run.layers)
+
+
 def answers(
-    problem: Problem, cell: jaxrnn.Cell, model: Readout, batch: Batch, clip_gradient: float | None = None
+    problem: Problem,
+    cell: Runner,
+    model: Readout,
+    batch: Batch,
+    clip_gradient: float | None = None,
 ) -> jax.Array:
     reading = many_to_many if problem.every_step else many_to_one
     return reading(cell, model, inputs(problem, batch), batch.lengths, clip_gradient)
@@ -86,7 +107,7 @@ def answers(
 
 def make_task(
     problem: Problem,
-    cell: jaxrnn.Cell,
+    cell: Runner,
     hidden_size: int,
     length: int,
     batch_size: int,
@@ -114,7 +135,7 @@ def before_clipping(run: Run) -> optax.GradientTransformation | None:
 
 
 def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent) -> Outcome:
-    cell = CONTESTANTS[run.cell].make(run.hidden_size, problem.steps(run.length))
+    cell = network_of(run)
 
     def score(model: Readout, batch: Batch) -> dict[str, jax.Array]:
         found = answers(problem, cell, model, batch)
@@ -124,9 +145,14 @@ def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent
     scores, tests = population(score, platform_of(devices)), held_out_batch(problem, run.length, run.tests)
     course = fit(
         make_task(problem, cell, run.hidden_size, run.length, run.batch_size, run.clip_step),
-        make_optimiser(run.learning_rate, clip_norm=run.clip_norm, before=before_clipping(run)),
+        make_optimiser(
+            run.learning_rate,
+            clip_norm=run.clip_norm,
+            before=before_clipping(run),
+            cosine_steps=run.steps if run.cosine else None,
+        ),
         run.seeds,
-        Settings(run.steps, run.evaluate_every, stop=until_all_solved(problem.solved_at)),
+        Settings(run.steps, run.evaluate_every, stop=None if run.cosine else until_all_solved(problem.solved_at)),
         lambda params: {name: value for name, value in scores(params, tests).items() if name != "late"},
         devices,
         show,
@@ -135,10 +161,33 @@ def train(problem: Problem, run: Run, devices: Devices = (), show: Show = silent
     solved = first_solved(steps, course.metric("error"), problem.solved_at)
     parameters = sum(leaf[0].size for leaf in jax.tree.leaves(course.params))
     found = solved, course.best_of("error"), course.best_of("loss"), parameters, course.seconds
+    if problem.beyond:
+        return Outcome(run, *found, beyond=beyond(problem, run, functools.partial(scores, course.params)))
     if problem.late is None:
         return Outcome(run, *found)
     right = 1 - np.asarray(scores(course.params, tests)["late"])
     return Outcome(run, *found, late_groups(right, tests), guesses(problem, run.length))
+
+
+def beyond(problem: Problem, run: Run, scores: Callable[[Batch], Mapping[str, Any]]) -> Beyond:
+    """How often a trained network is right at other lengths than its own.
+
+    Args:
+        problem: with `beyond`.
+        run: of the network.
+        scores: of a batch, for each seed: "error", and "late" `(seeds, B)` where the problem has it.
+    """
+    lengths = tested_lengths(problem, run.length)
+    found = [scores(held_out_batch(problem, length, run.tests)) for length in lengths]
+    throughout = np.stack([1 - np.asarray(one["error"]) for one in found])
+    if problem.late is None:
+        return Beyond(lengths, throughout, throughout)
+    return Beyond(lengths, np.stack([1 - np.asarray(one["late"]).mean(1) for one in found]), throughout)
+
+
+def tested_lengths(problem: Problem, length: int) -> tuple[int, ...]:
+    """The lengths at which a network that was trained at one length is tested at the end."""
+    return tuple(int(factor * length) for factor in problem.beyond)
 
 
 def guesses(problem: Problem, length: int) -> dict[str, Groups]:

@@ -26,6 +26,7 @@ def _chrono(make: Callable[..., jaxrnn.Cell]) -> Callable[[int, int], jaxrnn.Cel
 
 
 RNN, RELU, SIGMOID, LSTM, GRU = "#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73"
+LINEAR, BLACK = "#56B4E9", "#000000"
 
 CONTESTANTS = {
     "rnn": Contestant("tanh RNN", _plain(jaxrnn.rnn), RNN),
@@ -54,4 +55,9 @@ CONTESTANTS = {
     "lstm-chrono": Contestant("LSTM, chrono", _chrono(jaxrnn.lstm), LSTM, (6, 2), "s"),
     "gru": Contestant("GRU", _plain(jaxrnn.gru), GRU),
     "gru-chrono": Contestant("GRU, chrono", _chrono(jaxrnn.gru), GRU, (6, 2), "s"),
+    "min_gru": Contestant("minGRU", _plain(jaxrnn.min_gru), LINEAR, (2, 2), "v"),
+    "min_lstm": Contestant("minLSTM", _plain(jaxrnn.min_lstm), LINEAR, (), "^"),
+    "rg_lru": Contestant("RG-LRU", _plain(jaxrnn.rg_lru), BLACK, (1, 2), "s"),
+    "lru": Contestant("LRU", _plain(jaxrnn.lru), BLACK, (4, 1, 1, 1), "D"),
 }
+AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")  # affine in the state, so without recurrent weights

@@ -16,7 +16,14 @@ from experiments.training.loop import Task
 from experiments.training.seeds import population
 
 MOST_LAYERS = 100  # each is traced and compiled by itself
-LAYERS = {"rnn": jaxrnn.modules.RNN, "lstm": jaxrnn.modules.LSTM, "gru": jaxrnn.modules.GRU}
+LAYERS = {
+    "rnn": jaxrnn.modules.RNN,
+    "lstm": jaxrnn.modules.LSTM,
+    "gru": jaxrnn.modules.GRU,
+    "min_gru": jaxrnn.modules.MinGRU,
+    "min_lstm": jaxrnn.modules.MinLSTM,
+}
+WITHOUT_RECURRENT_WEIGHTS = ("min_gru", "min_lstm")
 
 
 class LanguageModel(nnx.Module):
@@ -25,6 +32,7 @@ class LanguageModel(nnx.Module):
     def __init__(
         self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
     ):
+        recurrent_init = None if cell in WITHOUT_RECURRENT_WEIGHTS else jaxrnn.initializers.orthogonal()
         options = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
         self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
         self.layers = LAYERS[cell](
@@ -32,7 +40,7 @@ class LanguageModel(nnx.Module):
             hidden_size,
             layers,
             dropout=dropout if layers > 1 else 0.0,
-            recurrent_init=jaxrnn.initializers.orthogonal(),
+            recurrent_init=recurrent_init,
             rngs=rngs,
             **options,
         )

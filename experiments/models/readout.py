@@ -1,8 +1,9 @@
-"""A cell and the read-out of its outputs: the model of every experiment with one layer.
+"""A cell, or a stack of cells, and the read-out of its outputs.
 
 Sequences come with examples first, and are transposed here to the time-major order of `jaxrnn.unroll`.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -11,16 +12,18 @@ from flax import nnx
 
 import jaxrnn
 
+Runner = jaxrnn.Cell | jaxrnn.Network
+
 
 class Readout(NamedTuple):
     """All parameters that are trained: a cell's, and V and c of what reads its outputs."""
 
-    cell: Any
+    cell: Any  # or of a stack, one for each layer
     v: jax.Array  # (H, O)
     c: jax.Array  # (O,)
 
 
-def init_readout(cell: jaxrnn.Cell, hidden_size: int, input_size: int, output_size: int, key: jax.Array) -> Readout:
+def init_readout(cell: Runner, hidden_size: int, input_size: int, output_size: int, key: jax.Array) -> Readout:
     key_cell, key_v = jax.random.split(key)
     v = jaxrnn.initializers.glorot_uniform()(key_v, (hidden_size, output_size))
     return Readout(cell.init(key_cell, input_size), v, jnp.zeros(output_size))
@@ -31,27 +34,39 @@ def read(model: Readout, ys: jax.Array) -> jax.Array:
     return jaxrnn.readout(len(model.c)).logits(jaxrnn.ReadoutParams(model.v, model.c), ys)
 
 
+def _outputs(
+    cell: Runner,
+    model: Readout,
+    xs: jax.Array,
+    lengths: jax.Array | None,
+    clip_gradient: float | None,
+) -> jax.Array:
+    """The outputs `(T, *B, H)` of `(*B, T, I)` sequences."""
+    run = cell.unroll if isinstance(cell, jaxrnn.Network) else functools.partial(jaxrnn.unroll, cell)
+    return run(model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths, clip_gradient=clip_gradient)[1]
+
+
 def many_to_one(
-    cell: jaxrnn.Cell,
+    cell: Runner,
     model: Readout,
     xs: jax.Array,
     lengths: jax.Array | None = None,
     clip_gradient: float | None = None,
 ) -> jax.Array:
     """Reads the last output of each of `(*B, T, I)` sequences: `(*B, O)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths, clip_gradient=clip_gradient)
+    ys = _outputs(cell, model, xs, lengths, clip_gradient)
     return read(model, jaxrnn.last_output(ys, lengths))
 
 
 def many_to_many(
-    cell: jaxrnn.Cell,
+    cell: Runner,
     model: Readout,
     xs: jax.Array,
     lengths: jax.Array | None = None,
     clip_gradient: float | None = None,
 ) -> jax.Array:
     """Reads every output of `(*B, T, I)` sequences: `(*B, T, O)`."""
-    _, ys = jaxrnn.unroll(cell, model.cell, jnp.moveaxis(xs, -2, 0), lengths=lengths, clip_gradient=clip_gradient)
+    ys = _outputs(cell, model, xs, lengths, clip_gradient)
     return read(model, jnp.moveaxis(ys, 0, -2))
 
 

@@ -427,6 +427,7 @@ def test_rounded_keeps_significant_digits():
     (["--length", "0"], "gradient_flow: --length expected a positive number, got 0"),
     (["--hidden-size", "-3"], "--hidden-size expected a positive number, got -3"),
     (["--cells", "lstmm"], "--cells expected rnn, "),
+    (["--cells", "min_gru"], "gru, gru-chrono; got min_gru"),  # it has no recurrent weights
     (["--gains", "4"], "--gains expected an odd number of at least 3, got 4"),
     (["--learning-rate", "0"], "--learning-rate expected a positive number, got 0"),
     (["--seeds", "0"], "--seeds expected a positive number"),

@@ -120,3 +120,19 @@ def test_dropout_keeps_the_mean_and_needs_a_key():
     assert not np.allclose(plain, noisy)
     assert not np.allclose(noisy, other)
     np.testing.assert_array_equal(noisy, call(params, tokens, None, jax.random.key(0))[0])
+
+
+def test_every_cell_by_name_makes_a_model_with_its_parameters():
+    """Two layers of 4 units on 3 features, beside an embedding of 5 symbols and a read-out."""
+    affine = {"min_gru": 2, "min_lstm": 3}
+    layers = {
+        "rnn": [4 * (n + 5) for n in (3, 4)],
+        "lstm": [16 * (n + 5) for n in (3, 4)],
+        "gru": [12 * (n + 5) + 4 for n in (3, 4)],
+        **{cell: [gates * 4 * (n + 1) for n in (3, 4)] for cell, gates in affine.items()},
+    }
+    assert set(layers) == set(language.LAYERS)
+    for cell, counts in layers.items():
+        model = language.language_model(5, cell=cell, embedding=3, hidden_size=4, layers=2, dropout=0.0)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(counts) + 5 * 3 + 5 * (4 + 1), cell

@@ -1,5 +1,6 @@
 """The memory problems: sequences against brute force, losses and errors, and a small run."""
 
+import dataclasses
 import itertools
 import json
 import math
@@ -30,6 +31,8 @@ from experiments.models.readout import init_readout
 from tests.support.training import optax_promotes
 
 SHORTEST = {"adding": 2, "copy": 1, "order": 10, "reber": 9, "agreement": 1}
+SHORTEST |= {"parity": 1, "s3": 1, "s5": 1, "selective_copying": 4}
+TASKS = "adding, copy, order, reber, agreement, parity, selective_copying, state_tracking"
 
 
 def draw(name, length, count=200):
@@ -313,7 +316,11 @@ def test_groups_are_means_over_their_members():
 def test_quick_comparison_trains_the_shortest_lengths():
     config = memory_tasks.Config(quick=True)
     lengths = {task: memory_tasks.lengths_of(config, task) for task in PROBLEMS}
-    assert lengths == {"adding": (25,), "copy": (5,), "order": (25,), "reber": (40,), "agreement": (4,)}
+    first = {"adding": (25,), "copy": (5,), "order": (25,), "reber": (40,), "agreement": (4,)}
+    assert lengths == first | {"parity": (40,), "s3": (40,), "s5": (40,), "selective_copying": (40,)}
+    assert memory_tasks.tasks_of(config) == [*first, "parity", "selective_copying", "s3"]
+    both = dataclasses.replace(config, tasks=("state_tracking", "copy", "copy"), groups=("s5", "s3"))
+    assert memory_tasks.tasks_of(both) == ["s5", "s3", "copy"]
     assert memory_tasks.lengths_of(memory_tasks.Config(), "adding") == (25, 50, 100)
     chosen = memory_tasks.Config(lengths=(30, 10, 20, 30), quick=True)
     assert memory_tasks.lengths_of(chosen, "order") == (30, 10, 20)
@@ -407,12 +414,20 @@ def test_runs_of_a_record_are_used_again(small, tmp_path, monkeypatch):
         ("--tests 0", "--tests"),
         ("--seeds 0", "--seeds"),
         ("--seed -1", "--seed expected a number that is not negative, got -1"),
-        ("--tasks adding sorting", "--tasks expected adding, copy, order, reber, agreement; got sorting"),
-        ("--tasks", "--tasks expected adding, copy, order, reber, agreement; got nothing"),
-        ("--cells lstm-chrono", "rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru; got lstm-chrono"),
+        ("--tasks adding sorting", f"--tasks expected {TASKS}; got sorting"),
+        ("--tasks", f"--tasks expected {TASKS}; got nothing"),
+        ("--cells lstm-chrono", "rnn-sigmoid, rnn-uniform, rnn, irnn, lstm-b0, lstm, gru, min_gru, min_lstm, rg_lru, lru; got lstm-chrono"),
+        ("--cells", "got nothing"),
+        ("--groups s4", "--groups expected s3, s5; got s4"),
+        ("--groups", "--groups expected s3, s5; got nothing"),
+        ("--comparisons parity", "--comparisons expected adding, copy, order, reber, agreement; got parity"),
         ("--comparisons sorting", "--comparisons expected adding"),
         ("--lengths 0", "--lengths expected a positive number, got 0"),
-        *[(f"--tasks {name} --lengths {least - 1}", f"at least {least}") for name, least in SHORTEST.items() if least > 1],
+        *[
+            (f"--tasks {name} --lengths {least - 1}", f"at least {least}")
+            for name, least in SHORTEST.items()
+            if least > 1
+        ],
         ("--out file/results", "cannot write into file/results"),
     ],
 )  # fmt: skip
