@@ -32,6 +32,7 @@ from experiments.gates.tables import tables as tables_of_gates
 from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
 from experiments.lstm_vs_gru.tables import tables as tables_of_lstm_vs_gru
 from experiments.memory_tasks.markdown import tables as tables_of_memory_tasks
+from experiments.parallel_in_time.tables import tables as tables_of_parallel_in_time
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by: python -m experiments summary -->", "<!-- end -->"
@@ -78,6 +79,7 @@ PAGES = {
             "gradient_flow": tables_of_gradient_flow,
             "lstm_vs_gru": tables_of_lstm_vs_gru,
             "memory_tasks": tables_of_memory_tasks,
+            "parallel_in_time": tables_of_parallel_in_time,
         },
     ),
     "benchmarks/README.md": Page(
@@ -85,6 +87,7 @@ PAGES = {
         {
             "speed": _tables.of_one_device,
             "speed_two_devices": _tables.of_all_cores,
+            "speed_affine": _tables.of_affine,
             "memory": _tables.of_memory,
             "memory_final": _tables.of_memory,
             "latency": _tables.of_latency,

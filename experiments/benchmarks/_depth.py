@@ -26,7 +26,8 @@ def depth(text: str, iterations: int = 0) -> int:
         for line in found.get(name, ()):
             if " while(" in line:
                 trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-                inner = of(re.search(r"body=%?([\w.\-]+)", line)[1])
+                body = re.search(r"body=%?([\w.\-]+)", line)
+                inner = of(body[1]) if body else 0
                 total += (int(trips[1]) if trips else iterations) * max(1, inner)
             elif " conditional(" in line:
                 branches = re.search(r"branch_computations=\{(.*?)\}", line)

@@ -10,6 +10,7 @@ STEP = {"cell": "`cell.step`", "network": "`net.step`", "flax": "Flax", "equinox
 SEQUENCE = {"default": "default", "scan": "scan"} | LIBRARIES
 ONE_DEVICE = ("default", "scan", "flax", "haiku", "keras", "equinox")
 ALL_CORES = ("sharded", "default", "torch")
+AFFINE = (("gru", "default"), ("min_gru", "default"), ("min_gru", "associative"), ("gru", "newton"))
 
 
 def of_one_device(record: Record) -> dict[str, str]:
@@ -21,6 +22,25 @@ def of_one_device(record: Record) -> dict[str, str]:
 def of_all_cores(record: Record) -> dict[str, str]:
     """Of `speed` on several devices."""
     return {"train": _times(record, "train", ALL_CORES), "means": _means(record)}
+
+
+def of_affine(record: Record) -> dict[str, str]:
+    """Of `speed --together` of an affine cell beside the GRU: the least milliseconds of each."""
+    return {task: _beside_gru(record, task) for task in ("train", "forward")}
+
+
+def _beside_gru(record: Record, task: str) -> str:
+    """A row for each shape; in brackets the ratio to the GRU's default."""
+    found: dict[str, dict[tuple[str, str], float]] = {}
+    for timing in record["timings"]:
+        if timing["task"] == task:
+            found.setdefault(timing["shape"], {})[timing["cell"], timing["contestant"]] = timing["min_ms"]
+    lines = []
+    for shape, ms in found.items():
+        base = ms["gru", "default"]
+        rest = [f"{_short(ms[key])} ({ms[key] / base:.2f})" if key in ms else "-" for key in AFFINE[1:]]
+        lines.append([_spaced(shape), _short(base), *rest])
+    return markdown(["T, B, I, H", *(f"{cell}, {name}" for cell, name in AFFINE)], lines)
 
 
 def _short(value: float) -> str:

@@ -40,8 +40,9 @@ def prepared(config: Any, way: str, time: int) -> Way:
     """Compiles one way, counts its depth and calls it once."""
     name, implementation = WAYS[way]
     cell = getattr(jaxrnn, name)(config.time_hidden)
-    params = cell.init(jax.random.key(config.seed), INPUTS, jnp.float32)
-    xs = jax.random.normal(jax.random.key(config.seed + 1), (time, config.time_batch, INPUTS), jnp.float32)
+    key_params, key_xs = jax.random.split(jax.random.key(config.seed))
+    params = cell.init(key_params, INPUTS, jnp.float32)
+    xs = jax.random.normal(key_xs, (time, config.time_batch, INPUTS), jnp.float32)
 
     def loss(params: Any, xs: jax.Array) -> tuple[jax.Array, jax.Array]:
         _, ys = jaxrnn.unroll(cell, params, xs, implementation=implementation)

@@ -19,6 +19,7 @@ from experiments.benchmarks import (
     _problem,
     _streams,
     _summary,
+    _tables,
     _turns,
     latency,
     memory,
@@ -251,6 +252,29 @@ def test_speed_compares_contestants_and_writes_a_record(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("quick_peak")
+def test_speed_runs_cells_together_and_counts_the_products_of_affine_ones(tmp_path, monkeypatch):
+    """All contestants of a shape take turns in one round."""
+    turns = []
+    take_turns = speed.take_turns
+    monkeypatch.setattr(
+        speed, "take_turns", lambda calls, rounds: turns.append(set(calls)) or take_turns(calls, rounds)
+    )
+    path = tmp_path / "speed.json"
+    arguments = ["--shapes", "3,2,4,5", "--cells", "gru", "min_gru", "--repeats", "1", "--peers", "--json", str(path)]
+    assert speed.main([*arguments, "--together", "--parallel", "associative", "newton"]) == 0
+    expected = {("gru", "newton"), ("min_gru", "associative")}
+    expected |= {(cell, name) for cell in ("gru", "min_gru") for name in ("default", "scan")}
+    assert turns == [expected, expected]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert {(d["cell"], d["contestant"]) for d in record["differences"]} == expected
+    assert max(d["difference"] for d in record["differences"]) < speed.TOLERANCE
+    shape = _problem.parse_shape("", "3,2,4,5")
+    assert _problem.operations("min_gru", shape, "forward") == 2 * 3 * 2 * 4 * (2 * 5)
+    assert _problem.operations("rg_lru", shape, "forward") == 2 * 3 * 2 * (4 * 5 + 5 * 10)
+    assert set(_tables.of_affine(record)) == {"train", "forward"}
+
+
+@pytest.mark.usefixtures("quick_peak")
 @pytest.mark.parametrize(("factor", "said"), [(1.01, "1.0e-02"), (float("nan"), "nan")])
 def test_speed_does_not_time_a_wrong_contestant(factor, said, monkeypatch, capsys, tmp_path):
     def damaged(problem):
@@ -391,8 +415,17 @@ SCRIPTS = {"speed": speed, "memory": memory, "latency": latency}
 @pytest.mark.parametrize(
     ("script", "arguments", "complaint"),
     [
-        ("speed", "--cells cnn", "--cells expected lstm, gru, rnn, gru-before, rnn-relu; got cnn"),
-        ("speed", "--cells", "--cells expected lstm, gru, rnn, gru-before, rnn-relu; got nothing"),
+        (
+            "speed",
+            "--cells cnn",
+            "--cells expected lstm, gru, rnn, gru-before, rnn-relu, min_gru, min_lstm, rg_lru; got cnn",
+        ),
+        (
+            "speed",
+            "--cells",
+            "--cells expected lstm, gru, rnn, gru-before, rnn-relu, min_gru, min_lstm, rg_lru; got nothing",
+        ),
+        ("speed", "--parallel lstm", "--parallel expected associative, newton; got lstm"),
         ("speed", "--shapes", "got nothing"),
         ("speed", "--shapes 3,2,4", "got '3,2,4'"),
         ("speed", "--shapes 3,2,4,x", "got '3,2,4,x'"),

@@ -77,8 +77,8 @@ def bytes_of_step(settings: Settings, options: Options, inputs: Inputs) -> int:
 
     The full Jacobian: D (Z + 2D) numbers a sequence. Z D are what `rule.backward` makes on the way, as much as D² for
     an RNN, 3D² for a GRU and 2D² for an LSTM; 2D² are the Jacobian and the copies that the scan halves. The diagonal:
-    7 Z numbers. The gradient takes D (Z + 2D) with either, unless it is that of the loop. `tests/sequence/test_newton_cost.py` measures
-    all of it.
+    7 Z numbers. The gradient takes D (Z + 2D) with either, unless it is that of the loop.
+    `tests/sequence/test_newton_cost.py` measures them.
     """
 
     def first() -> PyTree:
