@@ -30,6 +30,7 @@ from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, run_script
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
+from experiments.models.cells import CONTESTANTS
 from experiments.models.saved import FILE, Saved, check_writing, load_model, model_of, save_model
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
@@ -45,7 +46,7 @@ class Config(RunOptions):
     data_dir: Path | None = None
     """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
-    """rnn, lstm, gru, min_gru or min_lstm."""
+    """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru."""
     hidden_size: int = 256
     """Hidden units of each layer."""
     layers: int = 1
@@ -92,7 +93,6 @@ class SampleConfig:
 
 QUICK = {"epochs": 1, "hidden_size": 64, "batch_size": 256, "window": 50, "save_every": None}
 STREAMS = 32  # of the validation text, side by side
-NAMES = {"rnn": "tanh RNN", "lstm": "LSTM", "gru": "GRU", "min_gru": "minGRU", "min_lstm": "minLSTM"}
 PUBLISHED = {  # by cell: a loss, and what our run differs in
     "min_gru": ("1.548 (Feng 2024, a larger model)", "a plain stack of layers, fewer updates"),
     "min_lstm": ("1.555 (Feng 2024, a larger model)", "a plain stack of layers, fewer updates"),
@@ -221,7 +221,7 @@ def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
     config = record["config"]
     size = f"{config['layers']} layer{'s' if config['layers'] > 1 else ''}, {config['epochs']} epochs"
-    what = f"tiny-shakespeare, {NAMES[config['cell']]}, {size}: validation nats a character"
+    what = f"tiny-shakespeare, {CONTESTANTS[config['cell']].label}, {size}: validation nats a character"
     published, differs = PUBLISHED.get(config["cell"], ("1.55 (minLSTM, Feng 2024)", "another network"))
     obtained = mean_over_seeds(record["validation_nats"], 4)
     yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, differs)

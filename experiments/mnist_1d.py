@@ -47,7 +47,7 @@ class Config(RunOptions):
     shuffled: bool = False
     """Destroy the order of the steps, in the same way for every sequence."""
     cell: str = "gru"
-    """rnn, lstm, gru, min_gru or min_lstm."""
+    """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru."""
     hidden_size: int = 6
     """Hidden units of each direction."""
     steps: int = 6001

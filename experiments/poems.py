@@ -47,7 +47,7 @@ class Config(RunOptions):
     data_dir: Path | None = None
     """Where the poems are; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
-    """rnn, lstm, gru, min_gru or min_lstm."""
+    """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru."""
     hidden_size: int = 256
     """Hidden units of each layer."""
     layers: int = 1

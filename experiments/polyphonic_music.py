@@ -32,7 +32,7 @@ from experiments.datasets.batching import pad, shuffled, steps_per_epoch
 from experiments.datasets.music import MUSIC, PITCHES, Music, load_music
 from experiments.models.cells import CONTESTANTS
 from experiments.models.functional import Functional, functional
-from experiments.models.language import LAYERS, WITHOUT_RECURRENT_WEIGHTS
+from experiments.models.language import LAYERS
 from experiments.models.readout import readout_module
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_runs, keeper_of, seeds_of
@@ -134,11 +134,18 @@ class Pieces(NamedTuple):
 
 def hidden_size_of(cell: str, budget: int) -> int:
     """The most units whose model has no more parameters than the budget; 0 if none has."""
-    gates, extra = {"rnn": (1, 0), "gru": (3, 1), "lstm": (4, 0), "min_gru": (2, 0), "min_lstm": (3, 0)}[cell]
 
     def parameters(h: int) -> int:
-        recurrent = 0 if cell in WITHOUT_RECURRENT_WEIGHTS else h
-        return gates * h * (PITCHES + recurrent + 1) + extra * h + h * PITCHES + PITCHES
+        layer = {
+            "rnn": h * (PITCHES + h + 1),
+            "lstm": 4 * h * (PITCHES + h + 1),
+            "gru": 3 * h * (PITCHES + h + 1) + h,
+            "min_gru": 2 * h * (PITCHES + 1),
+            "min_lstm": 3 * h * (PITCHES + 1),
+            "rg_lru": h * (PITCHES + 1) + 2 * h * (h + 1) + h,
+            "lru": h * (2 * PITCHES + 2 * h + 3) + PITCHES * h,
+        }
+        return layer[cell] + h * PITCHES + PITCHES
 
     size = 0
     while parameters(size + 1) <= budget:

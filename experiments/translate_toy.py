@@ -48,7 +48,7 @@ class Config(RunOptions):
     size: int = 3
     """The most digits of each number, or symbols of a string."""
     cell: str = "lstm"
-    """rnn, lstm, gru, min_gru or min_lstm, of encoder and decoder."""
+    """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru, of encoder and decoder."""
     hidden_size: int = 128
     """Hidden units of each."""
     embedding: int = 16

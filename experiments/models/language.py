@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 import jaxrnn
+from experiments.models.cells import AFFINE
 from experiments.models.functional import Functional, functional
 from experiments.models.readout import readout_module
 from experiments.training.loop import Task
@@ -22,8 +23,9 @@ LAYERS = {
     "gru": jaxrnn.modules.GRU,
     "min_gru": jaxrnn.modules.MinGRU,
     "min_lstm": jaxrnn.modules.MinLSTM,
+    "rg_lru": jaxrnn.modules.RGLRU,
+    "lru": jaxrnn.modules.LRU,
 }
-WITHOUT_RECURRENT_WEIGHTS = ("min_gru", "min_lstm")
 
 
 class LanguageModel(nnx.Module):
@@ -32,7 +34,7 @@ class LanguageModel(nnx.Module):
     def __init__(
         self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
     ):
-        recurrent_init = None if cell in WITHOUT_RECURRENT_WEIGHTS else jaxrnn.initializers.orthogonal()
+        recurrent_init = None if cell in AFFINE else jaxrnn.initializers.orthogonal()
         options = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
         self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
         self.layers = LAYERS[cell](

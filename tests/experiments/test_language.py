@@ -130,6 +130,8 @@ def test_every_cell_by_name_makes_a_model_with_its_parameters():
         "lstm": [16 * (n + 5) for n in (3, 4)],
         "gru": [12 * (n + 5) + 4 for n in (3, 4)],
         **{cell: [gates * 4 * (n + 1) for n in (3, 4)] for cell, gates in affine.items()},
+        "rg_lru": [4 * (n + 1) + 8 * (4 + 1) + 4 for n in (3, 4)],
+        "lru": [4 * (2 * n + 2 * 4 + 3) + 4 * n for n in (3, 4)],
     }
     assert set(layers) == set(language.LAYERS)
     for cell, counts in layers.items():

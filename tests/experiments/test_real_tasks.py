@@ -127,7 +127,7 @@ def test_music_nats_equal_hand_computation(group, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "min_gru", "min_lstm"])
+@pytest.mark.parametrize("cell", list(polyphonic_music.LAYERS))
 def test_hidden_size_meets_its_budget(cell):
     for budget in (1_000, 20_000):
         size = polyphonic_music.hidden_size_of(cell, budget)
