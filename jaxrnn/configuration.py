@@ -73,12 +73,16 @@ def build(entry: Any, most_layers: int | None = None) -> Network | Cell:
 
 
 def equations(entry: Any) -> Any:
-    """The entries of `describe` that outputs depend on in evaluation: without dropout, but with zoneout's mean."""
+    """The entries of `describe` that outputs depend on in evaluation: without dropout, or what draws parameters."""
     if isinstance(entry, list):
         return [equations(item) for item in entry]
     if not isinstance(entry, dict):
         return entry
-    quiet = {"stack": ("dropout",), "regularize": ("input_dropout", "recurrent_dropout", "dropconnect")}
+    quiet = {
+        "stack": ("dropout",),
+        "regularize": ("input_dropout", "recurrent_dropout", "dropconnect"),
+        "lru": ("r_min", "r_max", "max_phase"),  # of the initial parameters alone
+    }
     left_out = quiet.get(entry.get("factory", ""), ())
     kept = {name: equations(value) for name, value in entry.items() if name not in left_out}
     if kept.get("factory") == "regularize" and not any(jax.tree.leaves(kept.get("zoneout"))):

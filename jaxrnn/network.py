@@ -111,7 +111,7 @@ class _Plan(NamedTuple):
         return any(len(directions(layer)) == 2 for layer in self.layers)
 
 
-def _output_size(cell: Any) -> int:
+def output_size(cell: Any) -> int:
     """The size of a cell's output, which does not depend on its input."""
 
     def run(key: Array) -> Array:
@@ -121,7 +121,7 @@ def _output_size(cell: Any) -> int:
 
 
 def _layer_size(layer: Layer, merge: Merge) -> int:
-    sizes = [_output_size(cell) for cell in directions(layer)]
+    sizes = [output_size(cell) for cell in directions(layer)]
     if len(sizes) == 1:
         return sizes[0]
     try:
@@ -242,7 +242,7 @@ def _check_as_one_cell(plan: _Plan, where: str, params: Params, input_shape: tup
     for ways in walk(plan.layers, params):
         for way in ways:
             way.cell.check(where, *way.parts, input_shape)
-        input_shape = (*input_shape[:-1], sum(_output_size(way.cell) for way in ways))
+        input_shape = (*input_shape[:-1], sum(output_size(way.cell) for way in ways))
 
 
 def _step(plan: _Plan, params: Params, states: State, x: Float[AnyArray, "*B I"]) -> tuple[State, Array]:

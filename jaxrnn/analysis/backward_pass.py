@@ -111,7 +111,8 @@ def backward_pass(
     Returns:
         :class:`BackwardPass`. Gates are named as by :func:`gate_values`; the only one of a simple network is h.
         A GRU with the reset after the product also has δq, of q = h_{t-1} W_hn + b_hn. A cell whose step is
-        s_t = a_t ⊙ s_{t-1} + b_t has δa_t and δb_t in the place of the gates'. In `by_gate`, a
+        s_t = a_t ⊙ s_{t-1} + b_t has δa_t and δb_t in the place of the gates'. Where the output is no part of
+        the state, as that of an LRU, `states` lacks what comes through y_t, and δb_t has it. In `by_gate`, a
         weight that belongs to no gate, such as a projection, is `None`. At masked steps `cell_state` is
         the carry alone. It is `None` under zoneout, where h_t is not a function of C_t.
 

@@ -23,6 +23,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells._step import cast_floating
+from jaxrnn.network import output_size
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.arguments import checkpoint_of, dtypes_of
 from jaxrnn.sequence.masking import mask_of_lengths, select
@@ -172,7 +173,7 @@ def _check_inputs(plan: _Plan, xs: Array) -> None:
             f"{WHERE}: xs expected a batch axis 1 that the {plan.mesh.shape[plan.batch_axis]} devices of the mesh axis "
             f"{plan.batch_axis!r} divide, got shape {xs.shape}"
         )
-    width = jax.tree.leaves(jax.eval_shape(plan.cell.initial_state))[0].shape[-1]
+    width = output_size(plan.cell)
     if xs.shape[-1] != width:
         raise ValueError(
             f"{WHERE}: xs expected shape (T, *B, {width}), as wide as the outputs of {_checks.describe(plan.cell)}, "

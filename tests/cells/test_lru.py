@@ -109,6 +109,8 @@ def test_saved_cells_are_loaded(tmp_path):
     again, loaded = jaxrnn.load(tmp_path / "lru.safetensors")
     assert again.config == cell.config
     assert_close(loaded, params)
+    net, _ = jaxrnn.load(tmp_path / "lru.safetensors", network=jaxrnn.lru(H, output_size=2))  # drawn from another ring
+    assert net.config.r_min == 0.0
 
 
 def complex_params(name):

@@ -101,8 +101,8 @@ def long_case(cell, params, size=1.0, dtype=jnp.float32):
     rng = np.random.default_rng(0)
     xs = jnp.asarray(size * rng.standard_normal((LONG, 2, I)), dtype)
     state = random_like(2, jax.eval_shape(lambda: cell.initial_state((2,))), dtype)
-    output = jax.eval_shape(cell.step, params, state, xs[0])[1]
-    weights = jnp.asarray(rng.standard_normal((LONG, *output.shape)), dtype)
+    output = jax.eval_shape(cell.step, params, state[0], xs[0, 0])[1]
+    weights = jnp.asarray(rng.standard_normal((LONG, 2, *output.shape)), dtype)
 
     def values_and_gradients(implementation):
         def loss(params, xs, state):
