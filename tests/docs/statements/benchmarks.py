@@ -77,6 +77,18 @@ def aims_of_speed():
 
 
 @says(README)
+def min_gru_beside_the_gru():
+    found: dict = {}
+    for timing in record("benchmarks/speed_affine")["timings"]:
+        if (timing["task"], timing["contestant"]) == ("train", "default"):
+            found.setdefault(timing["shape"], {})[timing["cell"]] = timing["min_ms"]
+    ratios = [ms["gru"] / ms["min_gru"] for shape, ms in found.items() if int(shape.rpartition(",")[2]) >= 128]
+    assert min(ratios) >= 2
+    return f"""From 128 units on, a train step of the minGRU is {min(ratios):.1f} to {max(ratios):.1f} times as fast as the GRU's;
+    the aim was 2."""
+
+
+@says(README)
 def peers_of_pytorch():
     found = means("speed_two_devices", "torch")
     gru, rnn, lstm = (f"{found[cell, 'train']:.1f}" for cell in ("gru", "rnn", "lstm"))

@@ -62,6 +62,7 @@ def scripts_that_use_one_loop():
             without.append(script.name)
     assert [name for name in without if not name.startswith("benchmarks.")] == [
         "bptt_by_hand",
+        "parallel_in_time",  # trains by the function of gradient_flow
         "long_sequence",
         "datasets",
     ]
