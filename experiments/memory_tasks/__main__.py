@@ -97,6 +97,7 @@ class Config(DeviceOptions):
 
 
 QUICK = {
+    "tasks": (*COMPARABLE, "parity"),
     "cells": ("lstm",),
     "comparisons": (),
     "steps": 60,
