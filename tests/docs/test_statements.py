@@ -13,11 +13,12 @@ from tests.docs.statements import (
     interfaces,
     library,
     pages,
+    parallel_in_time,
     spaced,
     text_of,
 )
 
-MODULES = (library, interfaces, pages, experiments, benchmarks)
+MODULES = (library, interfaces, pages, experiments, parallel_in_time, benchmarks)
 OTHERS = {".cache", ".venv", "results"}  # folders whose pages are not the project's
 PAGES = sorted(
     str(path) for path in (each.relative_to(ROOT) for each in ROOT.rglob("*.md")) if not OTHERS & set(path.parts)
