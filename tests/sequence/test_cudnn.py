@@ -17,6 +17,7 @@ from jax.sharding import AxisType
 import jaxrnn
 from jaxrnn.sequence.implementations import cudnn
 from jaxrnn.sequence.implementations.cudnn import Cudnn
+from jaxrnn.sequence.implementations.protocol import REASONS
 from jaxrnn.sequence.request import CLOSURES, FEATURES, Device, Inputs, Options
 from tests.support.registry import LENGTHS, B, H, I, T, assert_close, make, quick_jit, random_like, weighed
 from tests.support.requests import ARGUMENTS, CUDA, FLAGS, OWN, traced
@@ -296,7 +297,7 @@ def test_supported_features_run(feature, monkeypatch):
 
 def test_every_feature_is_tested():
     assert {*REQUESTS, CLOSURES, "shard_map with its checks", "a batch on an explicit mesh"} == set(Cudnn.reasons)
-    assert {*SUPPORTED, *Cudnn.reasons} == set(FEATURES)
+    assert {*SUPPORTED, *Cudnn.reasons, *REASONS} == set(FEATURES)
     assert set(SUPPORTED) == Cudnn.supports
 
 
