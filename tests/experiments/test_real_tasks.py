@@ -370,7 +370,11 @@ def test_existing_run_is_kept_and_resumes_only_with_its_options(small_text, caps
         ("char_lm", "--data-dir nowhere", "python -m experiments.datasets get tiny-shakespeare"),
         ("char_lm", "--text long.txt --batch-size 500", "--window 64 is more than the text has"),
         ("char_lm", "--text long.txt --dropout 1", "--dropout expected a share in [0, 1), got 1"),
-        ("char_lm", "--text long.txt --cell mamba", "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, lru; got mamba"),
+        (
+            "char_lm",
+            "--text long.txt --cell mamba",
+            "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, lru; got mamba",
+        ),
         ("char_lm", "--data-dir wrong", "get it again with: python -m experiments.datasets get tiny-shakespeare"),
         ("poems", "--data-dir nowhere", "python -m experiments.datasets get poems"),
         ("poems", "--hidden-size -1", "--hidden-size expected a positive number, got -1"),
