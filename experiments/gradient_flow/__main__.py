@@ -76,7 +76,7 @@ class Config(DeviceOptions):
     out: Path = Path("results/gradient_flow")
     """The folder for results.json and the figures."""
     quick: bool = False
-    """A small version of everything, in under half a minute."""
+    """A small version of everything, in about a minute at most."""
 
 
 QUICK = {

@@ -77,7 +77,7 @@ class Config(DeviceOptions):
     out: Path = Path("results/lstm_vs_gru")
     """The folder for results.json and lstm_vs_gru.png."""
     quick: bool = False
-    """A small version of everything, in under half a minute."""
+    """A small version of everything, in about a minute at most."""
 
 
 QUICK = {

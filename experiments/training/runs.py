@@ -33,7 +33,7 @@ class RunOptions(ProcessOptions):
     out: Path = Path("results")
     """The folder for everything that is written."""
     quick: bool = False
-    """A small version of it all, under half a minute."""
+    """A small version of it all, of about a minute at most."""
 
 
 WHERE = tuple(field.name for field in dataclasses.fields(ProcessOptions))

@@ -49,7 +49,7 @@ def gate_run(task, cell, fixed=None):
 @says(PAGE)
 def scripts_without_quick():
     first, second = [script.name for script in listing.SCRIPTS if not script.quick]
-    return f"All but `{first}` and `{second}` take `--quick`, for a version of less than half a minute."
+    return f"All but `{first}` and `{second}` take `--quick`, for a version of about a minute at most, on two cores."
 
 
 @says(PAGE)
