@@ -73,7 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for script in SCRIPTS:
         table.add_row(script.name, script.about, script.minutes)
     Console(width=110).print(table)
-    print("--quick is a version of about a minute at most of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick))
+    print(
+        "--quick is a version of about a minute at most of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick)
+    )
     return 0
 
 
