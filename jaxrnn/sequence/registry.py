@@ -150,6 +150,12 @@ def _example(cell: Cell) -> Request:
     return Request(Options(cell.equations), inputs, features, Device("", ""), cell.name)
 
 
+def _refusal(implementation: Implementation, request: Request) -> str | None:
+    """Why it cannot run the request, without the name of the feature; `None` if it can."""
+    reasons = (implementation.refuses(feature) for feature in request.features)
+    return next(filter(None, reasons), None) or implementation.unsupported_cell(request)
+
+
 def table(implementations: Mapping[str, Implementation] = IMPLEMENTATIONS) -> str:
     """What each implementation supports, in Markdown, with the reasons of those that do not, by number.
 
@@ -168,9 +174,7 @@ def table(implementations: Mapping[str, Implementation] = IMPLEMENTATIONS) -> st
     every = implementations.values()
     lines = [["", *(f'`"{each.name}"`' for each in every)], ["---"] * (1 + len(every))]
     for name, request in _examples().items():
-        asked = [[each.refuses(feature) for feature in request.features] for each in every]
-        why = [next(filter(None, refused), None) for refused in asked]
-        lines.append([name, *(mark(w or each.unsupported_cell(request)) for w, each in zip(why, every, strict=True))])
+        lines.append([name, *(mark(_refusal(each, request)) for each in every)])
     for feature in FEATURES:
         lines.append([feature, *(mark(each.refuses(feature)) for each in every)])
     for transformation in TRANSFORMATIONS:

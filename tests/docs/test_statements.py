@@ -10,6 +10,7 @@ from tests.docs.statements import (
     Statement,
     benchmarks,
     experiments,
+    gates,
     interfaces,
     library,
     pages,
@@ -18,7 +19,7 @@ from tests.docs.statements import (
     text_of,
 )
 
-MODULES = (library, interfaces, pages, experiments, parallel_in_time, benchmarks)
+MODULES = (library, interfaces, pages, experiments, gates, parallel_in_time, benchmarks)
 OTHERS = {".cache", ".venv", "results"}  # folders whose pages are not the project's
 PAGES = sorted(
     str(path) for path in (each.relative_to(ROOT) for each in ROOT.rglob("*.md")) if not OTHERS & set(path.parts)
