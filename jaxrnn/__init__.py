@@ -42,6 +42,7 @@ from jaxrnn.cells import (
 )
 from jaxrnn.counting import count_params
 from jaxrnn.generation import generate, last_output
+from jaxrnn.heads import merge_heads, split_heads
 from jaxrnn.layers import Bidirectional
 from jaxrnn.network import Network, stack
 from jaxrnn.parallel import data_parallel, model_parallel, param_shardings, pipeline
@@ -96,6 +97,7 @@ __all__ = [
     "lru_step",
     "lstm",
     "lstm_step",
+    "merge_heads",
     "mgu",
     "mgu_step",
     "min_gru",
@@ -114,6 +116,7 @@ __all__ = [
     "rnn",
     "rnn_step",
     "save",
+    "split_heads",
     "stack",
     "unroll",
 ]

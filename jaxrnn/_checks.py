@@ -272,6 +272,14 @@ def _matrix_shape(where: str, params: Any, name: str) -> tuple[int, int]:
     return value.shape
 
 
+def units(where: str, params: Any, name: str) -> tuple[int, int]:
+    """The number of units that a recurrent weight of `params` reads, and of its heads."""
+    value = getattr(params, name)
+    if is_array(value) and value.ndim == 3:
+        return value.shape[0] * value.shape[1], value.shape[0]
+    return rows(where, params, name), 1
+
+
 def rows(where: str, params: Any, name: str) -> int:
     """The number of rows of a matrix of `params`."""
     return _matrix_shape(where, params, name)[0]

@@ -2,8 +2,9 @@
 
 Cells draw every gate's block on its own, so an initialiser sees ``(I, H)`` or ``(H, H)``,
 never the stacked ``(I, G*H)``: "orthogonal" means one orthogonal matrix a gate, and the
-fans of Glorot are those of a gate. Bias initialisers of this module see the names of all gates at
-once, because some of them tie one gate to another; one of JAX's draws each gate's ``(H,)``.
+fans of Glorot are those of a gate. With heads it sees ``(D, D)``, D = H/N, once a gate and
+head. Bias initialisers of this module see the names of all gates at once, because some of
+them tie one gate to another; one of JAX's draws each gate's ``(H,)``.
 
 What these functions return compares by value and can be pickled.
 """
@@ -234,6 +235,19 @@ def draw_gates(
     drawn = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
     blocks = [draw(where, initializer, k, shape, drawn) for k in jax.random.split(key, gates)]
     return jnp.concatenate(blocks, axis=-1).astype(dtype)
+
+
+def draw_heads(where: str, initializer: Initializer, key: Array, shape: tuple[int, int, int], dtype: Any) -> Array:
+    """The blocks `(N, D, G*D)` of a block-diagonal matrix: one block of `(D, D)` for each gate of each head.
+
+    Drawn under `jax.vmap`, so that many heads take one program.
+    """
+    heads, size, columns = shape
+
+    def block(key: Array) -> Array:
+        return draw_gates(where, initializer, key, columns // size, (size, size), dtype)
+
+    return jax.vmap(block)(jax.random.split(key, heads))
 
 
 def draw_biases(

@@ -12,7 +12,7 @@ from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, CellConfig, Params, Rule, State
 from jaxrnn.cells._step import checked_step, zeros_state
-from jaxrnn.initializers import Initializers, draw, draw_biases, draw_gates
+from jaxrnn.initializers import Initializers, draw, draw_biases, draw_gates, draw_heads
 
 # What draws a parameter. The others start as constants: scales at 1, offsets and peepholes at 0.
 ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias", "w_proj": "recurrent"}
@@ -21,6 +21,25 @@ ROLES = {"w_x": "kernel", "w_h": "recurrent", "b": "bias", "b_hn": "bias", "w_pr
 def dims(*sizes: int) -> Any:
     """A shape, in the place of an array of it."""
     return sizes
+
+
+def recurrent_dims(hidden_size: int, gates: int, num_heads: int) -> Any:
+    """The shape of `w_h`: `(H, G*H)`, or with several heads the blocks `(N, D, G*D)`, D = H/N."""
+    if num_heads == 1:
+        return dims(hidden_size, gates * hidden_size)
+    size = hidden_size // num_heads
+    return dims(num_heads, size, gates * size)
+
+
+def checked_heads(where: str, num_heads: Any, hidden_size: int) -> int:
+    """`num_heads` as an int that divides H."""
+    num_heads = _checks.size(where, "num_heads", num_heads)
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"{where}: num_heads expected a number that divides hidden_size = {hidden_size}, got {num_heads}; "
+            "every head has the same number of units"
+        )
+    return num_heads
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -96,6 +115,8 @@ def init_params(
             return biases[-shape[0] :]  # `b_hn` is the last gate's
         if len(shape) == 1:
             return draw(at, initializer, key, shape, dtype)
+        if len(shape) == 3:
+            return draw_heads(at, initializer, key, shape, dtype)
         blocks = max(1, shape[1] // config.hidden_size)
         return draw_gates(at, initializer, key, blocks, (shape[0], shape[1] // blocks), dtype)
 
@@ -117,6 +138,21 @@ def check_params_of_step(config: FamilyConfig, where: str, params: Any, input_sh
     _check(config, where, params, input_shape, may_lack=True)
 
 
+def _check_heads(config: Any, where: str, w_h: Any) -> None:
+    """Raises if `w_h` has the shape of the same cell with another number of heads."""
+    shape, n = getattr(w_h, "shape", ()), config.num_heads
+    if len(shape) not in (2, 3) or (len(shape) == 3) == (n > 1):
+        return
+    given = "the dense matrix" if len(shape) == 2 else f"the blocks of {shape[0]} heads"
+    cell = f"{config.factory}({config.hidden_size}{f', num_heads={shape[0]}' if len(shape) == 3 else ''})"
+    change = f"jaxrnn.split_heads(params, {n})" if n > 1 else "jaxrnn.merge_heads(params)"
+    expected = recurrent_dims(config.hidden_size, len(config.gates), n)
+    raise ValueError(
+        f"{where}: params.w_h expected shape {expected}, got {tuple(shape)}, {given}; "
+        f"use {cell} for these parameters, or change them by {change}"
+    )
+
+
 def _check(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int, ...], may_lack: bool) -> None:
     def check_present(params: Any, shapes: Any) -> None:
         _checks.params_record(where, params, type(shapes))
@@ -136,5 +172,7 @@ def _check(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int
         _checks.params_shapes(where, params, arrays)
 
     check_present(params, config.shapes(1))
+    if hasattr(config, "num_heads"):
+        _check_heads(config, where, params.w_h)
     _checks.input_features(where, input_shape, params.w_x)
     check_shapes(params, config.shapes(input_shape[-1]))

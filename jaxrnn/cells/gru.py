@@ -6,7 +6,8 @@
     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 
 Layer normalisation: x_t W_x and each recurrent product (one reset-after, two reset-before)
-are normalised over all their entries and scaled; their cotangents go back through that.
+are normalised over all their entries and scaled; their cotangents go back through that. With
+heads W_h is block-diagonal, and a product is normalised over the entries of each head.
 
 Backward, with δv for ∂L/∂v and δh the cotangent of h_t from the output and from step
 t+1 together:
@@ -38,24 +39,27 @@ from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
-from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("r", "z", "n")
 
 
 class GRUNorm(NamedTuple):
-    """Layer normalisation of a GRU: scales of x W_x and of the recurrent products."""
+    """Layer normalisation of a GRU, by head: scales of x W_x and of the recurrent products."""
 
     scale_x: Float[Array, "GH"]
     scale_h: Float[Array, "GH"]
 
 
 class GRUParams(NamedTuple):
-    """Parameters of :func:`gru`; gates side by side in the order r z n, what is absent is `None`."""
+    """Parameters of :func:`gru`; gates side by side in the order r z n, what is absent is `None`.
+
+    With N heads `w_h` is `(N, D, GD)`, D = H/N, the gates of a head side by side.
+    """
 
     w_x: Float[Array, "I GH"]
-    w_h: Float[Array, "H GH"]
+    w_h: Float[Array, "H GH"] | Float[Array, "N D GD"]
     b: Float[Array, "GH"] | None = None
     b_hn: Float[Array, "H"] | None = None  # the bias inside r ⊙ (h W_hn + b_hn); reset-after alone
     norm: GRUNorm | None = None
@@ -70,12 +74,13 @@ class GRUConfig(FamilyConfig):
     use_bias: bool = True
     reset_after: bool = True
     layer_norm: bool = False
+    num_heads: int = 1
 
     def shapes(self, input_size: int) -> GRUParams:
         h, stacked = self.hidden_size, dims(3 * self.hidden_size)
         return GRUParams(
             w_x=dims(input_size, 3 * h),
-            w_h=dims(h, 3 * h),
+            w_h=recurrent_dims(h, 3, self.num_heads),
             b=stacked if self.use_bias else None,
             b_hn=dims(h) if self.use_bias and self.reset_after else None,
             norm=GRUNorm(stacked, stacked) if self.layer_norm else None,
@@ -91,7 +96,7 @@ def _scale_h(params: GRUParams) -> Array | None:
 
 
 def _project(params: GRUParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
-    a, _ = ln.product(xs, params.w_x, _scale_x(params))
+    a, _ = ln.product(xs, params.w_x, _scale_x(params), 3, alg.heads(params.w_h))
     return tuple(alg.split(alg.add(a, params.b), 3))
 
 
@@ -100,14 +105,14 @@ def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[A
     db = None if params.b is None else alg.total(da)
     if params.norm is None:
         return alg.outer(xs, da, params.w_x), db, None, alg.dot_transposed(da, params.w_x)
-    _, product = ln.product(xs, params.w_x, params.norm.scale_x)
-    dproduct = ln.product_backward(da, params.norm.scale_x, product)
+    _, product = ln.product(xs, params.w_x, params.norm.scale_x, 3, alg.heads(params.w_h))
+    dproduct = ln.product_backward(da, params.norm.scale_x, product, 3)
     dscale = alg.total(da * product.value)
     return alg.outer(xs, dproduct, params.w_x), db, dscale, alg.dot_transposed(dproduct, params.w_x)
 
 
 def _forward_after(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
-    a, product = ln.product(h, params.w_h, _scale_h(params))
+    a, product = ln.product(h, params.w_h, _scale_h(params), 3, alg.heads(params.w_h))
     h, gates = _pointwise_forward(params, h, zs, tuple(alg.split(a, 3)))
     return h, h, (*gates[:-1], product)
 
@@ -125,7 +130,7 @@ def _pointwise_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Arr
 def _backward_after(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
     dpast, dproducts, extra = _pointwise_backward(params, tape, dh + dy)
     recurrent = jnp.concatenate(dproducts, axis=-1)  # (*B, 3H)
-    dproduct = ln.product_backward(recurrent, _scale_h(params), tape.residual[-1])
+    dproduct = ln.product_backward(recurrent, _scale_h(params), tape.residual[-1], 3)
     return dpast + alg.dot_transposed(dproduct, params.w_h), (recurrent, *extra)
 
 
@@ -143,7 +148,7 @@ def _accumulate_after(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape,
     product = tape.residual[-1]
     da_r, da_z, dq = alg.split(recurrent, 3)
     dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_r, da_z, da_n], axis=-1))
-    dproduct = ln.product_backward(recurrent, _scale_h(params), product)
+    dproduct = ln.product_backward(recurrent, _scale_h(params), product, 3)
     dparams = GRUParams(
         w_x=dw_x,
         w_h=alg.outer(tape.before, dproduct, params.w_h),
@@ -165,11 +170,12 @@ def _recurrent_blocks(params: GRUParams):
 def _forward_before(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     z_r, z_z, z_n = zs
     w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
-    a_rz, product_rz = ln.product(h, w_rz, s_rz)
+    heads = alg.heads(params.w_h)
+    a_rz, product_rz = ln.product(h, w_rz, s_rz, 2, heads)
     a_r, a_z = alg.split(a_rz, 2)
     r = jax.nn.sigmoid(z_r + a_r)
     z = jax.nn.sigmoid(z_z + a_z)
-    a_n, product_n = ln.product(r * h, w_n, s_n)
+    a_n, product_n = ln.product(r * h, w_n, s_n, 1, heads)
     n = jnp.tanh(z_n + a_n)
     h = (1 - z) * n + z * h
     return h, h, (r, z, n, product_rz, product_n)
@@ -185,7 +191,7 @@ def _backward_before(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy
     ds = alg.dot_transposed(ln.product_backward(da_n, s_n, product_n), w_n)
     da_r = ds * h_before * alg.sigmoid_slope(r)
     da_rz = jnp.concatenate([da_r, da_z], axis=-1)  # (*B, 2H)
-    dproduct_rz = ln.product_backward(da_rz, s_rz, product_rz)
+    dproduct_rz = ln.product_backward(da_rz, s_rz, product_rz, 2)
     return dh * z + ds * r + alg.dot_transposed(dproduct_rz, w_rz), (da_rz, da_n)
 
 
@@ -194,7 +200,7 @@ def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape
     r, _, _, product_rz, product_n = tape.residual
     w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
     dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_rz, da_n], axis=-1))
-    dw_rz = alg.outer(tape.before, ln.product_backward(da_rz, s_rz, product_rz), w_rz)
+    dw_rz = alg.outer(tape.before, ln.product_backward(da_rz, s_rz, product_rz, 2), w_rz)
     dw_n = alg.outer(r * tape.before, ln.product_backward(da_n, s_n, product_n), w_n)
     norm = None
     if params.norm is not None:
@@ -234,6 +240,7 @@ def gru_step(
         params: `w_x (I, 3H)`, `w_h (H, 3H)`, `b (3H,)` or `None`, gates in the order r z n;
             reset-after also `b_hn (H,)` or `None`. `norm` holds the scales of layer
             normalisation: x W_x and each recurrent product are normalised and scaled.
+            With N heads `w_h` is `(N, D, 3D)`, D = H/N.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
         reset_after: whether r multiplies the candidate's recurrent product, or h before it.
@@ -267,7 +274,8 @@ def gru_step(
     """
     reset_after = _checks.boolean("gru_step", "reset_after", reset_after)
     _checks.params_record("gru_step", params, GRUParams)
-    config = GRUConfig(_checks.rows("gru_step", params, "w_h"), reset_after=reset_after, layer_norm=True)
+    hidden, heads = _checks.units("gru_step", params, "w_h")
+    config = GRUConfig(hidden, reset_after=reset_after, layer_norm=True, num_heads=heads)
     return step_of("gru_step", config, RESET_AFTER if reset_after else RESET_BEFORE, params, state, x)
 
 
@@ -277,13 +285,14 @@ def gru(
     use_bias: bool = True,
     reset_after: bool = True,
     layer_norm: bool = False,
+    num_heads: int = 1,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A gated recurrent unit: a cell whose equations are those of :func:`gru_step`.
 
-    It has 3H(I + H + 1) parameters, and H more with `b_hn`. PyTorch's has 2H more than that,
+    It has 3H(I + H/N + 1) parameters, and H more with `b_hn`. PyTorch's has 2H more than that,
     its second biases of r and z.
 
     Args:
@@ -291,9 +300,11 @@ def gru(
         use_bias: whether there are `b` and, reset-after, `b_hn`.
         reset_after: PyTorch's and cuDNN's form, one recurrent product a step; `False` is
             Cho's, two products one after the other.
-        layer_norm: whether x W_x and the recurrent products are normalised. Scales start at 1.
+        layer_norm: whether x W_x and the recurrent products are normalised, by head. Scales start at 1.
+        num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 3D)`, D = H/N,
+            with the gates of a head side by side. A unit reads the units of its own head alone.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
-        recurrent_init: draws each gate's block `(H, H)` of `w_h`.
+        recurrent_init: draws each gate's block `(H, H)` of `w_h`, with heads `(D, D)`.
         bias_init: draws `b`, and `b_hn` as its gate n. `initializers.chrono(T)` spreads
             the memories over 1 to T steps.
 
@@ -301,18 +312,22 @@ def gru(
         A :class:`Cell` with :class:`GRUParams`, whose state is an array `(*B, H)`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer.
+        TypeError, ValueError: for a size that is not a positive integer, or heads that do not divide it.
 
     Example:
         >>> import jax, jaxrnn
+        >>> jaxrnn.gru(256, num_heads=8).init(jax.random.key(0), 28).w_h.shape
+        (8, 32, 96)
         >>> jaxrnn.gru(256).init(jax.random.key(0), 28).b_hn.shape
         (256,)
     """
+    hidden_size = _checks.size("gru", "hidden_size", hidden_size)
     config = GRUConfig(
-        _checks.size("gru", "hidden_size", hidden_size),
+        hidden_size,
         _checks.boolean("gru", "use_bias", use_bias),
         _checks.boolean("gru", "reset_after", reset_after),
         _checks.boolean("gru", "layer_norm", layer_norm),
+        checked_heads("gru", num_heads, hidden_size),
     )
     rule = RESET_AFTER if config.reset_after else RESET_BEFORE
     draw = Initializers(kernel_init, recurrent_init, bias_init)

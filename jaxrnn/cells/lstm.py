@@ -9,7 +9,8 @@ variant has:
     h_t = m_t [W_p]
 
 Coupled gates: i = 1 - f, and there are three, f g o. Layer normalisation: x_t W_x and
-h_{t-1} W_h are each normalised over all their G*H entries and scaled, c_t over its H.
+h_{t-1} W_h are each normalised over all their G*H entries and scaled, c_t over its H. With
+heads W_h is block-diagonal, and all three are normalised over the entries of each head.
 
 Backward, with δv for ∂L/∂v and δh_t, δc_t the cotangents from the output and from step
 t+1 together:
@@ -38,7 +39,7 @@ from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
-from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.cells._step import zeros_state
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
@@ -47,7 +48,7 @@ COUPLED_GATES = ("f", "g", "o")
 
 
 class LSTMNorm(NamedTuple):
-    """Layer normalisation of an LSTM: scales of x W_x and h W_h, scale and offset of c."""
+    """Layer normalisation of an LSTM, by head: scales of x W_x and h W_h, scale and offset of c."""
 
     scale_x: Float[Array, "GH"]
     scale_h: Float[Array, "GH"]
@@ -59,11 +60,12 @@ class LSTMParams(NamedTuple):
     """Parameters of :func:`lstm`; gates side by side in the order i f g o, coupled f g o.
 
     What is absent is `None`, and its presence is the configuration. H is the rows of
-    `w_h`, or of `w_proj` where there is one; coupled is known by 3H columns.
+    `w_h`, or of `w_proj` where there is one; coupled is known by 3H columns. With N heads
+    `w_h` is `(N, D, GD)`, D = H/N, the gates of a head side by side.
     """
 
     w_x: Float[Array, "I GH"]
-    w_h: Float[Array, "HorP GH"]
+    w_h: Float[Array, "HorP GH"] | Float[Array, "N D GD"]
     b: Float[Array, "GH"] | None = None
     w_proj: Float[Array, "H P"] | None = None
     peephole: Float[Array, "gates H"] | None = None  # i f o; coupled f o
@@ -87,6 +89,7 @@ class LSTMConfig(FamilyConfig):
     peephole: bool = False
     coupled: bool = False
     layer_norm: bool = False
+    num_heads: int = 1
 
     @property
     def gates(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -97,7 +100,7 @@ class LSTMConfig(FamilyConfig):
         stacked = dims(gates * h)
         return LSTMParams(
             w_x=dims(input_size, gates * h),
-            w_h=dims(p or h, gates * h),
+            w_h=dims(p, gates * h) if p else recurrent_dims(h, gates, self.num_heads),
             b=stacked if self.use_bias else None,
             w_proj=None if p is None else dims(h, p),
             peephole=dims(gates - 1, h) if self.peephole else None,
@@ -145,12 +148,19 @@ def _peep(a: Array, p: Array | None, c: Array) -> Array:
 
 
 def _project(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array, ...]:
-    a, _ = ln.product(xs, params.w_x, None if params.norm is None else params.norm.scale_x)
+    a, _ = _input_product(params, xs)
     return tuple(alg.split(alg.add(a, params.b), _gates_of(params)))
 
 
+def _input_product(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array, Any]:
+    """x W_x, normalised if there is a norm, and what its derivative needs."""
+    scale = None if params.norm is None else params.norm.scale_x
+    return ln.product(xs, params.w_x, scale, _gates_of(params), alg.heads(params.w_h))
+
+
 def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
-    a, product = ln.product(state.h, params.w_h, None if params.norm is None else params.norm.scale_h)
+    scale_h, heads = None if params.norm is None else params.norm.scale_h, alg.heads(params.w_h)
+    a, product = ln.product(state.h, params.w_h, scale_h, len(z), heads)
     after, gates = _pointwise_forward(params, state, z, tuple(alg.split(a, len(z))))
     return after, after.h, gates._replace(product=product)
 
@@ -177,7 +187,7 @@ def _memory_read(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, An
     """u, which the output gate reads: c, normalised if there is a norm."""
     if params.norm is None:
         return c, None
-    kept = ln.normalise(c)
+    kept = ln.normalise(c, heads=alg.heads(params.w_h))
     return alg.add(alg.scale(kept.value, params.norm.scale_c), params.norm.offset_c), kept
 
 
@@ -185,7 +195,7 @@ def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array
     dbefore, das, (dh, du) = _pointwise_backward(params, tape, _add_to_hidden(dstate, dy))
     da = jnp.concatenate(das, axis=-1)  # (*B, GH)
     scale_h = None if params.norm is None else params.norm.scale_h
-    dproduct = ln.product_backward(da, scale_h, tape.residual.product)
+    dproduct = ln.product_backward(da, scale_h, tape.residual.product, len(das))
     return _add_to_hidden(dbefore, alg.dot_transposed(dproduct, params.w_h)), _Delta(da, dh, du)
 
 
@@ -222,9 +232,10 @@ def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delt
     norm, scale_x, scale_h = params.norm, None, None
     if norm is not None:
         scale_x, scale_h = norm.scale_x, norm.scale_h
-    _, product_x = ln.product(xs, params.w_x, scale_x) if norm is not None else (None, None)
-    da_x = ln.product_backward(da, scale_x, product_x)
-    da_h = ln.product_backward(da, scale_h, product)
+    _, product_x = _input_product(params, xs) if norm is not None else (None, None)
+    gates = _gates_of(params)
+    da_x = ln.product_backward(da, scale_x, product_x, gates)
+    da_h = ln.product_backward(da, scale_h, product, gates)
     dparams = LSTMParams(
         w_x=alg.outer(xs, da_x, params.w_x),
         w_h=alg.outer(tape.before.h, da_h, params.w_h),
@@ -249,7 +260,7 @@ def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B 
 
 
 def _accumulate_norm(params: LSTMParams, tape: Tape, delta: _Delta, product_x: Any) -> LSTMNorm:
-    normalised = ln.normalise(tape.after.c)
+    normalised = ln.normalise(tape.after.c, heads=alg.heads(params.w_h))
     return LSTMNorm(
         scale_x=alg.total(delta.a * product_x.value),
         scale_h=alg.total(delta.a * tape.residual.product.value),
@@ -298,6 +309,7 @@ def lstm_step(
             With `w_proj (H, P)` the output has P entries and `w_h` P rows. `peephole (3, H)`
             is p_i, p_f, p_o. With 3H columns the cell is coupled: f g o, i = 1 - f, and
             `peephole (2, H)` is p_f, p_o. `norm` holds the scales of layer normalisation.
+            With N heads `w_h` is `(N, D, 4D)`, D = H/N, without a projection.
         state: `LSTMState(h, c)`, `(*B, H or P)` and `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
 
@@ -330,14 +342,23 @@ def lstm_step(
         5. ONNX: gates in the order i o f c, peepholes i o f.
     """
     _checks.params_record("lstm_step", params, LSTMParams)
-    output = hidden = _checks.rows("lstm_step", params, "w_h")
+    hidden, heads = _checks.units("lstm_step", params, "w_h")
+    output = hidden
     if params.w_proj is not None:
         hidden = _checks.rows("lstm_step", params, "w_proj")
     coupled = getattr(params.w_x, "shape", (0,))[-1] == 3 * hidden
-    config = LSTMConfig(
-        hidden, None if params.w_proj is None else output, peephole=True, coupled=coupled, layer_norm=True
-    )
+    projection = None if params.w_proj is None else output
+    _check_projection_without_heads("lstm_step", projection, heads)
+    config = LSTMConfig(hidden, projection, peephole=True, coupled=coupled, layer_norm=True, num_heads=heads)
     return step_of("lstm_step", config, RULE, params, state, x)
+
+
+def _check_projection_without_heads(where: str, projection_size: int | None, num_heads: int) -> None:
+    if projection_size is not None and num_heads > 1:
+        raise ValueError(
+            f"{where}: num_heads expected 1 with a projection, got {num_heads} and projection_size = "
+            f"{projection_size}; W_p mixes the units of all heads, so that W_p W_h is not block-diagonal"
+        )
 
 
 def lstm(
@@ -348,13 +369,14 @@ def lstm(
     peephole: bool = False,
     coupled: bool = False,
     layer_norm: bool = False,
+    num_heads: int = 1,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(f=1.0),
 ) -> Cell:
     """A long short-term memory: a cell whose equations are those of :func:`lstm_step`.
 
-    It has 4H(I + H + 1) parameters; with a projection 4H(I + P + 1) + HP; coupled, 3 in the
+    It has 4H(I + H/N + 1) parameters; with a projection 4H(I + P + 1) + HP; coupled, 3 in the
     place of 4. PyTorch's has 4H more, its second bias.
 
     Args:
@@ -364,9 +386,12 @@ def lstm(
         use_bias: whether there is a `b`.
         peephole: whether the gates see the memory c.
         coupled: whether the input gate is 1 - f, which leaves three gates.
-        layer_norm: whether x W_x, h W_h and c are normalised.
+        layer_norm: whether x W_x, h W_h and c are normalised, by head.
+        num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 4D)`, D = H/N,
+            with the gates of a head side by side. A unit reads the units of its own head alone. Not with
+            a projection.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
-        recurrent_init: draws each gate's block `(H or P, H)` of `w_h`, and `w_proj (H, P)`.
+        recurrent_init: draws each gate's block `(H or P, H)` of `w_h`, with heads `(D, D)`, and `w_proj (H, P)`.
         bias_init: draws `b`. By default the forget gate starts at 1 and the others at 0;
             `initializers.gate_bias(f=b)` sets another value, `initializers.chrono(T)`
             spreads the memories over 1 to T steps. Peepholes start at 0, scales at 1.
@@ -376,7 +401,8 @@ def lstm(
 
     Raises:
         TypeError, ValueError: for a size that is not a positive integer, a projection that
-            is not smaller than the hidden size, or an option that is not a boolean.
+            is not smaller than the hidden size, heads that do not divide the hidden size, heads with a
+            projection, or an option that is not a boolean.
 
     Example:
         >>> import jax, jaxrnn
@@ -393,5 +419,7 @@ def lstm(
             )
     options = {"use_bias": use_bias, "peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
     variants = {name: _checks.boolean("lstm", name, value) for name, value in options.items()}
-    config = LSTMConfig(hidden_size, projection_size, **variants)
+    num_heads = checked_heads("lstm", num_heads, hidden_size)
+    _check_projection_without_heads("lstm", projection_size, num_heads)
+    config = LSTMConfig(hidden_size, projection_size, **variants, num_heads=num_heads)
     return make_cell(config, lstm_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))

@@ -25,17 +25,20 @@ from jaxrnn import _checks, initializers
 from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Rule, Tape
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("f", "n")
 
 
 class MGUParams(NamedTuple):
-    """Parameters of :func:`mgu`; gates side by side in the order f n."""
+    """Parameters of :func:`mgu`; gates side by side in the order f n.
+
+    With N heads `w_h` is `(N, D, GD)`, D = H/N, the gates of a head side by side.
+    """
 
     w_x: Float[Array, "I GH"]
-    w_h: Float[Array, "H GH"]
+    w_h: Float[Array, "H GH"] | Float[Array, "N D GD"]
     b: Float[Array, "GH"] | None = None
 
 
@@ -46,10 +49,11 @@ class MGUConfig(FamilyConfig):
     factory: ClassVar[str] = "mgu"
     gates: ClassVar = GATES
     use_bias: bool = True
+    num_heads: int = 1
 
     def shapes(self, input_size: int) -> MGUParams:
-        h = self.hidden_size
-        return MGUParams(dims(input_size, 2 * h), dims(h, 2 * h), dims(2 * h) if self.use_bias else None)
+        h, w_h = self.hidden_size, recurrent_dims(self.hidden_size, 2, self.num_heads)
+        return MGUParams(dims(input_size, 2 * h), w_h, dims(2 * h) if self.use_bias else None)
 
 
 def _recurrent_blocks(params: MGUParams) -> tuple[alg.Weight, alg.Weight]:
@@ -109,6 +113,7 @@ def mgu_step(
 
     Args:
         params: `w_x (I, 2H)`, `w_h (H, 2H)`, `b (2H,)` or `None`, gates in the order f n.
+            With N heads `w_h` is `(N, D, 2D)`, D = H/N.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
 
@@ -134,38 +139,44 @@ def mgu_step(
         2. PyTorch and Keras have none.
     """
     _checks.params_record("mgu_step", params, MGUParams)
-    return step_of("mgu_step", MGUConfig(_checks.rows("mgu_step", params, "w_h")), RULE, params, state, x)
+    hidden, heads = _checks.units("mgu_step", params, "w_h")
+    return step_of("mgu_step", MGUConfig(hidden, num_heads=heads), RULE, params, state, x)
 
 
 def mgu(
     hidden_size: int,
     *,
     use_bias: bool = True,
+    num_heads: int = 1,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A minimal gated unit: a cell whose equations are those of :func:`mgu_step`.
 
-    It has 2H(I + H + 1) parameters.
+    It has 2H(I + H/N + 1) parameters.
 
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
+        num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 2D)`, D = H/N,
+            with the gates of a head side by side. A unit reads the units of its own head alone.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
-        recurrent_init: draws each gate's block `(H, H)` of `w_h`.
+        recurrent_init: draws each gate's block `(H, H)` of `w_h`, with heads `(D, D)`.
         bias_init: draws `b`, whose gates are f and n.
 
     Returns:
         A :class:`Cell` with :class:`MGUParams`, whose state is an array `(*B, H)`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer.
+        TypeError, ValueError: for a size that is not a positive integer, or heads that do not divide it.
 
     Example:
         >>> import jax, jaxrnn
         >>> jaxrnn.mgu(256).init(jax.random.key(0), 28).w_h.shape
         (256, 512)
     """
-    config = MGUConfig(_checks.size("mgu", "hidden_size", hidden_size), _checks.boolean("mgu", "use_bias", use_bias))
+    hidden_size = _checks.size("mgu", "hidden_size", hidden_size)
+    use_bias, num_heads = _checks.boolean("mgu", "use_bias", use_bias), checked_heads("mgu", num_heads, hidden_size)
+    config = MGUConfig(hidden_size, use_bias, num_heads)
     return make_cell(config, mgu_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))

@@ -82,29 +82,9 @@ def _root_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     return root, tangents[0] * _root_slope(root)
 
 
-def _in_blocks(a: Array, blocks: int) -> Array:
-    """`(*B, M)` as `(*B, N, M/N)`."""
-    return a.reshape(*a.shape[:-1], blocks, a.shape[-1] // blocks)
-
-
-def _joined(a: Array) -> Array:
-    """The inverse of `_in_blocks`."""
-    return a.reshape(*a.shape[:-2], a.shape[-2] * a.shape[-1])
-
-
-def _by_gate(a: Array) -> tuple[Array, Array]:
-    """`(*B, N, 2D)` as two of `(*B, H)`."""
-    r, i = alg.split(a, 2)
-    return _joined(r), _joined(i)
-
-
 def _coefficients(params: RGLRUParams, xs: Float[Array, "*B I"]):
-    u, w = alg.add(alg.dot(xs, params.w_x), params.b), params.w_gates
-    operand = _in_blocks(u, w.shape[0]).astype(w.dtype)
-    a_r, a_i = _by_gate(jnp.einsum("...nd,ndk->...nk", operand, w, preferred_element_type=u.dtype))
-    if params.b_gates is not None:
-        b_r, b_i = alg.split(params.b_gates, 2)
-        a_r, a_i = alg.add(a_r, b_r), alg.add(a_i, b_i)
+    u = alg.add(alg.dot(xs, params.w_x), params.b)
+    a_r, a_i = alg.split(alg.add(alg.dot(u, params.w_gates), params.b_gates), 2)
     r, i = jax.nn.sigmoid(a_r), jax.nn.sigmoid(a_i)
     log_a = -SHARPNESS * alg.scale(r, jax.nn.softplus(params.decay))
     a, m = jnp.exp(log_a), _root(-jnp.expm1(2 * log_a))
@@ -115,21 +95,17 @@ def _coefficients_backward(
     params: RGLRUParams, xs: Float[Array, "*B I"], kept: tuple[Array, ...], da: Array, db: Array
 ):
     u, r, i, a, m = kept
-    w, leading = params.w_gates, tuple(range(xs.ndim - 1))
     dlog_a = da * a - 2 * a * a * (db * i * u) * _root_slope(m)
     dr = -SHARPNESS * alg.scale(dlog_a, jax.nn.softplus(params.decay))
     da_r, da_i = dr * alg.sigmoid_slope(r), db * m * u * alg.sigmoid_slope(i)
-    blocks = [_in_blocks(d, w.shape[0]) for d in (da_r, da_i)]
-    delta, inputs = jnp.concatenate(blocks, axis=-1), _in_blocks(u, w.shape[0])  # (*B, N, 2D), (*B, N, D)
-    back = jnp.einsum("...nk,ndk->...nd", delta.astype(w.dtype), w, preferred_element_type=u.dtype)
-    du = db * m * i + _joined(back)
-    narrow = [v.reshape(-1, *v.shape[len(leading) :]).astype(w.dtype) for v in (inputs, delta)]
+    delta = jnp.concatenate([da_r, da_i], axis=-1)  # (*B, 2H)
+    du = db * m * i + alg.dot_transposed(delta, params.w_gates)
     dparams = RGLRUParams(
         w_x=alg.outer(xs, du, params.w_x),
-        w_gates=jnp.einsum("bnd,bnk->ndk", *narrow, preferred_element_type=u.dtype),
+        w_gates=alg.outer(u, delta, params.w_gates),
         decay=-SHARPNESS * jax.nn.sigmoid(params.decay) * alg.total(r * dlog_a),
         b=None if params.b is None else alg.total(du),
-        b_gates=None if params.b_gates is None else jnp.concatenate([alg.total(da_r), alg.total(da_i)]),
+        b_gates=None if params.b_gates is None else alg.total(delta),
     )
     return dparams, alg.dot_transposed(du, params.w_x)
 

@@ -18,17 +18,17 @@ from jaxrnn._bound import Bound, picklable
 from jaxrnn._types import AnyArray, Cell, Params, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._activation import Activation, activate, check_activation, pull_back
-from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
+from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
 GATES = ("h",)
 
 
 class RNNParams(NamedTuple):
-    """Parameters of :func:`rnn`; a cell without bias has `b=None`."""
+    """Parameters of :func:`rnn`; a cell without bias has `b=None`, and N heads `w_h (N, D, D)`, D = H/N."""
 
     w_x: Float[Array, "I H"]
-    w_h: Float[Array, "H H"]
+    w_h: Float[Array, "H H"] | Float[Array, "N D D"]
     b: Float[Array, "H"] | None = None
 
 
@@ -40,10 +40,11 @@ class RNNConfig(FamilyConfig):
     gates: ClassVar = GATES
     use_bias: bool = True
     activation: Activation = "tanh"
+    num_heads: int = 1
 
     def shapes(self, input_size: int) -> RNNParams:
-        h = self.hidden_size
-        return RNNParams(dims(input_size, h), dims(h, h), dims(h) if self.use_bias else None)
+        h, w_h = self.hidden_size, recurrent_dims(self.hidden_size, 1, self.num_heads)
+        return RNNParams(dims(input_size, h), w_h, dims(h) if self.use_bias else None)
 
 
 def _project(params: Params, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
@@ -124,7 +125,7 @@ def rnn_step(
     h_t = φ(x_t W_x + h_{t-1} W_h + b),  y_t = h_t
 
     Args:
-        params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`.
+        params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`. With N heads `w_h` is `(N, D, D)`, D = H/N.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
         activation: φ: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
@@ -154,7 +155,8 @@ def rnn_step(
     """
     check_activation("rnn_step", activation)
     _checks.params_record("rnn_step", params, RNNParams)
-    config = RNNConfig(_checks.rows("rnn_step", params, "w_h"))
+    hidden, heads = _checks.units("rnn_step", params, "w_h")
+    config = RNNConfig(hidden, num_heads=heads)
     return step_of("rnn_step", config, rule_for("rnn", activation), params, state, x)
 
 
@@ -163,29 +165,33 @@ def rnn(
     *,
     use_bias: bool = True,
     activation: Activation = "tanh",
+    num_heads: int = 1,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
 ) -> Cell:
     """A simple recurrent network: a cell whose equations are those of :func:`rnn_step`.
 
-    It has H(I + H + 1) parameters; PyTorch's has H more, its second bias.
+    It has H(I + H/N + 1) parameters; PyTorch's has H more, its second bias.
 
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
         activation: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
             sequence. It may mix units, as softmax does.
+        num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, D)`, D = H/N.
+            A unit reads the units of its own head alone.
         kernel_init: draws `w_x`.
-        recurrent_init: draws `w_h`. With `initializers.identity()` and "relu" the cell is
-            an IRNN (Le et al. 2015).
+        recurrent_init: draws `w_h`, with heads each block `(D, D)`. With `initializers.identity()`
+            and "relu" the cell is an IRNN (Le et al. 2015).
         bias_init: draws `b`, whose only gate is named "h".
 
     Returns:
         A :class:`Cell` with :class:`RNNParams`, whose state is an array `(*B, H)`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer, or an unknown activation.
+        TypeError, ValueError: for a size that is not a positive integer, heads that do not divide it, or an
+            unknown activation.
 
     Example:
         >>> import jax, jaxrnn
@@ -194,10 +200,12 @@ def rnn(
         (100, 100)
     """
     check_activation("rnn", activation)
+    hidden_size = _checks.size("rnn", "hidden_size", hidden_size)
     config = RNNConfig(
-        _checks.size("rnn", "hidden_size", hidden_size),
+        hidden_size,
         _checks.boolean("rnn", "use_bias", use_bias),
         activation,
+        checked_heads("rnn", num_heads, hidden_size),
     )
     draw = Initializers(kernel_init, recurrent_init, bias_init)
     return make_cell(config, Bound(rnn_step, activation=activation), rule_for("rnn", activation), draw)

@@ -3,6 +3,7 @@
 The tests compare the library with them. They share no code with it and compile nothing.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -118,6 +119,22 @@ def lru(name, params, s, x):
     return s, (s @ (c_re + 1j * c_im)).real + x @ p["d"]
 
 
+def by_head(step, name, params, state, x):
+    """One step of a cell with heads: each head is a cell of its own units, which reads all inputs."""
+    heads, size, _ = np.shape(params.w_h)
+
+    def of_head(head, leaf):
+        leaf = np.asarray(leaf)
+        return leaf.reshape(*leaf.shape[:-1], -1, heads, size)[..., head, :].reshape(*leaf.shape[:-1], -1)
+
+    found = []
+    for head in range(heads):
+        own = jax.tree.map(lambda leaf, head=head: of_head(head, leaf), params._replace(w_h=None))
+        before = jax.tree.map(lambda leaf, head=head: of_head(head, leaf), state)
+        found.append(step(name, own._replace(w_h=np.asarray(params.w_h[head])), before, x))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves, -1), *found)
+
+
 # By the first word of a row of the registry.
 STEPS = {
     "rnn": rnn,
@@ -138,7 +155,7 @@ def step_of(name: str) -> Any:
     if word not in STEPS:
         row = f"the first word of the row {name!r} in tests/support/registry.py"
         raise LookupError(f"tests/support/in_numpy.py: STEPS has no {word!r}, {row}")
-    return STEPS[word]
+    return functools.partial(by_head, STEPS[word]) if "heads" in name else STEPS[word]
 
 
 def as_float64(tree: Any) -> Any:
