@@ -164,7 +164,7 @@ def _dot_transposed_by_head(d: Float[Array, "*B GH"], w: Float[Array, "N GD D"],
     return _gates_side_by_side(_product_by_head(_columns_by_head(d, size, count), w, dtype), size)
 
 
-def outer(x: Float[Array, "*B K"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "*N M"]:
+def outer(x: Float[Array, "*B K"], d: Float[Array, "*B M"], w: Weight) -> Float[Array, "..."]:
     """Σ xᵀ d over all leading axes: the cotangent of w in x w, in the dtype of d. K is N, or N/n for a `Sharded` w."""
     matrix, keep = _matrix(w)
     leading = tuple(range(x.ndim - 1))
