@@ -109,13 +109,17 @@ def _gates_side_by_side(a: Float[Array, "N *B GD"], size: int) -> Float[Array, "
     return a.reshape(*batch, count * columns)
 
 
-def shape(w: Weight) -> tuple[int, int]:
-    """The units that a matrix reads, those on this device for a `Sharded` one, and its columns."""
+def units(w: Weight) -> int:
+    """The units that a weight reads, those on this device for a `Sharded` one."""
     matrix, _ = _matrix(w)
     axis = _axis(w)
-    if matrix.ndim == 3:
-        return matrix.shape[0] * matrix.shape[1], matrix.shape[0] * matrix.shape[2]
-    return matrix.shape[0] // (1 if axis is None else lax.axis_size(axis)), matrix.shape[1]
+    count = matrix.shape[0] * matrix.shape[1] if matrix.ndim == 3 else matrix.shape[0]
+    return count // (1 if axis is None else lax.axis_size(axis))
+
+
+def shape(w: Weight) -> tuple[int, int]:
+    """The units that a matrix reads, those on this device for a `Sharded` one, and its columns."""
+    return units(w), heads(w) * _matrix(w)[0].shape[-1]
 
 
 def dot(x: Float[Array, "*B N"], w: Weight) -> Float[Array, "*B M"]:

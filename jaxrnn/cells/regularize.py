@@ -20,7 +20,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import CELL_TYPES, Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
-from jaxrnn.cells._algebra import Dropped
+from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._noise import bernoulli, dropped, sharding_of
 from jaxrnn.cells._step import checked_step
 
@@ -96,7 +96,7 @@ def _accumulate(inner: Rule, zoned: bool, params: Params, xs: PyTree, tape: Tape
         residual, _, new = tape.residual
         tape = Tape(tape.before, new, residual)
     dparams, dx = inner.accumulate(params, x, tape, deltas)
-    if isinstance(params.w_h, Dropped):
+    if isinstance(params.w_h, alg.Dropped):
         dparams = dparams._replace(w_h=params.w_h._replace(w=dparams.w_h))
     return dparams, xs._replace(x=dx) if isinstance(xs, Zoned) else dx
 
@@ -125,8 +125,8 @@ def _sample(initial_state: Any, rates: Rates, key: Array, params: Params, xs: Ar
         w_h = dropped(key_w, rates.dropconnect, w_h)
     if rates.recurrent_dropout:
         kept = 1 - rates.recurrent_dropout
-        keep = bernoulli(key_h, kept, (*batch_shape, w_h.shape[0]), sharding_of(xs, (*batch, None)))
-        w_h = Dropped(w_h / kept, keep)
+        keep = bernoulli(key_h, kept, (*batch_shape, alg.units(w_h)), sharding_of(xs, (*batch, None)))
+        w_h = alg.Dropped(w_h / kept, keep)
     params = params._replace(w_h=w_h)
     if not any(jax.tree.leaves(rates.zoneout)):
         return params, xs
@@ -140,7 +140,7 @@ def _sample(initial_state: Any, rates: Rates, key: Array, params: Params, xs: Ar
 
 
 def _step(where: str, check: Any, initial_state: Any, rule: Rule, params: Params, state: State, x: PyTree):
-    if isinstance(x, Zoned) or isinstance(getattr(params, "w_h", None), Dropped):
+    if isinstance(x, Zoned) or isinstance(getattr(params, "w_h", None), alg.Dropped):
         state, y, _ = rule.forward(params, state, rule.project(params, x))
         return state, y
     return checked_step(where, check, initial_state, rule, params, state, x)

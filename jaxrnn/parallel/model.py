@@ -58,6 +58,8 @@ def model_parallel(
                             all-reduce of their cotangent               2 T B H (n-1)/n
     ======================  ==========================================  ====================
 
+    A cell with heads (`num_heads` of :func:`lstm`, :func:`gru` and others) has none of the collectives of
+    a step or segment, and no all-to-all of `w_h`: every device holds whole heads, which read no others.
     A projection, and `gru(reset_after=False)` and `mgu`, whose candidate depends on a gate, have
     two products in sequence and two all-gathers and reduce-scatters a step; `indrnn` has none.
     With n devices a step's product takes 1/n of the time and its weights 1/n of the memory, but
@@ -67,7 +69,8 @@ def model_parallel(
     Args:
         model: a cell of the library, such as :func:`lstm` or :func:`gru`, or a network of them.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
-        axis: the mesh axis of the units; its size divides each H, and the P of a projection.
+        axis: the mesh axis of the units; its size divides each H, the P of a projection, and the
+            number of heads of a cell that has several.
         batch_axis: the mesh axis over which the first batch axis is sharded, for data parallelism
             as well: gradients of weights are then summed over it once a call.
 
@@ -77,7 +80,7 @@ def model_parallel(
 
     Raises:
         TypeError, ValueError: for a mesh without the axes, or sizes that the devices do not divide.
-        NotImplementedError: for layer normalisation, noise, and cells of your own.
+        NotImplementedError: for layer normalisation, but by head, noise, and cells of your own.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -111,6 +114,8 @@ def model_parallel(
 
 def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
     """Shardings in which to store a model-parallel network's parameters: matrices by rows over a mesh axis.
+
+    The blocks of heads `(N, D, G*D)` are stored by head, as they are used.
 
     By rows, because a device's columns of the gates are not contiguous in `(N, G*H)`, so that no
     sharding describes them; :func:`model_parallel` exchanges rows for columns once a call. Biases,
@@ -151,10 +156,11 @@ def param_shardings(params: Params, mesh: Mesh, axis: str = "model") -> PyTree:
 def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
     """The cell with its placement; raises unless its units can be sharded."""
     config = cell.config
-    if not isinstance(config, CONFIGS) or getattr(config, "layer_norm", False):
+    heads = getattr(config, "num_heads", 1)
+    if not isinstance(config, CONFIGS) or (getattr(config, "layer_norm", False) and heads == 1):
         names = ", ".join(each.factory for each in CONFIGS)
         raise NotImplementedError(
-            f"{WHERE}: {where} expected a cell of {names} without layer normalisation, "
+            f"{WHERE}: {where} expected a cell of {names} without layer normalisation of all units, "
             f"got {_checks.describe(cell)}; what a unit computes must not depend on the others but through matrices"
         )
     assert placement.hidden is not None
@@ -165,6 +171,11 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
                 f"{WHERE}: {where} expected units that the {devices} devices of the mesh axis {placement.hidden!r} "
                 f"divide, got {leaf.shape[-1]} in {_checks.describe(cell)}"
             )
+    if heads > 1 and heads % devices:
+        raise ValueError(
+            f"{WHERE}: {where} expected a number of heads that the {devices} devices of the mesh axis "
+            f"{placement.hidden!r} divide, got {heads} in {_checks.describe(cell)}; a device holds whole heads"
+        )
     _check_activation(where, cell, config.hidden_size, devices)
     return PlacedCell(cell, placement)
 

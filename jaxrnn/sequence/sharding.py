@@ -8,6 +8,8 @@ device then holds, of every weight, the columns of its units, all gates of a uni
 runs a cell of those units alone. The recurrent matrix gathers what it reads from the other
 devices once a step (:class:`jaxrnn.cells._algebra.Sharded`). Weights have their gates side by side
 in memory, `(N, G*H)`. Reshaped to `(N, G, H)`, their last axis is the one that is sharded.
+The blocks of a block-diagonal matrix are sharded over their first axis, so that a device holds
+whole heads, and its recurrent product needs nothing from the others.
 """
 
 import math
@@ -150,13 +152,12 @@ class OnMesh(NamedTuple):
             # By rows, so that gradients come back as parameters are stored, not whole on every device.
             params = jax.lax.with_sharding_constraint(params, row_shardings(params, placement))
             params = _split_gates(params, jax.tree.leaves(inputs.state)[-1].shape[-1])
-            by_column = jax.tree.map(lambda leaf: PartitionSpec(*[None] * (leaf.ndim - 1), placement.hidden), params)
-            specs = specs._replace(params=by_column)
+            specs = specs._replace(params=_unit_specs(inputs.params, placement))
 
         def shard(*arrays: Any) -> Outcome:
             local = Inputs(*arrays)
             if placement.hidden is not None:
-                local = local._replace(params=_join_gates(local.params))
+                local = local._replace(params=_join_gates(local.params, inputs.params))
             return self.inner.run(here, vary_like(local))
 
         over_time = PartitionSpec(None, *specs.state)
@@ -213,20 +214,25 @@ def reshard(inputs: Inputs, placement: Placement) -> Inputs:
 
 
 def row_shardings(params: Params, placement: Placement) -> PyTree:
-    """How parameters are stored: matrices by rows over the axis of the units, whole where it does not divide them."""
+    """How parameters are stored over the axis of the units: matrices by rows and blocks of heads by head.
+
+    They are whole where it does not divide them.
+    """
     devices = _size(placement, placement.hidden)
 
     def sharding(leaf: Any) -> NamedSharding:
-        by_rows = len(leaf.shape) == 2 and leaf.shape[0] % devices == 0
+        by_rows = len(leaf.shape) in (2, 3) and leaf.shape[0] % devices == 0
         return NamedSharding(placement.mesh, PartitionSpec(placement.hidden) if by_rows else PartitionSpec())
 
     return jax.tree.map(sharding, params)
 
 
 def _split_gates(params: Params, hidden: int) -> Params:
-    """Every parameter as `(..., G, H)`: G blocks of H units, or one block of another size, as of a projection."""
+    """Every parameter but blocks of heads as `(..., G, H)`: G blocks of H units, or one of another size."""
 
     def split(leaf: Array) -> Array:
+        if _is_by_head(leaf):
+            return leaf
         size = leaf.shape[-1]
         units = size if size % hidden else hidden
         return leaf.reshape(*leaf.shape[:-1], size // units, units)
@@ -234,9 +240,27 @@ def _split_gates(params: Params, hidden: int) -> Params:
     return jax.tree.map(split, params)
 
 
-def _join_gates(params: Params) -> Params:
-    """The inverse of `_split_gates`, on the share of a device too."""
-    return jax.tree.map(lambda w: w.reshape(*w.shape[:-2], w.shape[-2] * w.shape[-1]), params)
+def _unit_specs(params: Params, placement: Placement) -> PyTree:
+    """The partition specs of the units that own the entries of parameters, in the shape of `_split_gates`."""
+
+    def spec(leaf: Array) -> PartitionSpec:
+        return PartitionSpec(*(() if _is_by_head(leaf) else [None] * leaf.ndim), placement.hidden)
+
+    return jax.tree.map(spec, params)
+
+
+def _join_gates(params: Params, whole: Params) -> Params:
+    """The inverse of `_split_gates` of the parameters `whole`, on the share of a device too."""
+
+    def joined(w: Array, leaf: Array) -> Array:
+        return w if _is_by_head(leaf) else w.reshape(*w.shape[:-2], w.shape[-2] * w.shape[-1])
+
+    return jax.tree.map(joined, params, whole)
+
+
+def _is_by_head(leaf: Array) -> bool:
+    """Whether a parameter holds the blocks of a block-diagonal matrix, as no other does with three axes."""
+    return leaf.ndim == 3
 
 
 # The cell of one device's units, whose recurrent matrices read the units of all devices.

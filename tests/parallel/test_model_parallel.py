@@ -26,6 +26,9 @@ CELLS = {family.factory.__name__: family.factory(H) for family in FAMILIES if fa
     "lstm-coupled": jaxrnn.lstm(H, coupled=True, use_bias=False),
     "gru-before": jaxrnn.gru(H, reset_after=False),
     "indrnn": jaxrnn.indrnn(H, activation="tanh"),
+    "lstm-heads": jaxrnn.lstm(H, num_heads=4, peephole=True, layer_norm=True),
+    "gru-heads": jaxrnn.gru(H, num_heads=8),
+    "mgu-heads": jaxrnn.mgu(H, num_heads=4),
 }
 
 
@@ -167,7 +170,9 @@ def counts(cell, differentiate, time):
     return sorted(within), [c for c in found if not c.depth]
 
 
-@pytest.mark.parametrize(("name", "a_step"), [("lstm", 1), ("gru-before", 2), ("indrnn", 0)])
+@pytest.mark.parametrize(
+    ("name", "a_step"), [("lstm", 1), ("gru-before", 2), ("indrnn", 0), ("gru-heads", 0), ("lstm-heads", 0)]
+)
 def test_steps_exchange_the_documented_collectives(name, a_step):
     """The numbers of the table of `model_parallel`, in the compiled program."""
     time, rows, word = 32, 128, 4
@@ -185,7 +190,20 @@ def test_steps_exchange_the_documented_collectives(name, a_step):
 
 
 def _gates(name):
-    return {"lstm": 4, "gru-before": 3, "indrnn": 1}[name]
+    return {"lstm": 4, "gru": 3, "indrnn": 1}[name.split("-")[0]]
+
+
+def test_whole_heads_are_on_a_device():
+    """The blocks, their moments and their gradients are sharded by head."""
+    params, xs, state = operands(CELLS["gru-heads"], jnp.float32)
+    gradient = numbers(placed(CELLS["gru-heads"]))(stored(params), xs, state)[1][0].w_h
+    for w_h in (stored(params).w_h, gradient):
+        assert [shard.data.shape for shard in w_h.addressable_shards] == [(8 // N, 1, 3)] * N
+
+
+def test_heads_that_the_devices_do_not_divide_raise():
+    with pytest.raises(ValueError, match=r"heads that the 4 devices of the mesh axis 'model' divide, got 2 in gru"):
+        placed(jaxrnn.gru(H, num_heads=2))
 
 
 def test_columns_sharded_by_the_compiler_exchange_gates_every_step():

@@ -125,7 +125,9 @@ def by_head(step, name, params, state, x):
 
     def of_head(head, leaf):
         leaf = np.asarray(leaf)
-        return leaf.reshape(*leaf.shape[:-1], -1, heads, size)[..., head, :].reshape(*leaf.shape[:-1], -1)
+        *leading, columns = leaf.shape
+        blocks = columns // (heads * size)
+        return leaf.reshape(*leading, blocks, heads, size)[..., head, :].reshape(*leading, blocks * size)
 
     found = []
     for head in range(heads):
