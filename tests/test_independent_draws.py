@@ -26,6 +26,7 @@ from tests.support.registry import quick_jit
 
 @pytest.mark.parametrize("cell", [
     *(family.factory(H, **drawn_by(family.factory)) for family in FAMILIES), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
+    jaxrnn.gru(H, num_heads=4, **UNIFORM),
 ], ids=repr)  # fmt: skip
 def test_parameters_of_a_cell_and_their_gates_are_drawn_independently(cell):
     """The input has as many features as there are units, so that one key would make equal matrices."""
@@ -149,7 +150,7 @@ PLACES = {
     "jaxrnn/cells/_family.py": {"init_params"},
     "jaxrnn/cells/rg_lru.py": {"_init"},
     "jaxrnn/cells/lru.py": {"_init", "_ring"},
-    "jaxrnn/initializers.py": {"draw_gates", "draw_biases"},
+    "jaxrnn/initializers.py": {"draw_gates", "draw_heads", "draw_biases"},
     "jaxrnn/network.py": {"_init", "_unroll", "_split_key"},
     "jaxrnn/cells/regularize.py": {"_sample"},
     "jaxrnn/readouts.py": {"_init"},

@@ -140,7 +140,8 @@ def check_params_of_step(config: FamilyConfig, where: str, params: Any, input_sh
 
 def _check_heads(config: Any, where: str, w_h: Any) -> None:
     """Raises if `w_h` has the shape of the same cell with another number of heads."""
-    shape, n = getattr(w_h, "shape", ()), config.num_heads
+    shape: Any = getattr(w_h, "shape", ())
+    n = config.num_heads
     if len(shape) not in (2, 3) or (len(shape) == 3) == (n > 1):
         return
     given = "the dense matrix" if len(shape) == 2 else f"the blocks of {shape[0]} heads"

@@ -39,14 +39,15 @@ def uniform(key, *shape):
 
 
 def blocks(name, tree, size=H):
-    """Every array of a tree that is drawn, cut into the blocks of its gates."""
+    """Every array of a tree that is drawn, cut into the blocks of its heads and gates."""
     draws = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         if path[-1:] == (jax.tree_util.GetAttrKey("gamma_log"),):  # a function of ν
             continue
         leaf = np.asarray(leaf)
-        count = leaf.shape[-1] // size if leaf.shape[-1] % size == 0 else 1
-        for k, block in enumerate(np.split(leaf, count, -1)):
+        heads, width = (leaf, leaf.shape[1]) if leaf.ndim == 3 else (leaf[None], size)
+        count = leaf.shape[-1] // width if leaf.shape[-1] % width == 0 else 1
+        for k, block in enumerate(block for head in heads for block in np.split(head, count, -1)):
             if block.std():
                 draws[f"{name}{jax.tree_util.keystr(path)}, block {k}"] = block
     return draws
