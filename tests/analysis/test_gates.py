@@ -317,13 +317,17 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
-    lstm = "fgo" if name in ("lstm-coupled", "lstm-all") else "ifgo"
+    lstm = "fgo" if name in ("lstm-coupled", "lstm-all", "lstm-heads-all") else "ifgo"
     known = {"gru": "rzn", "mgu": "fn", "lstm": lstm, "rnn": "h", "indrnn": "h"}.get(name.split("-")[0])
     assert names == list(known or case.cell.config.gates)
     w_proj = getattr(case.params, "w_proj", None)
-    rank = H if w_proj is None else w_proj.shape[1]
-    matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=1)
-    for got, w in zip(found.values(), matrices, strict=True):
+    rank = w_h.shape[-2:][0] if w_proj is None else w_proj.shape[1]
+    matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=-1)
+    by_gate = list(found.values())
+    if w_h.ndim == 3:  # one spectrum for each head
+        by_gate = [jax.tree.map(lambda leaf, n=n: leaf[n], got) for got in by_gate for n in range(len(w_h))]
+        matrices = [w for blocks in matrices for w in blocks]
+    for got, w in zip(by_gate, matrices, strict=True):
         moduli = np.abs(got.eigenvalues)
         if w_proj is not None:
             inner = np.sort(np.abs(np.linalg.eigvals(w @ np.asarray(w_proj))))[::-1]
@@ -337,7 +341,8 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
         close(got.singular_values, np.linalg.svd(w, compute_uv=False))
         close(np.poly(np.asarray(got.eigenvalues)).real, np.poly(w))
         assert (np.diff(moduli) <= 1e-12).all()
-    assert analysis.recurrent_spectrum(case.params)[names[0]].log_power_singular_values.shape == (0, w.shape[0])
+    without = analysis.recurrent_spectrum(case.params)[names[0]].log_power_singular_values
+    assert without.shape == (*w_h.shape[:-2], 0, w.shape[0])
 
 
 @pytest.mark.parametrize("size", [1, 2])
