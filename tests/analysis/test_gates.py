@@ -9,6 +9,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import LSTMState, analysis
+from tests.support import in_numpy
 from tests.support.analysis import TOLERANCE, assert_logs, close
 from tests.support.registry import AFFINE, CELLS, LENGTHS, B, H, T, assert_close, loss_of, make
 
@@ -34,8 +35,10 @@ def read_out(p, o, c, xp=np):
     """Computes h from c and o."""
     u = c
     if p.norm is not None:
-        centred = c - c.mean(-1, keepdims=True)
-        u = centred / xp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p.norm.scale_c + p.norm.offset_c
+        by_head = c.reshape(*c.shape[:-1], -1, p.w_h.shape[1] if p.w_h.ndim == 3 else c.shape[-1])
+        centred = by_head - by_head.mean(-1, keepdims=True)
+        u = (centred / xp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)).reshape(c.shape)
+        u = u * p.norm.scale_c + p.norm.offset_c
     m = o * xp.tanh(u)
     return m if p.w_proj is None else m @ p.w_proj
 
@@ -55,23 +58,24 @@ def lstm_step(p, state, x, fixed):
 
 def gru_step(reset_after, p, h, x, fixed):
     scale_x, scale_h = (None, None) if p.norm is None else p.norm
+    both = 2 * h.shape[-1]
     x_r, x_z, x_n = np.split(product(x, p.w_x, scale_x) + (0 if p.b is None else p.b), 3, axis=-1)
     if reset_after:
         h_r, h_z, h_n = np.split(product(h, p.w_h, scale_h), 3, axis=-1)
     else:
-        h_r, h_z = np.split(product(h, p.w_h[:, : 2 * H], None if scale_h is None else scale_h[: 2 * H]), 2, axis=-1)
+        h_r, h_z = np.split(product(h, p.w_h[:, :both], None if scale_h is None else scale_h[:both]), 2, axis=-1)
     r, z = fixed.get("r", sigmoid(x_r + h_r)), fixed.get("z", sigmoid(x_z + h_z))
     if reset_after:
         n = np.tanh(x_n + r * (h_n + (0 if p.b_hn is None else p.b_hn)))
     else:
-        n = np.tanh(x_n + product(r * h, p.w_h[:, 2 * H :], None if scale_h is None else scale_h[2 * H :]))
+        n = np.tanh(x_n + product(r * h, p.w_h[:, both:], None if scale_h is None else scale_h[both:]))
     return (1 - z) * n + z * h, {"r": r, "z": z, "n": n}
 
 
 def mgu_step(p, h, x, fixed):
-    x_f, x_n = np.split(x @ p.w_x + p.b, 2, axis=-1)
-    f = fixed.get("f", sigmoid(x_f + h @ p.w_h[:, :H]))
-    n = np.tanh(x_n + (f * h) @ p.w_h[:, H:])
+    (x_f, x_n), (w_f, w_n) = np.split(x @ p.w_x + p.b, 2, axis=-1), np.split(p.w_h, 2, axis=-1)
+    f = fixed.get("f", sigmoid(x_f + h @ w_f))
+    n = np.tanh(x_n + (f * h) @ w_n)
     return (1 - f) * h + f * n, {"f": f, "n": n}
 
 
@@ -80,6 +84,9 @@ def by_hand(name, case, fixed=None):
     step = {"lstm": lstm_step, "gru": functools.partial(gru_step, "before" not in name), "mgu": mgu_step}[
         name[:4].strip("-")
     ]
+    if "heads" in name:
+        one_head = step
+        step = lambda p, s, x, fixed: in_numpy.by_head(lambda _, *own: one_head(*own, fixed), name, p, s, x)  # noqa: E731
     p, state, xs = jax.tree.map(np.asarray, (case.params, case.state, case.xs))
     zoneout = 0.3 if name == "lstm-regularized" else 0.0
     states, gates = [], []
@@ -113,7 +120,7 @@ def test_gate_values_follow_the_equations(name, x64):
         close([got.below, got.above], [(rows < 0.1).mean(0), (rows > 0.9).mean(0)])
         np.testing.assert_array_equal(got.histogram, [np.histogram(unit, 20, (0, 1))[0] for unit in rows.T])
         if gate == ("z" if name.startswith("gru") else "f"):
-            close(got.retention_time, -1 / np.log(1 - rows if name == "mgu" else rows).mean(0))
+            close(got.retention_time, -1 / np.log(1 - rows if name.startswith("mgu") else rows).mean(0))
         else:
             assert got.retention_time is None
 
