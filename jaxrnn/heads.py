@@ -52,6 +52,11 @@ def merge_heads(params: PyTree) -> PyTree:
                 f"{where}: {name} expected a cell without layer normalisation, got {type(record).__name__} with norm; "
                 "each head is normalised by itself, which a dense cell does not do"
             )
+        if getattr(record.w_x, "ndim", 0) != 2:  # `w_h` then has an axis of layers or of cells, not of heads
+            raise ValueError(
+                f"{where}: {name}.w_x expected a matrix, got {_checks.describe(record.w_x)}; "
+                "of several cells in one array, call it under jax.vmap"
+            )
         check_blocks(where, f"{name}.w_h", record.w_h)
         return record._replace(w_h=dense(record.w_h))
 

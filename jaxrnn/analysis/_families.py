@@ -165,8 +165,7 @@ def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
     w_h = _array(where, params, "w_h", *((1,) if isinstance(params, IndRNNParams) else (2, 3)))
     w_proj = None if getattr(params, "w_proj", None) is None else _array(where, params, "w_proj", 2)
     hidden = _units(params)
-    if isinstance(params, LSTMParams):
-        _array(where, params, "w_x", 2)
+    _array(where, params, "w_x", 2)  # that of several layers has three axes, as the blocks of heads have
     gates = len(family_of_params(where, params).blocks)
     expected = (hidden, gates * hidden)[: w_h.ndim]
     if w_h.ndim == 3:

@@ -244,6 +244,15 @@ def test_ablated_gates_receive_no_gradient(x64):
         assert not leaf[:H].any()
         assert leaf[H:].all()
     assert found.w_h.all()  # through the mean over all entries
+    case = case_of("lstm-heads")
+    found = gradients(case._replace(cell=analysis.ablate_gates(case.cell, "f", 0.3)), lengths=LENGTHS)
+    by_gate = np.asarray(found.w_h).reshape(2, H // 2, 4, H // 2)
+    assert [bool(by_gate[:, :, k].any()) for k in range(4)] == [True, False, True, True]
+    assert by_gate[:, :, [0, 2, 3]].all()
+    cells, params = (case.cell, jaxrnn.lstm(H)), (case.params, jaxrnn.merge_heads(case.params))
+    close(
+        *(jaxrnn.unroll(analysis.ablate_gates(c, "f", 0.3), p, case.xs)[1] for c, p in zip(cells, params, strict=True))
+    )
 
 
 def test_ablated_cells_compose(x64):

@@ -71,6 +71,9 @@ def test_what_has_no_dense_form_is_refused_by_name():
         with pytest.raises(NotImplementedError, match=rf"split_heads: params\[0\] expected .* with {field}"):
             jaxrnn.split_heads((params_of(cell),), 2)
     dense = params_of(jaxrnn.gru(H))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), dense, dense)
+    with pytest.raises(ValueError, match=r"merge_heads: params.w_x expected a matrix, got float32\[\[?2, 3, 12\]"):
+        jaxrnn.merge_heads(stacked)
     with pytest.raises(ValueError, match="merge_heads: params expected those of a cell with heads, got GRUParams"):
         jaxrnn.merge_heads(dense)
     with pytest.raises(ValueError, match="split_heads: params expected those of a cell with a dense recurrent matrix"):
