@@ -52,7 +52,7 @@ def merge_heads(params: PyTree) -> PyTree:
                 f"{where}: {name} expected a cell without layer normalisation, got {type(record).__name__} with norm; "
                 "each head is normalised by itself, which a dense cell does not do"
             )
-        if getattr(record.w_x, "ndim", 0) != 2:  # `w_h` then has an axis of layers or of cells, not of heads
+        if _checks.attribute(record.w_x, "ndim") != 2:  # `w_h` then has an axis of layers or of cells, not of heads
             raise ValueError(
                 f"{where}: {name}.w_x expected a matrix, got {_checks.describe(record.w_x)}; "
                 "of several cells in one array, call it under jax.vmap"
@@ -120,7 +120,7 @@ def _changed(where: str, params: PyTree, change: Callable[[str, Any], Any], axes
         return isinstance(node, RECORDS)
 
     def applies(node: Any) -> bool:
-        return is_record(node) and getattr(node.w_h, "ndim", 0) == axes
+        return is_record(node) and _checks.attribute(node.w_h, "ndim") == axes
 
     def changed(path: Any, node: Any) -> Any:
         return change(f"params{cut(jax.tree_util.keystr(path), 80)}", node) if applies(node) else node
