@@ -4,7 +4,8 @@ A cell is ``{"factory": "lstm", "hidden_size": 256, ...}``, every option of its 
 name; a stack ``{"factory": "stack", "cells": [...], "merge": "concat", "dropout": 0.0,
 "residual": false}``, where a layer that reads both ways is ``{"forward": ..., "backward":
 ...}``. No option is left to a default, which another version could change. Initialisers are
-left out: they are not needed once there are parameters.
+left out: they are not needed once there are parameters. Files from before an option existed lack
+it, and have its value in `BEFORE`.
 """
 
 import inspect
@@ -25,6 +26,7 @@ FACTORIES: dict[str, Callable[..., Cell]] = {
 }
 STACK = ("cells", "merge", "dropout", "residual")
 MOST_NESTED = 64  # of `regularize` around each other
+BEFORE = {"num_heads": 1}  # what cells were before they had the option
 
 
 def describe(network: Network | AnyCell) -> dict[str, Any]:
@@ -153,6 +155,7 @@ def _options(at: str, factory: str, entry: Mapping[str, Any], known: Iterable[st
     where, most = f"{cut(at, 60)}: {factory}", _checks.LARGEST_SIZE
     for name in options:
         _checks.one_of(where, "option", name, tuple(known))
+    options = {name: value for name, value in BEFORE.items() if name in known} | options
     for name in known:
         if name not in options:
             raise ValueError(f"{where}: {name} is missing")

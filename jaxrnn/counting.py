@@ -11,9 +11,9 @@ from jaxrnn.network import Network
 def count_params(params: Params) -> int:
     """The number of parameters: the entries of all arrays of any pytree.
 
-    RNN H(I + H + 1), LSTM 4 times that, GRU 3 times that and H for `b_hn`; LSTM with projection
-    4H(I + P + 1) + HP. PyTorch also has a second bias for each layer and direction: H, 4H, and
-    for the GRU 2H more than here.
+    RNN H(I + H + 1), LSTM 4 times that, GRU 3 times that and H for `b_hn`; with N heads
+    H(I + H/N + 1), and so on; LSTM with projection 4H(I + P + 1) + HP. PyTorch also has a second
+    bias for each layer and direction: H, 4H, and for the GRU 2H more than here.
 
     Args:
         params: any pytree of arrays, such as those of a cell or a network.

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
 
 from jaxrnn import _checks
+from jaxrnn._describe import cut
 from jaxrnn._types import PyTree
 from jaxrnn.cells import FAMILIES
 
@@ -46,20 +46,21 @@ def merge_heads(params: PyTree) -> PyTree:
     """
     where = "merge_heads"
 
-    def merged(record: Any) -> Any:
-        if getattr(record.w_h, "ndim", 0) != 3:
-            return record
+    def merged(name: str, record: Any) -> Any:
         if getattr(record, "norm", None) is not None:
             raise NotImplementedError(
-                f"{where}: params expected a cell without layer normalisation, got {type(record).__name__} with norm; "
+                f"{where}: {name} expected a cell without layer normalisation, got {type(record).__name__} with norm; "
                 "each head is normalised by itself, which a dense cell does not do"
             )
-        return record._replace(w_h=dense(jnp.asarray(record.w_h)))
+        if _checks.attribute(record.w_x, "ndim") != 2:  # `w_h` then has an axis of layers or of cells, not of heads
+            raise ValueError(
+                f"{where}: {name}.w_x expected a matrix, got {_checks.describe(record.w_x)}; "
+                "of several cells in one array, call it under jax.vmap"
+            )
+        check_blocks(where, f"{name}.w_h", record.w_h)
+        return record._replace(w_h=dense(record.w_h))
 
-    def is_headed(record: Any) -> bool:
-        return getattr(record.w_h, "ndim", 0) == 3
-
-    return _changed(where, params, merged, is_headed, "a cell with heads")
+    return _changed(where, params, merged, 3, "a cell with heads")
 
 
 def split_heads(params: PyTree, num_heads: int) -> PyTree:
@@ -86,69 +87,85 @@ def split_heads(params: PyTree, num_heads: int) -> PyTree:
         >>> bool((jaxrnn.split_heads(dense, 2).w_h == params.w_h).all())
         True
     """
-    where = "split_heads"
-    num_heads = _checks.size(where, "num_heads", num_heads)
+    num_heads = _checks.size("split_heads", "num_heads", num_heads)
     if num_heads < 2:
-        raise ValueError(f"{where}: num_heads expected at least 2, got {num_heads}; a dense cell has one head")
+        raise ValueError(f"split_heads: num_heads expected at least 2, got {num_heads}; a dense cell has one head")
+    return split("split_heads", params, num_heads)
 
-    def split(record: Any) -> Any:
-        for name in ("norm", "w_proj"):
-            if getattr(record, name, None) is not None:
+
+def split(where: str, params: PyTree, num_heads: int) -> PyTree:
+    """What :func:`split_heads` returns, for a function `where`."""
+
+    def changed(name: str, record: Any) -> Any:
+        for field in ("norm", "w_proj"):
+            if getattr(record, field, None) is not None:
                 raise NotImplementedError(
-                    f"{where}: params expected a cell without projection and layer normalisation, "
-                    f"got {type(record).__name__} with {name}"
+                    f"{where}: {name} expected a cell without projection and layer normalisation, "
+                    f"got {type(record).__name__} with {field}; with heads it is another function"
                 )
-        return record._replace(w_h=blocks(where, record.w_h, num_heads))
+        w_h, name = record.w_h, f"{name}.w_h"
+        if isinstance(w_h, Tracer):
+            raise TypeError(f"{where}: {name} expected an array with values, got a tracer; call it outside of jax.jit")
+        _checks.floating(where, name, w_h)
+        taken = blocks(where, name, np.asarray(w_h), num_heads)
+        return record._replace(w_h=taken if isinstance(w_h, np.ndarray) else jnp.asarray(taken))
 
-    def is_dense(record: Any) -> bool:
-        return getattr(record.w_h, "ndim", 0) == 2
-
-    return _changed(where, params, split, is_dense, "a cell with a dense recurrent matrix")
+    return _changed(where, params, changed, 2, "a cell with a dense recurrent matrix")
 
 
-def _changed(
-    where: str, params: PyTree, change: Callable[[Any], Any], applies: Callable[[Any], bool], expected: str
-) -> PyTree:
-    """The tree with `change` made to each record to which it applies; raises if there is none."""
+def _changed(where: str, params: PyTree, change: Callable[[str, Any], Any], axes: int, expected: str) -> PyTree:
+    """The tree with `change` made to each record whose `w_h` has so many axes; raises if there is none."""
 
     def is_record(node: Any) -> bool:
         return isinstance(node, RECORDS)
 
-    nodes = _checks.leaves(where, "params", params, is_leaf=is_record)
-    if not any(is_record(node) and applies(node) for node in nodes):
+    def applies(node: Any) -> bool:
+        return is_record(node) and _checks.attribute(node.w_h, "ndim") == axes
+
+    def changed(path: Any, node: Any) -> Any:
+        return change(f"params{cut(jax.tree_util.keystr(path), 80)}", node) if applies(node) else node
+
+    if not any(map(applies, _checks.leaves(where, "params", params, is_leaf=is_record))):
         raise ValueError(f"{where}: params expected those of {expected}, got {_checks.describe(params)}")
-    return jax.tree.map(
-        lambda node: change(node) if is_record(node) and applies(node) else node, params, is_leaf=is_record
-    )
+    return jax.tree.map_with_path(changed, params, is_leaf=is_record)
 
 
-def dense(w_h: Float[Array, "N D GD"]) -> Float[Array, "H GH"]:
-    """The block-diagonal matrix of these blocks, with gates side by side over all units."""
+def check_blocks(where: str, name: str, w_h: Any) -> None:
+    """Raises unless `w_h` has the shape `(N, D, G*D)`."""
+    shape = _checks.floating(where, name, w_h).shape
+    if 0 in shape or shape[2] % shape[1]:
+        raise ValueError(f"{where}: {name} expected shape (N, D, G*D), got {shape}; the gates of a head have D columns")
+
+
+def dense(w_h: Any) -> Any:
+    """The block-diagonal matrix `(H, G*H)` of the blocks `(N, D, G*D)`, with gates side by side over all units.
+
+    A matrix is returned as it is; of NumPy's arrays the result is one of NumPy's.
+    """
+    if w_h.ndim != 3:
+        return w_h
+    xp = np if isinstance(w_h, np.ndarray) else jnp
     heads, size, columns = w_h.shape
-    by_gate = w_h.reshape(heads, size, columns // size, size)
-    whole = jnp.zeros((heads, size, columns // size, heads, size), w_h.dtype)
-    at = jnp.arange(heads)
-    return whole.at[at, :, :, at, :].set(by_gate).reshape(heads * size, heads * columns)
+    by_gate = w_h.reshape(heads, size, columns // size, 1, size)
+    same = np.eye(heads, dtype=bool)[:, None, None, :, None]
+    return xp.where(same, by_gate, xp.zeros_like(by_gate)).reshape(heads * size, heads * columns)
 
 
-def blocks(where: str, w_h: Any, heads: int) -> Float[Array, "N D GD"]:
-    """The blocks of a dense matrix whose other entries are zero."""
-    if isinstance(w_h, Tracer):
-        raise TypeError(f"{where}: params.w_h expected an array with values, got a tracer; call it outside of jax.jit")
+def blocks(where: str, name: str, w_h: np.ndarray, heads: int) -> np.ndarray:
+    """The blocks `(N, D, G*D)` of a dense matrix whose other entries are zero; `name` is that of the matrix."""
     rows, columns = w_h.shape
-    if rows % heads or columns % rows:
+    if not rows or not columns or rows % heads or columns % rows:
         raise ValueError(
-            f"{where}: num_heads expected a number that divides the H of params.w_h (H, G*H), "
-            f"got {heads} and shape {tuple(w_h.shape)}"
+            f"{where}: num_heads expected a number that divides the H of {name} (H, G*H), "
+            f"got {heads} and shape {w_h.shape}"
         )
     size, gates = rows // heads, columns // rows
-    whole = np.asarray(w_h).reshape(heads, size, gates, heads, size)
-    same = np.eye(heads, dtype=bool)[:, None, None, :, None]
-    between = np.count_nonzero(np.where(same, 0, whole))
+    whole, at = w_h.reshape(heads, size, gates, heads, size), np.arange(heads)
+    taken = whole[at, :, :, at, :]
+    between = np.count_nonzero(whole) - np.count_nonzero(taken)
     if between:
         raise ValueError(
-            f"{where}: params.w_h expected zeros between the units of different heads, got {between} other entries "
-            f"in shape {tuple(w_h.shape)} for {heads} heads; the cell is dense"
+            f"{where}: {name} expected zeros between the units of different heads, got {between} other entries "
+            f"in shape {w_h.shape} for {heads} heads; the cell is dense"
         )
-    at = np.arange(heads)
-    return jnp.asarray(whole[at, :, :, at, :].reshape(heads, size, gates * size))
+    return taken.reshape(heads, size, gates * size)

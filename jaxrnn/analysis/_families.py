@@ -91,8 +91,7 @@ def _blocks(names: tuple[str, ...], array: Array) -> Values:
 
 def _family(params: Any) -> Family | None:
     if isinstance(params, LSTMParams):
-        rows = (params.w_h if params.w_proj is None else params.w_proj).shape[0]
-        blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * rows else LSTM_GATES
+        blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * _units(params) else LSTM_GATES
         return Family(blocks, ("i", "f", "o"), _lstm_values, Bound(_lstm_deltas, blocks), ("f", False))
     if isinstance(params, GRUParams):
         return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
@@ -105,6 +104,12 @@ def _family(params: Any) -> Family | None:
             return Family(gates, seen, Bound(_kept, names), Bound(_deltas, gates), kept)
         return Family(gates, (), Bound(_first, ()), Bound(_deltas, gates), None)
     return None
+
+
+def _units(params: Any) -> int:
+    """H, from the rows of what reads all units."""
+    w = params.w_h if getattr(params, "w_proj", None) is None else params.w_proj
+    return w.shape[0] * w.shape[1] if w.ndim == 3 else w.shape[0]
 
 
 def family_of_params(where: str, params: Any) -> Family:
@@ -147,31 +152,38 @@ def _check_record(where: str, params: Any) -> None:
 
 
 def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
-    """W_h, and W_p if there is one, of params of a cell of this library; raises unless their shapes fit."""
+    """W_h, with heads its blocks, and W_p if there is one, of params of a cell of this library.
+
+    Raises unless their shapes fit.
+    """
     _check_record(where, params)
     if not hasattr(params, "w_h"):
         raise NotImplementedError(
             f"{where}: params expected those of a cell with a recurrent matrix, got {type(params).__name__}, "
             "of a cell whose step is a_t ⊙ s_{t-1} + b_t: its Jacobian is diag(a_t)"
         )
-    w_h = _array(where, params, "w_h", 1 if isinstance(params, IndRNNParams) else 2)
+    w_h = _array(where, params, "w_h", *((1,) if isinstance(params, IndRNNParams) else (2, 3)))
     w_proj = None if getattr(params, "w_proj", None) is None else _array(where, params, "w_proj", 2)
-    hidden = (w_h if w_proj is None else w_proj).shape[0]
-    if isinstance(params, LSTMParams):
-        _array(where, params, "w_x", 2)
-    expected = (hidden, len(family_of_params(where, params).blocks) * hidden)[: w_h.ndim]
-    if w_proj is not None:
+    hidden = _units(params)
+    _array(where, params, "w_x", 2)  # that of several layers has three axes, as the blocks of heads have
+    gates = len(family_of_params(where, params).blocks)
+    expected = (hidden, gates * hidden)[: w_h.ndim]
+    if w_h.ndim == 3:
+        heads, size, _ = w_h.shape
+        expected = (heads, size, gates * size) if w_proj is None else (w_proj.shape[1], gates * hidden)
+    elif w_proj is not None:
         expected = (w_proj.shape[1], *expected[1:])
     if w_h.shape != expected:
         raise ValueError(f"{where}: params.w_h expected shape {expected}, got {w_h.shape}")
     return w_h, w_proj
 
 
-def _array(where: str, params: Any, name: str, axes: int) -> Array:
+def _array(where: str, params: Any, name: str, *axes: int) -> Array:
     value = _checks.floating(where, f"params.{name}", getattr(params, name))
-    if value.ndim != axes:
+    if value.ndim not in axes:
+        expected = f"{' or '.join(map(str, axes))} {'axis' if axes == (1,) else 'axes'}"
         raise ValueError(
-            f"{where}: params.{name} expected {axes} {'axis' if axes == 1 else 'axes'}, got shape {value.shape}; "
+            f"{where}: params.{name} expected {expected}, got shape {value.shape}; "
             "of several layers, give the params of one"
         )
     return value

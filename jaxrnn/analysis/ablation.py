@@ -17,6 +17,7 @@ from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import gated_family_of
+from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._algebra import Dropped
 
 
@@ -35,7 +36,8 @@ def _without(fixed: _Fixed, leaf: Any) -> Any:
         return None
     if isinstance(leaf, Dropped):
         return leaf._replace(w=_without(fixed, leaf.w))
-    return leaf.at[..., fixed.start : fixed.stop].set(0)
+    heads = alg.heads(leaf)  # the columns of a gate are in every head
+    return leaf.at[..., fixed.start // heads : fixed.stop // heads].set(0)
 
 
 def _without_gate(fixed: _Fixed, params: Params) -> Params:

@@ -15,11 +15,15 @@ from jaxrnn.analysis._trajectory import factored_dtype
 
 
 class Spectrum(NamedTuple):
-    """The spectrum of one gate's recurrent matrix W, as in h W."""
+    """The spectrum of one gate's recurrent matrix W, as in h W.
 
-    singular_values: Float[Array, "H"]  # the largest first
-    eigenvalues: Complex[Array, "H"]  # the largest modulus first
-    log_power_singular_values: Float[Array, "n H"]  # natural logs, of W, W², … Wⁿ
+    D is H, the number of units. With N heads there is one W `(D, D)` for each head, D = H/N, and
+    every field has a leading axis of heads.
+    """
+
+    singular_values: Float[Array, "*N D"]  # the largest first
+    eigenvalues: Complex[Array, "*N D"]  # the largest modulus first
+    log_power_singular_values: Float[Array, "*N n D"]  # natural logs, of W, W², … Wⁿ
 
 
 def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum]:
@@ -34,9 +38,13 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
     diagonal matrix. With layer normalisation W_h is used unchanged, although the cell then does
     not depend on its scale.
 
+    With N heads W_h is block-diagonal, and the spectrum is that of each head's block. The values of
+    all heads together are those of the whole matrix: `spectrum["f"].eigenvalues.reshape(-1)`.
+
     Costs O(G H³) (some tens of H³ each), and O(n G H³) for n powers, each with a few sweeps
-    of Jacobi rotations; memory O(G H² + n G H). JAX computes eigenvalues on a CPU or GPU, not
-    on a TPU. It differentiates `log_power_singular_values` in forward mode only.
+    of Jacobi rotations; memory O(G H² + n G H). With N heads H³ becomes H³/N², and H² H²/N.
+    JAX computes eigenvalues on a CPU or GPU, not on a TPU. It differentiates
+    `log_power_singular_values` in forward mode only.
 
     Args:
         params: of an RNN, IndRNN, LSTM, GRU or MGU; of a network, those of one layer in one direction.
@@ -45,7 +53,8 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
 
     Returns:
         A dictionary of :class:`Spectrum` by the name of the gate: i f g o (coupled f g o),
-        r z n, f n, or h.
+        r z n, f n, or h. Its fields are `(H,)`, `(H,)` and `(n, H)`, with heads `(N, D)`, `(N, D)` and
+        `(N, n, D)`.
 
     Raises:
         TypeError, ValueError: for params that are not those of a cell of this library, or powers
@@ -70,8 +79,8 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
     return {name: jax.tree.map(lambda leaf, k=k: leaf[k], found) for k, name in enumerate(names)}
 
 
-def _matrices(w_h: Array, w_proj: Array | None, count: int) -> Float[Array, "G H H"]:
-    """The matrix of each gate."""
+def _matrices(w_h: Array, w_proj: Array | None, count: int) -> Float[Array, "G *N D D"]:
+    """The matrix of each gate, with heads one for each head."""
     w_h = w_h.astype(factored_dtype(w_h.dtype))
     if w_h.ndim == 1:
         return jnp.diag(w_h)[None]
@@ -80,18 +89,18 @@ def _matrices(w_h: Array, w_proj: Array | None, count: int) -> Float[Array, "G H
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _spectra(powers: int, matrices: Float[Array, "G H H"]) -> Spectrum:
+def _spectra(powers: int, matrices: Float[Array, "G *N D D"]) -> Spectrum:
     eigenvalues = jnp.linalg.eigvals(matrices)
     order = jnp.argsort(-jnp.abs(eigenvalues), axis=-1)
 
-    def power_logs(w: Float[Array, "H H"]) -> Float[Array, "n H"]:
+    def power_logs(w: Float[Array, "D D"]) -> Float[Array, "n D"]:
         def body(axes: Any, _: None) -> Any:
             axes = after(axes, axes.directions @ w)
             return axes, axes.log_lengths
 
         return jax.lax.scan(body, ball(w.shape[0], w.dtype), None, length=powers)[1]
 
-    logs = jax.vmap(power_logs)(matrices)
+    logs = functools.reduce(lambda f, _: jax.vmap(f), matrices.shape[:-2], power_logs)(matrices)
     return Spectrum(
         jnp.linalg.svd(matrices, compute_uv=False),
         jnp.take_along_axis(eigenvalues, order, axis=-1),

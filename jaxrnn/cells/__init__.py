@@ -74,6 +74,7 @@ FAMILIES = (
             "peepholes": {"peephole": True},
             "coupled gates": {"coupled": True},
             "layer normalisation": {"layer_norm": True},
+            "heads": {"num_heads": 2},
         },
     ),
     Family(gru, GRUConfig, {"`gru` with `reset_after=False`": {"reset_after": False}}),

@@ -173,7 +173,7 @@ def _check(config: FamilyConfig, where: str, params: Any, input_shape: tuple[int
         _checks.params_shapes(where, params, arrays)
 
     check_present(params, config.shapes(1))
-    if hasattr(config, "num_heads"):
+    if hasattr(config, "num_heads") and _checks.is_array(params.w_h):
         _check_heads(config, where, params.w_h)
     _checks.input_features(where, input_shape, params.w_x)
     check_shapes(params, config.shapes(input_shape[-1]))

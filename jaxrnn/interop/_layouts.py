@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxrnn import _checks, heads
 from jaxrnn._describe import cut, describe, quote
 from jaxrnn.cells import GRUParams, LSTMParams, RNNParams
 from jaxrnn.interop._mappings import (
@@ -175,6 +176,12 @@ def record(where: str, kind: str, fields: Fields) -> Any:
     return RECORDS[kind](**{name: to_jax(where, name, array) for name, array in fields.items()})
 
 
+def by_head(where: str, params: Any, num_heads: Any) -> Any:
+    """The params that were read, with each recurrent matrix as the blocks of its heads."""
+    num_heads = _checks.size(where, "num_heads", num_heads)
+    return params if num_heads == 1 else heads.split(where, params, num_heads)
+
+
 # Writing
 
 
@@ -183,7 +190,10 @@ def is_record(params: Any) -> bool:
 
 
 def read_record(where: str, name: str, params: Any, peer: str, projection: bool = False, in_jax: bool = True) -> Layer:
-    """A record of ours as fields; raises for what `peer` cannot hold, and if `in_jax` for what JAX cannot."""
+    """A record of ours as fields; raises for what `peer` cannot hold, and if `in_jax` for what JAX cannot.
+
+    The blocks of heads become the block-diagonal matrix of the same function.
+    """
     if not is_record(params):
         raise TypeError(
             f"{where}: {name} expected RNNParams, LSTMParams or GRUParams, got {_named(params)}"
@@ -199,6 +209,11 @@ def read_record(where: str, name: str, params: Any, peer: str, projection: bool 
     if in_jax:
         for field, array in fields.items():
             check_dtype(where, f"{name}.{field}", array)
+    if fields["w_h"].ndim == 3:
+        reason = "a projection mixes the units of all heads"
+        _refuse(where, f"{name}.w_proj", fields.get("w_proj"), reason)
+        heads.check_blocks(where, f"{name}.w_h", fields["w_h"])
+        fields["w_h"] = heads.dense(fields["w_h"])
     if "b_hn" in fields and "b" not in fields:
         raise ValueError(f"{where}: {name}.b_hn expected None where b is, got {describe(fields['b_hn'])}")
     return Layer(name, _record_sizes(where, name, kind, fields, peer), fields)

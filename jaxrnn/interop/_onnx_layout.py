@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrnn import heads
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import AnyCell, Cell
 from jaxrnn.cells import (
@@ -85,15 +86,16 @@ def form_of(name: str, cell: AnyCell) -> Form:
     return Form("LSTM", coupled=config.coupled)
 
 
-def cell_of(form: Form, hidden_size: int, use_bias: bool, peephole: bool, projection_size: int | None) -> Cell:
+def cell_of(
+    form: Form, hidden_size: int, use_bias: bool, peephole: bool, projection_size: int | None, num_heads: int = 1
+) -> Cell:
     """The cell of a form: the inverse of `form_of`."""
+    options: dict[str, Any] = {"use_bias": use_bias, "num_heads": num_heads}
     if form.op == "RNN":
-        return rnn(hidden_size, use_bias=use_bias, activation=form.activation)
+        return rnn(hidden_size, activation=form.activation, **options)
     if form.op == "GRU":
-        return gru(hidden_size, use_bias=use_bias, reset_after=form.reset_after)
-    return lstm(
-        hidden_size, projection_size=projection_size, use_bias=use_bias, peephole=peephole, coupled=form.coupled
-    )
+        return gru(hidden_size, reset_after=form.reset_after, **options)
+    return lstm(hidden_size, projection_size=projection_size, peephole=peephole, coupled=form.coupled, **options)
 
 
 def attributes(forms: tuple[Form, ...]) -> dict[str, Any]:
@@ -132,8 +134,8 @@ def _add(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def to_weights(form: Form, fields: Fields) -> Weights:
-    """The weights of params without a projection."""
-    w, r = (_to_theirs(form, fields[name]).T for name in ("w_x", "w_h"))
+    """The weights of params without a projection; the blocks of heads become the block-diagonal R."""
+    w, r = (_to_theirs(form, heads.dense(fields[name])).T for name in ("w_x", "w_h"))
     p = _peepholes_to_theirs(form, fields["peephole"]) if "peephole" in fields else None
     if "b" not in fields:
         return Weights(w, r, P=p)

@@ -48,6 +48,7 @@ def from_cudnn(
     num_layers: int = 1,
     bidirectional: bool = False,
     kind: str = "lstm",
+    num_heads: int = 1,
 ) -> Params:
     """The parameters in cuDNN's flat array.
 
@@ -60,6 +61,8 @@ def from_cudnn(
         num_layers: L.
         bidirectional: whether every layer reads in both directions.
         kind: "lstm", "gru", "rnn_tanh" or "rnn_relu".
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The network's tuple over layers. The dtype is kept.
@@ -106,9 +109,9 @@ def from_cudnn(
         pieces[k][name] = array[offset : offset + size].reshape(shape)
         offset += size
     records = [_record(where, sizes, piece) for sizes, piece in zip(layers, pieces, strict=True)]
-    if directions == 1:
-        return tuple(records)
-    return tuple(Bidirectional(*pair) for pair in zip(records[::2], records[1::2], strict=True))
+    if directions == 2:
+        records = [Bidirectional(*pair) for pair in zip(records[::2], records[1::2], strict=True)]
+    return lay.by_head(where, tuple(records), num_heads)
 
 
 def _record(where: str, sizes: lay.Sizes, pieces: dict[str, np.ndarray]) -> Params:
@@ -122,6 +125,7 @@ def to_cudnn(params: Params) -> jax.Array:
     The bias becomes b_ih, zeros where there is none; b_hh is zeros, except for a GRU's n, where
     it is `b_hn`. The parameters of a GRU without biases do not show whether it resets before or
     after the product; cuDNN resets after it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: a network's tuple over layers, or one record.

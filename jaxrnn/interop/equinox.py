@@ -33,7 +33,7 @@ def _layout(kind: str, biases: bool) -> lay.Layout:
     return layout
 
 
-def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
+def from_equinox(weights: Mapping[str, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
     """The parameters of an Equinox cell.
 
     The rows of `weight_hh` tell the kind: 3H for a GRU, 4H for an LSTM.
@@ -42,6 +42,8 @@ def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
         weights: names to arrays: `vars(cell)` of an `eqx.nn.LSTMCell` or `GRUCell`, with the
             `None` and sizes beside the arrays; or the arrays alone.
         prefix: the path of the cell in a larger mapping, with "." between its parts.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         `LSTMParams` or `GRUParams`. Dtypes are kept.
@@ -69,7 +71,8 @@ def from_equinox(weights: Mapping[str, Any], prefix: str = "") -> Params:
         raise ValueError(f"{where}: {entries.label('weight_hh')} expected 3 or 4 gates, got 1")
     biases = any(name.startswith("bias") for name in entries.values)
     _check_stated(entries, stated, sizes, biases)
-    return lay.record(where, sizes.kind, lay.gather(entries, _layout(sizes.kind, biases), sizes))
+    record = lay.record(where, sizes.kind, lay.gather(entries, _layout(sizes.kind, biases), sizes))
+    return lay.by_head(where, record, num_heads)
 
 
 def _claims(entries: maps.Entries, kind: str) -> list[Claim]:
@@ -99,6 +102,7 @@ def to_equinox(params: Params, prefix: str = "") -> dict[str, jax.Array]:
 
     The parameters of a GRU without biases do not show whether it resets before or after the
     product; Equinox resets after it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: one record; Equinox has no stacks, so convert a network layer by layer.

@@ -162,7 +162,7 @@ NNX = _Library(_nnx_cell, "layers.", NNX_HINT)
 LINEN = _Library(_linen_cell, "layers_", maps.SELECT)
 
 
-def from_nnx(weights: Mapping[Any, Any], prefix: str = "") -> Params:
+def from_nnx(weights: Mapping[Any, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
     """The parameters in the state of a Flax NNX module.
 
     Args:
@@ -172,6 +172,8 @@ def from_nnx(weights: Mapping[Any, Any], prefix: str = "") -> Params:
             `nnx.Sequential` of those.
         prefix: the path of that module in a larger one, with "." between its parts; other
             entries are ignored.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The record of a cell or of an `nnx.RNN`; `Bidirectional` of two; for a `Sequential` the
@@ -192,10 +194,11 @@ def from_nnx(weights: Mapping[Any, Any], prefix: str = "") -> Params:
     Differs from:
         1. Flax: activation functions and `residual` are not among the weights.
     """
-    return _read(maps.read_mapping("from_nnx", "weights", weights, prefix, "."), NNX)
+    entries = maps.read_mapping("from_nnx", "weights", weights, prefix, ".")
+    return lay.by_head("from_nnx", _read(entries, NNX), num_heads)
 
 
-def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
+def from_linen(variables: Mapping[Any, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
     """The parameters in the variables of a Flax Linen module.
 
     Args:
@@ -205,6 +208,8 @@ def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
             `linen.Bidirectional` around them, or a `linen.Sequential` of those.
         prefix: the path of that module in a larger one, with "." between its parts and without
             "params"; other entries are ignored.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The record of a cell or of a `linen.RNN`; `Bidirectional` of two; for a `Sequential` the
@@ -225,7 +230,8 @@ def from_linen(variables: Mapping[Any, Any], prefix: str = "") -> Params:
     Differs from:
         1. Flax: activation functions and `residual` are not among the weights.
     """
-    return _read(maps.read_mapping("from_linen", "variables", variables, prefix, ".", collection="params"), LINEN)
+    entries = maps.read_mapping("from_linen", "variables", variables, prefix, ".", collection="params")
+    return lay.by_head("from_linen", _read(entries, LINEN), num_heads)
 
 
 # Writing
@@ -272,6 +278,7 @@ def to_nnx(params: Params, *, optimized: bool = False) -> dict[Any, Any]:
 
     NNX always has biases; missing ones are zeros. The parameters of a GRU without biases do not
     show whether it resets before or after the product; NNX resets after it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: one record, for a cell; `Bidirectional` of two, for an `nnx.Bidirectional` of two
@@ -310,6 +317,7 @@ def to_linen(params: Params) -> dict[str, dict[str, Any]]:
 
     Linen always has biases; missing ones are zeros. The parameters of a GRU without biases do not
     show whether it resets before or after the product; Linen resets after it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: one record, for a cell; `Bidirectional` of two, for a `linen.Bidirectional` of two

@@ -131,7 +131,7 @@ def _in_order(where: str, paths: list[str]) -> list[str]:
     return [path for *_, path in sorted(named, key=lambda entry: int(entry[1]))]
 
 
-def from_haiku(params: Mapping[str, Any], prefix: str = "") -> Params:
+def from_haiku(params: Mapping[str, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
     """The parameters of Haiku's recurrent cores.
 
     The names tell the kind. The 1 that Haiku's LSTM adds to its forget gate is added to the
@@ -143,6 +143,8 @@ def from_haiku(params: Mapping[str, Any], prefix: str = "") -> Params:
         params: of a transformed function, or a flat mapping with "/" between all parts.
         prefix: the path of the module that holds the cores, such as "my_net/~"; other entries
             are ignored. The path of one core ("my_net/~/lstm") selects that core.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The network's tuple over cores, in the order of their numbers; for the path of one core
@@ -165,8 +167,9 @@ def from_haiku(params: Mapping[str, Any], prefix: str = "") -> Params:
     entries = maps.read_mapping("from_haiku", "params", params, prefix, "/")
     paths = list(dict.fromkeys(map(_path_of_core, entries.values)))
     if "" in paths:
-        return _core(entries)
-    return tuple(_core(maps.child(entries, path)) for path in _in_order("from_haiku", paths))
+        return lay.by_head("from_haiku", _core(entries), num_heads)
+    cores = tuple(_core(maps.child(entries, path)) for path in _in_order("from_haiku", paths))
+    return lay.by_head("from_haiku", cores, num_heads)
 
 
 def to_haiku(params: Params, prefix: str = "") -> dict[str, dict[str, jax.Array]]:
@@ -176,6 +179,7 @@ def to_haiku(params: Params, prefix: str = "") -> dict[str, dict[str, jax.Array]
     because Haiku adds it again. This rounds, so a round trip may change the last digit.
     The parameters of a GRU without biases do not show whether it resets before or after the
     product; Haiku resets before it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: a network's tuple over layers, for an `hk.DeepRNN`, or one record.

@@ -75,7 +75,7 @@ def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
     return pairs
 
 
-def from_keras(weights: Mapping[str, Any], prefix: str = "") -> Params:
+def from_keras(weights: Mapping[str, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
     """The parameters in a mapping of Keras's weights.
 
     The columns of `recurrent_kernel` tell the kind: H for a SimpleRNN, 3H for a GRU, 4H for an
@@ -87,6 +87,8 @@ def from_keras(weights: Mapping[str, Any], prefix: str = "") -> Params:
         weights: paths to arrays: `{w.path: w for w in layer.weights}` of a layer or of a model
             that has only recurrent layers.
         prefix: the beginning of the paths, such as "sequential/lstm"; other entries are ignored.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The network's tuple over layers, in the order of the mapping, with a `Bidirectional` where
@@ -115,17 +117,18 @@ def from_keras(weights: Mapping[str, Any], prefix: str = "") -> Params:
     entries = maps.read_mapping("from_keras", "weights", weights, prefix, "/")
     paths = list(dict.fromkeys(name.rpartition("/")[0] for name in entries.values))
     if "" in paths:
-        return _cell(entries)
+        return lay.by_head(entries.where, _cell(entries), num_heads)
     pairs = _pairs(entries, paths)
     cells = {path: _cell(maps.child(entries, path)) for path in paths}
     for halves in pairs.items():
         features = {entries.label(f"{path}/kernel"): len(cells[path].w_x) for path in halves}
         lay.check_inputs(entries.where, features)
-    return tuple(
+    layers = tuple(
         Bidirectional(cells[path], cells[pairs[path]]) if path in pairs else cells[path]
         for path in paths
         if path not in pairs.values()
     )
+    return lay.by_head(entries.where, layers, num_heads)
 
 
 def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
@@ -133,7 +136,7 @@ def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
 
     A GRU with `b_hn` is one with `reset_after=True`, a GRU with `b` alone one with
     `reset_after=False`. Layers may differ in kind and size, and directions may be merged in any
-    way.
+    way. The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: a network's tuple over layers, or one record.

@@ -58,6 +58,7 @@ def to_onnx(
     Every variant that the operators support is written so that ONNX Runtime computes what
     :func:`jaxrnn.unroll` does: biases, peepholes, both forms of the GRU, coupled gates,
     projections, merged directions, residual layers. Dropout is left out, as in evaluation.
+    Heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         network: from :func:`stack`, or a cell of :func:`lstm`, :func:`gru` or :func:`rnn`.

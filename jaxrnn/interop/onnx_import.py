@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxrnn import _checks
+from jaxrnn import _checks, heads
 from jaxrnn._describe import cut, describe, quote
 from jaxrnn._types import Cell, Params
 from jaxrnn.interop import _onnx_layout as layout
@@ -31,6 +31,7 @@ def from_onnx(
     nodes: str | Sequence[str] | None = None,
     weights: Mapping[str, Any] | None = None,
     reverse: bool = False,
+    num_heads: int = 1,
 ) -> tuple[Network, Params]:
     """The operators RNN, LSTM and GRU of an ONNX model, as a network and its parameters.
 
@@ -55,6 +56,8 @@ def from_onnx(
             they override those that the model holds.
         reverse: expects operators of direction "reverse", which read from the last step to
             the first; run the network with `unroll(..., reverse=True)`.
+        num_heads: N; with more than 1 every cell has N heads and `w_h` their blocks `(N, D, G*D)`, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The network, a :func:`stack` even of one layer, and its parameters, in the dtypes of
@@ -84,15 +87,17 @@ Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))
         1. ONNX: its two biases are added, except for the candidate of a GRU with `linear_before_reset`.
         2. ONNX: a projection that :func:`to_onnx` folded is separated again, up to rounding.
     """
-    reverse = _checks.boolean(WHERE, "reverse", reverse)
+    reverse, num_heads = _checks.boolean(WHERE, "reverse", reverse), _checks.size(WHERE, "num_heads", num_heads)
     source = read_model(WHERE, model)
     try:
-        return _read(source, nodes, _given(weights), reverse)
+        return _read(source, nodes, _given(weights), reverse, num_heads)
     except UnicodeDecodeError as error:  # of an attribute
         raise ValueError(f"{WHERE}: {source.label} expected names in UTF-8, got others; is it corrupted?") from error
 
 
-def _read(source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: bool) -> tuple[Network, Params]:
+def _read(
+    source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: bool, num_heads: int
+) -> tuple[Network, Params]:
     selected = {k: read_node(source, *node) for k, node in _selected(source, nodes).items()}
     tensors = dict.fromkeys(tensor for node in selected.values() for tensor in node.inputs.values())
     for name in given:
@@ -108,7 +113,7 @@ def _read(source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: boo
             _check_call(values, node, values.sizes(node)[0] or next(iter(fixed), None))
     _check_origins(values, selected)
     joined = join(values, layers)
-    pairs = [_layer(layer) for layer in layers]
+    pairs = [_layer(layer, num_heads) for layer in layers]
     network = stack([cell for cell, _ in pairs], merge=joined.merge or "concat", residual=bool(joined.residual))
     return network, tuple(params for _, params in pairs)
 
@@ -233,10 +238,10 @@ def _check_origins(values: Values, nodes: dict[int, Node]) -> None:
                     )
 
 
-def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:
+def _layer(layer: Layer, num_heads: int) -> tuple[Cell | Bidirectional, Any]:
     """The cells of a layer and their params."""
     halves = [
-        _cell(node, d, layout.one_direction(weights, d), None if w_proj is None else w_proj[d])
+        _cell(node, d, layout.one_direction(weights, d), None if w_proj is None else w_proj[d], num_heads)
         for node, weights, w_proj in zip(*layer, strict=True)
         for d in range(len(node.forms))
     ]
@@ -244,14 +249,18 @@ def _layer(layer: Layer) -> tuple[Cell | Bidirectional, Any]:
     return from_directions(cells), from_directions(params)
 
 
-def _cell(node: Node, d: int, weights: layout.Weights, w_proj: np.ndarray | None) -> tuple[Cell, Any]:
-    form = node.forms[d]
+def _cell(node: Node, d: int, weights: layout.Weights, w_proj: np.ndarray | None, num_heads: int) -> tuple[Cell, Any]:
+    form, where = node.forms[d], f"{WHERE}: node {quote(node.name)}"
     fields = layout.from_weights(form, weights)
     if w_proj is not None:
         w_h = layout.unfold(w_proj, fields["w_h"])
         assert w_h is not None
         fields |= {"w_h": w_h, "w_proj": w_proj}
-    where = f"{WHERE}: node {quote(node.name)}"
+    if num_heads > 1 and w_proj is not None:
+        raise ValueError(f"{where}: num_heads expected 1, got {num_heads}; its projection mixes the units of all heads")
+    if num_heads > 1:
+        fields["w_h"] = heads.blocks(where, f"input R ({quote(node.inputs['R'], 60)})", fields["w_h"], num_heads)
     params = layout.RECORDS[form.op](**{name: to_jax(where, name, array) for name, array in fields.items()})
     projection_size = None if w_proj is None else w_proj.shape[1]
-    return layout.cell_of(form, weights.R.shape[1], "b" in fields, "peephole" in fields, projection_size), params
+    options = ("b" in fields, "peephole" in fields, projection_size, num_heads)
+    return layout.cell_of(form, weights.R.shape[1], *options), params

@@ -88,7 +88,9 @@ def _layer(entries: maps.Entries, layout: lay.Layout, sizes: lay.Sizes) -> Param
     return lay.record(entries.where, sizes.kind, fields)
 
 
-def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | None = None) -> Params:
+def from_torch(
+    state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | None = None, num_heads: int = 1
+) -> Params:
     """The parameters in a state dict of PyTorch.
 
     The rows of `weight_hh` tell the kind: H for an RNN, 3H for a GRU, 4H for an LSTM. `weight_hr`
@@ -101,6 +103,8 @@ def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | N
         prefix: the path of the module in a larger dict, such as "encoder.rnn"; other entries
             are ignored.
         kind: "rnn", "lstm" or "gru", to require that kind.
+        num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
+            entries between units of different heads are exactly zero.
 
     Returns:
         The network's tuple over layers, of `RNNParams`, `LSTMParams` or `GRUParams`, or
@@ -136,7 +140,7 @@ def from_torch(state_dict: Mapping[str, Any], prefix: str = "", *, kind: str | N
         halves = [_layer(entries, names.layout(suffix, sizes.kind), sizes) for suffix in suffixes]
         layers.append(from_directions(halves))
         sizes = sizes._replace(input_size=len(suffixes) * sizes.output_size)
-    return layers[0] if cell else tuple(layers)
+    return lay.by_head(where, layers[0] if cell else tuple(layers), num_heads)
 
 
 def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
@@ -145,6 +149,7 @@ def to_torch(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
     The bias becomes `bias_ih`; `bias_hh` is zeros, except for a GRU's n, where it is `b_hn`.
     The parameters of a GRU without biases do not show whether it resets before or after the
     product; PyTorch resets after it.
+    The blocks of heads are written as the block-diagonal matrix of the same function, zeros included.
 
     Args:
         params: a network's tuple over layers, for `torch.nn.RNN`, `LSTM` or `GRU`; or one

@@ -89,6 +89,7 @@ class Recurrent(Loading, nnx.Module):
                 "it acts on the outputs of every layer but the last",
                 stacklevel=5,  # past two constructors and the two frames of nnx's own
             )
+        self.num_heads: int = options.get("num_heads", 1)
         options = {**options, "use_bias": self.bias}
 
         def network(**drawn_by: Any) -> Network:
@@ -100,7 +101,7 @@ class Recurrent(Loading, nnx.Module):
 
         self._network = network()
 
-        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing)
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing, self.num_heads)
         self.layers = nnx.List([_weights.Weights(layer, make_param) for layer in params])
         self.rngs: nnx.RngStream | None = nnx.data(None)
         if self._drops and ("dropout" in rngs or "default" in rngs):

@@ -15,6 +15,8 @@ from jaxrnn.modules._variants import check_torch_has
 class Loading:
     """The base of layers and cells: parameters that can be replaced as a whole."""
 
+    num_heads: int  # of the recurrent weights
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
@@ -49,6 +51,8 @@ class Loading:
     def load_torch(self, state_dict: Mapping[str, Any], prefix: str = "") -> None:
         """Replaces the parameters by those of a `torch.nn` module of the same name and configuration.
 
+        With heads the entries between units of different heads are exactly zero.
+
         Args:
             state_dict: names to arrays, from its `state_dict()`.
             prefix: the path of the module in the state dict of a larger model, such as
@@ -59,10 +63,12 @@ class Loading:
                 module is then unchanged.
         """
         check_torch_has(f"{type(self).__name__}.load_torch", self._parts()[0])
-        self.load(interop.from_torch(state_dict, prefix))
+        self.load(interop.from_torch(state_dict, prefix, num_heads=self.num_heads))
 
     def to_torch(self, prefix: str = "") -> dict[str, Any]:
         """The state dict of a `torch.nn` module of the same name and configuration, as NumPy arrays.
+
+        Heads are written as the block-diagonal matrix of the same function, zeros included.
 
         Args:
             prefix: the path of the module in the state dict of a larger model.

@@ -7,18 +7,25 @@ from jaxrnn import _checks
 from jaxrnn._types import Cell
 from jaxrnn.cells import GRUConfig, RNNConfig, lru, rg_lru
 from jaxrnn.cells._activation import ACTIVATIONS
+from jaxrnn.cells._family import checked_heads
 from jaxrnn.layers import Layer, directions
 
 
-def rnn_options(where: str, nonlinearity: Any) -> dict[str, Any]:
+def _heads(where: str, hidden_size: Any, num_heads: Any) -> int:
+    """`num_heads`, checked."""
+    return checked_heads(where, num_heads, _checks.size(where, "hidden_size", hidden_size))
+
+
+def rnn_options(where: str, hidden_size: Any, num_heads: Any, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
     _checks.name_or_function(where, "nonlinearity", nonlinearity, tuple(ACTIVATIONS))
-    return {"activation": nonlinearity}
+    return {"activation": nonlinearity, "num_heads": _heads(where, hidden_size, num_heads)}
 
 
-def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
+def lstm_options(where: str, hidden_size: Any, num_heads: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.lstm`; a `proj_size` of 0 is no projection, as in PyTorch."""
-    options = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+    options: dict[str, Any] = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+    options["num_heads"] = _heads(where, hidden_size, num_heads)
     if _checks.is_integer(proj_size) and proj_size == 0:
         return options
     proj_size = _checks.positive_int(where, "proj_size", proj_size)
@@ -26,12 +33,18 @@ def lstm_options(where: str, hidden_size: Any, proj_size: Any, **variants: Any) 
         raise ValueError(
             f"{where}: proj_size expected less than hidden_size = {hidden_size}, got {proj_size}; 0 is no projection"
         )
+    if options["num_heads"] > 1:
+        raise ValueError(
+            f"{where}: num_heads expected 1 with a projection, got {num_heads} and proj_size = {proj_size}; "
+            "the projection mixes the units of all heads"
+        )
     return {**options, "projection_size": proj_size}
 
 
-def gru_options(where: str, **variants: Any) -> dict[str, Any]:
+def gru_options(where: str, hidden_size: Any, num_heads: Any, **variants: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.gru`."""
-    return {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+    options: dict[str, Any] = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
+    return {**options, "num_heads": _heads(where, hidden_size, num_heads)}
 
 
 def without_recurrent(where: str, factory: Callable[..., Cell], drawing: Mapping[str, Any]) -> Callable[..., Cell]:

@@ -42,17 +42,27 @@ class Role(NamedTuple):
     metadata: Metadata
 
 
-def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any]) -> dict[str, Role]:
-    """The caller's initialisers and metadata, with PyTorch's U(±1/√H) in place of `None`."""
-    for name in drawing:
-        if name not in DrawingOptions.__annotations__:
-            raise TypeError(f"{where}.__init__() got an unexpected keyword argument {name!r}")
-    bound = 1.0 / math.sqrt(hidden_size)
+def _uniform(units: int) -> Initializer:
+    """U(±1/√units), whatever the shape."""
+    bound = 1.0 / math.sqrt(units)
 
     def uniform(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    defaults = {"kernel": uniform, "recurrent": uniform, "bias": initializers.torch_uniform_bias()}
+    return uniform
+
+
+def _roles(where: str, hidden_size: int, drawing: Mapping[str, Any], num_heads: int) -> dict[str, Role]:
+    """The caller's initialisers and metadata, with PyTorch's U(±1/√H) in place of `None`.
+
+    With heads a unit reads H/N units, and the bound of the recurrent weights is that of as many: the products
+    h W_h of dense cells and of cells with heads then have equal variance.
+    """
+    for name in drawing:
+        if name not in DrawingOptions.__annotations__:
+            raise TypeError(f"{where}.__init__() got an unexpected keyword argument {name!r}")
+    recurrent = _uniform(hidden_size // num_heads)
+    defaults = {"kernel": _uniform(hidden_size), "recurrent": recurrent, "bias": initializers.torch_uniform_bias()}
     return {name: _role(where, name, default, drawing) for name, default in defaults.items()}
 
 
@@ -68,7 +78,12 @@ def _role(where: str, name: str, default: Any, drawing: Mapping[str, Any]) -> Ro
 
 
 def draw(
-    where: str, rngs: Any, hidden_size: int, init: Callable[..., Params], drawing: Mapping[str, Any]
+    where: str,
+    rngs: Any,
+    hidden_size: int,
+    init: Callable[..., Params],
+    drawing: Mapping[str, Any],
+    num_heads: int = 1,
 ) -> tuple[Params, MakeParam]:
     """Functional parameters, and a function that makes a `Param` of each of their arrays.
 
@@ -78,7 +93,7 @@ def draw(
     """
     if not isinstance(rngs, nnx.Rngs):
         raise TypeError(f"{where}: rngs expected flax.nnx.Rngs, such as nnx.Rngs(0), got {_checks.describe(rngs)}")
-    roles, wrappings = _roles(where, hidden_size, drawing), {}
+    roles, wrappings = _roles(where, hidden_size, drawing, num_heads), {}
 
     def unwrapped(name: str) -> Callable[..., Array]:
         @functools.wraps(roles[name].init)
@@ -167,6 +182,7 @@ def check_like(where: str, name: str, params: Any, expected: Any) -> None:
             "are they the params of the same cell in another form?"
         )
     elif expected is not None and _checks.floating(where, name, params).shape != expected.shape:
-        raise ValueError(
-            f"{where}: {name} expected shape {expected.shape}, got {tuple(params.shape)}; is it another size?"
-        )
+        change = {3: "split_heads", 2: "merge_heads"}.get(expected.ndim)
+        other = f"are they those of other heads? jaxrnn.{change} changes them"
+        hint = other if name.endswith(".w_h") and params.ndim != expected.ndim else "is it another size?"
+        raise ValueError(f"{where}: {name} expected shape {expected.shape}, got {tuple(params.shape)}; {hint}")

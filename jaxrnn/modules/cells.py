@@ -54,13 +54,14 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
         self.bias = _checks.boolean(where, "bias", bias)
         _checks.float_dtype(where, "param_dtype", param_dtype)
         self.param_dtype = param_dtype
+        self.num_heads: int = options.get("num_heads", 1)
         options = {**options, "use_bias": self.bias}
         self._cell = factory(self.hidden_size, **options)
 
         def init(key: Array, **drawn_by: Any) -> Params:
             return factory(self.hidden_size, **options, **drawn_by).init(key, self.input_size, param_dtype)
 
-        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing)
+        params, make_param = _weights.draw(where, rngs, self.hidden_size, init, drawing, self.num_heads)
         _weights.attach(self, params, make_param)
 
     @property
@@ -133,7 +134,7 @@ class LSTMCell(RecurrentCell):
     the loop, and its backward pass is the hand-written one.
 
     Args:
-        input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, param_dtype,
+        input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, num_heads, param_dtype,
             kernel_init, recurrent_init, bias_init, kernel_metadata, recurrent_metadata,
             bias_metadata, rngs: as in :class:`LSTM`.
 
@@ -163,11 +164,12 @@ class LSTMCell(RecurrentCell):
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,
+        num_heads: int = 1,
         **options: Unpack[DrawingOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
         super().__init__(
-            lstm, lstm_options("LSTMCell", hidden_size, proj_size, **variants),
+            lstm, lstm_options("LSTMCell", hidden_size, num_heads, proj_size, **variants),
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.proj_size = proj_size
@@ -179,7 +181,7 @@ class GRUCell(RecurrentCell):
     It computes :func:`jaxrnn.gru_step`; it is used as :class:`LSTMCell` is.
 
     Args:
-        input_size, hidden_size, bias, reset_after, layer_norm, param_dtype, kernel_init,
+        input_size, hidden_size, bias, reset_after, layer_norm, num_heads, param_dtype, kernel_init,
             recurrent_init, bias_init, kernel_metadata, recurrent_metadata, bias_metadata,
             rngs: as in :class:`GRU`.
 
@@ -207,10 +209,11 @@ class GRUCell(RecurrentCell):
         *,
         reset_after: bool = True,
         layer_norm: bool = False,
+        num_heads: int = 1,
         **options: Unpack[DrawingOptions],
     ):
         super().__init__(
-            gru, gru_options("GRUCell", reset_after=reset_after, layer_norm=layer_norm),
+            gru, gru_options("GRUCell", hidden_size, num_heads, reset_after=reset_after, layer_norm=layer_norm),
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
 
@@ -221,7 +224,7 @@ class RNNCell(RecurrentCell):
     It computes :func:`jaxrnn.rnn_step`; it is used as :class:`LSTMCell` is.
 
     Args:
-        input_size, hidden_size, bias, nonlinearity, param_dtype, kernel_init, recurrent_init,
+        input_size, hidden_size, bias, nonlinearity, num_heads, param_dtype, kernel_init, recurrent_init,
             bias_init, kernel_metadata, recurrent_metadata, bias_metadata, rngs: as in
             :class:`RNN`.
 
@@ -245,10 +248,12 @@ class RNNCell(RecurrentCell):
         hidden_size: int,
         bias: bool = True,
         nonlinearity: str | Callable[..., Any] = "tanh",
+        *,
+        num_heads: int = 1,
         **options: Unpack[DrawingOptions],
     ):
         super().__init__(
-            rnn, rnn_options("RNNCell", nonlinearity),
+            rnn, rnn_options("RNNCell", hidden_size, num_heads, nonlinearity),
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity

@@ -34,20 +34,23 @@ class LSTM(Recurrent):
         bidirectional: whether every layer reads both ways; D is then 2, otherwise 1.
         proj_size: P < H, the entries of a projected output; 0 is no projection.
         peephole, coupled, layer_norm: the variants of :func:`jaxrnn.lstm`.
+        num_heads: N, which divides H. The recurrent matrix of each layer and direction is block-diagonal:
+            `w_h (N, H/N, 4H/N)`. Not with a projection.
         checkpoint, implementation, compute_dtype: those of :func:`jaxrnn.unroll`.
         param_dtype: the dtype of the parameters.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h` and `w_proj`; `b`. As in
-            :func:`jaxrnn.lstm`, but `None` is U(±1/√H). Metadata that they return, such as
+            :func:`jaxrnn.lstm`, but `None` is U(±1/√H), and for `w_h` with heads U(±1/√(H/N)): in both
+            the bound is that of as many units as one reads. Metadata that they return, such as
             that of `nnx.with_partitioning`, is set on `w_x`, `w_h` and `b`.
         kernel_metadata, recurrent_metadata, bias_metadata: metadata of `w_x`, `w_h` and `b`,
-            such as `{"out_sharding": (None, "model")}`. For other parameters call
+            such as `{"out_sharding": (None, "model")}`; `w_h` with heads has three axes. For other parameters call
             `set_metadata`.
         deterministic: whether dropout is off at first; `train()` and `eval()` set it.
         rngs: parameters are drawn from its stream "params", dropout from a fork of "dropout".
 
     Raises:
         TypeError, ValueError: for sizes that are not positive integers, a projection that is
-            not smaller than H, a rate outside [0, 1), options that are not booleans.
+            not smaller than H, heads that do not divide H, a rate outside [0, 1), options that are not booleans.
 
     Warns:
         UserWarning: if there is dropout and only one layer, as in PyTorch.
@@ -62,7 +65,8 @@ class LSTM(Recurrent):
 
     Differs from:
         1. PyTorch: lengths, masks and resets, with no packing; variants of the cell.
-        2. PyTorch: one bias, of half the variance of the sum of PyTorch's two.
+        2. PyTorch: one bias, of half the variance of the sum of PyTorch's two. It has no heads;
+           `to_torch` writes the block-diagonal matrix with its zeros, `load_torch` reads it.
         3. PyTorch: any number of batch axes; dropout 1 is refused.
         4. Flax: layers, directions and time in one module, where `nnx.RNN` wraps a cell.
     """
@@ -81,11 +85,12 @@ class LSTM(Recurrent):
         peephole: bool = False,
         coupled: bool = False,
         layer_norm: bool = False,
+        num_heads: int = 1,
         **options: Unpack[LayerOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
         super().__init__(
-            lstm, lstm_options("LSTM", hidden_size, proj_size, **variants),
+            lstm, lstm_options("LSTM", hidden_size, num_heads, proj_size, **variants),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.proj_size = proj_size
@@ -100,6 +105,7 @@ class GRU(Recurrent):
 
     Args:
         reset_after, layer_norm: the variants of :func:`jaxrnn.gru`. PyTorch's is reset-after.
+        num_heads: N, which divides H; `w_h` is `(N, H/N, 3H/N)`, as in :class:`LSTM`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b` and `b_hn`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
@@ -133,10 +139,11 @@ class GRU(Recurrent):
         *,
         reset_after: bool = True,
         layer_norm: bool = False,
+        num_heads: int = 1,
         **options: Unpack[LayerOptions],
     ):
         super().__init__(
-            gru, gru_options("GRU", reset_after=reset_after, layer_norm=layer_norm),
+            gru, gru_options("GRU", hidden_size, num_heads, reset_after=reset_after, layer_norm=layer_norm),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
 
@@ -150,6 +157,7 @@ class RNN(Recurrent):
     Args:
         nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. PyTorch's state
             dict does not hold it.
+        num_heads: N, which divides H; `w_h` is `(N, H/N, H/N)`, as in :class:`LSTM`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
@@ -180,10 +188,12 @@ class RNN(Recurrent):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        *,
+        num_heads: int = 1,
         **options: Unpack[LayerOptions],
     ):
         super().__init__(
-            rnn, rnn_options("RNN", nonlinearity),
+            rnn, rnn_options("RNN", hidden_size, num_heads, nonlinearity),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity

@@ -65,6 +65,8 @@ def columns(name, gate, params):
             found[field] = value[seen.index(gate)] if gate in seen else None
         elif field == "b_hn":
             found[field] = value if gate == "n" else None
+        elif field == "w_h" and value.ndim == 3:  # the gates of a head side by side
+            found[field] = value.reshape(*value.shape[:2], len(gates), value.shape[1])[..., gates.index(gate), :]
         else:
             found[field] = value[..., at]
     return type(params)(**found)

@@ -9,6 +9,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import LSTMState, analysis
+from tests.support import in_numpy
 from tests.support.analysis import TOLERANCE, assert_logs, close
 from tests.support.registry import AFFINE, CELLS, LENGTHS, B, H, T, assert_close, loss_of, make
 
@@ -34,8 +35,10 @@ def read_out(p, o, c, xp=np):
     """Computes h from c and o."""
     u = c
     if p.norm is not None:
-        centred = c - c.mean(-1, keepdims=True)
-        u = centred / xp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * p.norm.scale_c + p.norm.offset_c
+        by_head = c.reshape(*c.shape[:-1], -1, p.w_h.shape[1] if p.w_h.ndim == 3 else c.shape[-1])
+        centred = by_head - by_head.mean(-1, keepdims=True)
+        u = (centred / xp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)).reshape(c.shape)
+        u = u * p.norm.scale_c + p.norm.offset_c
     m = o * xp.tanh(u)
     return m if p.w_proj is None else m @ p.w_proj
 
@@ -55,23 +58,24 @@ def lstm_step(p, state, x, fixed):
 
 def gru_step(reset_after, p, h, x, fixed):
     scale_x, scale_h = (None, None) if p.norm is None else p.norm
+    both = 2 * h.shape[-1]
     x_r, x_z, x_n = np.split(product(x, p.w_x, scale_x) + (0 if p.b is None else p.b), 3, axis=-1)
     if reset_after:
         h_r, h_z, h_n = np.split(product(h, p.w_h, scale_h), 3, axis=-1)
     else:
-        h_r, h_z = np.split(product(h, p.w_h[:, : 2 * H], None if scale_h is None else scale_h[: 2 * H]), 2, axis=-1)
+        h_r, h_z = np.split(product(h, p.w_h[:, :both], None if scale_h is None else scale_h[:both]), 2, axis=-1)
     r, z = fixed.get("r", sigmoid(x_r + h_r)), fixed.get("z", sigmoid(x_z + h_z))
     if reset_after:
         n = np.tanh(x_n + r * (h_n + (0 if p.b_hn is None else p.b_hn)))
     else:
-        n = np.tanh(x_n + product(r * h, p.w_h[:, 2 * H :], None if scale_h is None else scale_h[2 * H :]))
+        n = np.tanh(x_n + product(r * h, p.w_h[:, both:], None if scale_h is None else scale_h[both:]))
     return (1 - z) * n + z * h, {"r": r, "z": z, "n": n}
 
 
 def mgu_step(p, h, x, fixed):
-    x_f, x_n = np.split(x @ p.w_x + p.b, 2, axis=-1)
-    f = fixed.get("f", sigmoid(x_f + h @ p.w_h[:, :H]))
-    n = np.tanh(x_n + (f * h) @ p.w_h[:, H:])
+    (x_f, x_n), (w_f, w_n) = np.split(x @ p.w_x + p.b, 2, axis=-1), np.split(p.w_h, 2, axis=-1)
+    f = fixed.get("f", sigmoid(x_f + h @ w_f))
+    n = np.tanh(x_n + (f * h) @ w_n)
     return (1 - f) * h + f * n, {"f": f, "n": n}
 
 
@@ -80,6 +84,9 @@ def by_hand(name, case, fixed=None):
     step = {"lstm": lstm_step, "gru": functools.partial(gru_step, "before" not in name), "mgu": mgu_step}[
         name[:4].strip("-")
     ]
+    if "heads" in name:
+        one_head = step
+        step = lambda p, s, x, fixed: in_numpy.by_head(lambda _, *own: one_head(*own, fixed), name, p, s, x)  # noqa: E731
     p, state, xs = jax.tree.map(np.asarray, (case.params, case.state, case.xs))
     zoneout = 0.3 if name == "lstm-regularized" else 0.0
     states, gates = [], []
@@ -113,7 +120,7 @@ def test_gate_values_follow_the_equations(name, x64):
         close([got.below, got.above], [(rows < 0.1).mean(0), (rows > 0.9).mean(0)])
         np.testing.assert_array_equal(got.histogram, [np.histogram(unit, 20, (0, 1))[0] for unit in rows.T])
         if gate == ("z" if name.startswith("gru") else "f"):
-            close(got.retention_time, -1 / np.log(1 - rows if name == "mgu" else rows).mean(0))
+            close(got.retention_time, -1 / np.log(1 - rows if name.startswith("mgu") else rows).mean(0))
         else:
             assert got.retention_time is None
 
@@ -237,6 +244,15 @@ def test_ablated_gates_receive_no_gradient(x64):
         assert not leaf[:H].any()
         assert leaf[H:].all()
     assert found.w_h.all()  # through the mean over all entries
+    case = case_of("lstm-heads")
+    found = gradients(case._replace(cell=analysis.ablate_gates(case.cell, "f", 0.3)), lengths=LENGTHS)
+    by_gate = np.asarray(found.w_h).reshape(2, H // 2, 4, H // 2)
+    assert [bool(by_gate[:, :, k].any()) for k in range(4)] == [True, False, True, True]
+    assert by_gate[:, :, [0, 2, 3]].all()
+    cells, params = (case.cell, jaxrnn.lstm(H)), (case.params, jaxrnn.merge_heads(case.params))
+    close(
+        *(jaxrnn.unroll(analysis.ablate_gates(c, "f", 0.3), p, case.xs)[1] for c, p in zip(cells, params, strict=True))
+    )
 
 
 def test_ablated_cells_compose(x64):
@@ -317,13 +333,17 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
-    lstm = "fgo" if name in ("lstm-coupled", "lstm-all") else "ifgo"
+    lstm = "fgo" if name in ("lstm-coupled", "lstm-all", "lstm-heads-all") else "ifgo"
     known = {"gru": "rzn", "mgu": "fn", "lstm": lstm, "rnn": "h", "indrnn": "h"}.get(name.split("-")[0])
     assert names == list(known or case.cell.config.gates)
     w_proj = getattr(case.params, "w_proj", None)
-    rank = H if w_proj is None else w_proj.shape[1]
-    matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=1)
-    for got, w in zip(found.values(), matrices, strict=True):
+    rank = w_h.shape[-2:][0] if w_proj is None else w_proj.shape[1]
+    matrices = [np.diag(w_h)] if w_h.ndim == 1 else np.split(w_h, len(names), axis=-1)
+    by_gate = list(found.values())
+    if w_h.ndim == 3:  # one spectrum for each head
+        by_gate = [jax.tree.map(lambda leaf, n=n: leaf[n], got) for got in by_gate for n in range(len(w_h))]
+        matrices = [w for blocks in matrices for w in blocks]
+    for got, w in zip(by_gate, matrices, strict=True):
         moduli = np.abs(got.eigenvalues)
         if w_proj is not None:
             inner = np.sort(np.abs(np.linalg.eigvals(w @ np.asarray(w_proj))))[::-1]
@@ -337,7 +357,8 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
         close(got.singular_values, np.linalg.svd(w, compute_uv=False))
         close(np.poly(np.asarray(got.eigenvalues)).real, np.poly(w))
         assert (np.diff(moduli) <= 1e-12).all()
-    assert analysis.recurrent_spectrum(case.params)[names[0]].log_power_singular_values.shape == (0, w.shape[0])
+    without = analysis.recurrent_spectrum(case.params)[names[0]].log_power_singular_values
+    assert without.shape == (*w_h.shape[:-2], 0, w.shape[0])
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -122,7 +122,7 @@ REFUSED = {
     "params of many layers": (
         lambda: a.recurrent_spectrum(jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), params_of(GRU))),
         ValueError,
-        r"recurrent_spectrum: params.w_h expected 2 axes, got shape \(2, 4, 12\); of several layers",
+        r"recurrent_spectrum: params.w_x expected 2 axes, got shape \(2, 3, 12\); of several layers",
     ),
     "loss of nothing": (
         flow(lambda final, ys: None),

@@ -317,6 +317,21 @@ def _():
         assert_same(params.b, b_x + b_h)
 
 
+@TABLE.row("`jaxrnn.lstm(H, num_heads=N)`, `jaxrnn.interop.from_torch(weights, num_heads=N)`")
+def _():
+    cell, theirs = jaxrnn.lstm(4, num_heads=2), theirs_of("LSTM", I, 4)
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    weights = interop.to_torch((params,))
+    theirs.load_state_dict({name: tensor(leaf) for name, leaf in weights.items()})
+    assert_same(jaxrnn.unroll(cell, params, XS)[1], array(theirs(tensor(XS))[0]))
+    w_hi = weights["weight_hh_l0"][:4]
+    assert not w_hi[:2, 2:].any()
+    assert not w_hi[2:, :2].any()
+    assert w_hi[:2, :2].all()
+    assert w_hi[2:, 2:].all()
+    chex.assert_trees_all_equal(interop.from_torch(theirs.state_dict(), num_heads=2), (params,))
+
+
 @TABLE.row("`torch.save`, `torch.load`")
 def _():
     theirs = theirs_of("GRU", num_layers=2)

@@ -23,7 +23,7 @@ from jaxrnn import Bidirectional, LSTMState, configuration
 from jaxrnn.cells import RNNConfig
 from jaxrnn.saving import load, save
 from tests.support.registry import CELLS, H, I, random_like
-from tests.support.saving import TINY, assert_same_bits, own_cell, params_of
+from tests.support.saving import TINY, assert_same_bits, forge, own_cell, params_of
 
 pytestmark = pytest.mark.usefixtures("unhooked")
 
@@ -118,8 +118,9 @@ def test_file_can_be_read_without_jaxrnn(path):
     ]
     assert sorted(entry.pop("checksums")) == sorted(names)
     gru = {"factory": "gru", "hidden_size": 2, "use_bias": True, "reset_after": True, "layer_norm": True}
+    gru["num_heads"] = 1
     lstm = {"factory": "lstm", "hidden_size": 2, "projection_size": None, "use_bias": True}
-    lstm |= {"peephole": False, "coupled": False, "layer_norm": False}
+    lstm |= {"peephole": False, "coupled": False, "layer_norm": False, "num_heads": 1}
     assert entry == {
         "version": 1,
         "configuration": {
@@ -204,6 +205,26 @@ def test_noise_around_noise_is_saved_to_the_depth_that_is_loaded(path):
     ):
         save(path, cells[-1], params)
     assert path.read_bytes() == before
+
+
+def without_heads(entry):
+    """The JSON of a file from before cells could have heads."""
+    cells = entry["configuration"]["cells"]
+    halves = [half for cell in cells for half in ([cell] if "factory" in cell else cell.values())]
+    assert [half.pop("num_heads") for half in halves] == [1] * len(halves)
+
+
+def test_files_from_before_there_were_heads_load_as_cells_with_one(path):
+    net = jaxrnn.stack([jaxrnn.Bidirectional(jaxrnn.rnn(2), jaxrnn.mgu(2)), jaxrnn.lstm(4), jaxrnn.gru(4)])
+    params = params_of(net)
+    save(path, net, params)
+    forge(path, lambda _, entry: without_heads(entry))
+    loaded, back = load(path)
+    assert configuration.describe(loaded) == configuration.describe(net)
+    assert_same_bits(params, back)
+    load(path, net)
+    with pytest.raises(ValueError, match=r"load: network expected the equations of .*, got stack\(\[.*num_heads=2"):
+        load(path, jaxrnn.stack([net.layers[0], jaxrnn.lstm(4, num_heads=2), jaxrnn.gru(4)]))
 
 
 # Networks without a configuration

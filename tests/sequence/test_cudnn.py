@@ -17,7 +17,7 @@ from jax.sharding import AxisType
 import jaxrnn
 from jaxrnn.sequence.implementations import cudnn
 from jaxrnn.sequence.implementations.cudnn import Cudnn
-from jaxrnn.sequence.implementations.protocol import REASONS
+from jaxrnn.sequence.implementations.protocol import HEADS, REASONS
 from jaxrnn.sequence.request import CLOSURES, FEATURES, Device, Inputs, Options
 from tests.support.registry import LENGTHS, B, H, I, T, assert_close, make, quick_jit, random_like, weighed
 from tests.support.requests import ARGUMENTS, CUDA, FLAGS, OWN, traced
@@ -244,6 +244,7 @@ OTHER_CELLS = {
         jaxrnn.lstm(H, coupled=True),
         jaxrnn.lstm(H, layer_norm=True),
     ],
+    HEADS: [jaxrnn.lstm(16, num_heads=2)],  # D = 4N: the blocks (2, 8, 32) have four times as many rows as heads
 }
 
 

@@ -22,6 +22,7 @@ REFUSED = {
     "gru-layer-norm": VECTORS,
     "lstm-regularized": POINTWISE,
     "mgu": POINTWISE,
+    "gru-heads": r"it multiplies by one dense w_h, .*; jaxrnn.merge_heads\(params\) writes",
     "indrnn": "a kernel needs a recurrent weight that is one matrix of 4 rows",
 }
 

@@ -29,7 +29,7 @@ GATES = {
 
 def gates_of(name: str) -> Any:
     """The names of the gates of a cell of the registry, in the order of their columns."""
-    coupled = name in ("lstm-coupled", "lstm-all")
+    coupled = name in ("lstm-coupled", "lstm-all", "lstm-heads-all")
     return "fgo" if coupled else GATES[name.split("-")[0]]
 
 
@@ -82,7 +82,8 @@ def _gru(name, p, h, x, e):
     scale_x, scale_h = _scales(p)
     x_r, x_z, x_n = jnp.split(_biased(_norm(x @ p.w_x, scale_x), p.b), 3, -1)
     if "before" in name:
-        rz, n = slice(0, 2 * H), slice(2 * H, 3 * H)
+        size = h.shape[-1]
+        rz, n = slice(0, 2 * size), slice(2 * size, 3 * size)
         h_r, h_z = jnp.split(_norm(h @ p.w_h[:, rz], None if scale_h is None else scale_h[rz]), 2, -1)
         r, z = sigmoid(x_r + h_r + e["r"]), sigmoid(x_z + h_z + e["z"])
         recurrent = _norm((r * h) @ p.w_h[:, n], None if scale_h is None else scale_h[n])
@@ -97,6 +98,21 @@ def _mgu(name, p, h, x, e):
     (x_f, x_n), (w_f, w_n) = jnp.split(_biased(x @ p.w_x, p.b), 2, -1), jnp.split(p.w_h, 2, -1)
     f = sigmoid(x_f + h @ w_f + e["f"])
     return (1 - f) * h + f * tanh(x_n + (f * h) @ w_n + e["n"])
+
+
+def _by_head(step, name, p, state, x, e):
+    """Each head is a cell of its own units, which reads all inputs."""
+    heads, size, _ = p.w_h.shape
+
+    def of_head(head, leaf):
+        leaf = leaf.reshape(*leaf.shape[:-1], -1, heads, size)[..., head, :]
+        return leaf.reshape(*leaf.shape[:-2], -1)
+
+    found = []
+    for head in range(heads):
+        own, before, added = jax.tree.map(lambda leaf, head=head: of_head(head, leaf), (p._replace(w_h=None), state, e))
+        found.append(step(name, own._replace(w_h=p.w_h[head]), before, x, added))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, -1), *found)
 
 
 def _min_gru(name, p, h, x, e):
@@ -152,6 +168,7 @@ def _where(condition, a, b):
 @functools.cache
 def _program(name, loss):
     step = STEPS[name.split("-")[0]]
+    step = functools.partial(_by_head, step) if "heads" in name else step
 
     def run(operands, inside, outside, order, over_time, limit):
         """The loss, with `inside` added within steps, and `outside` to the states after them, leaves `(T, B, ·)`."""

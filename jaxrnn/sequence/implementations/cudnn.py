@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn._types import AnyCell, Cell, LayerRules, PyTree, State
 from jaxrnn.cells.lstm import GATES, RULE, LSTMParams, LSTMState
-from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, SECOND, VMAP, Implementation
+from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, HEADS, SECOND, VMAP, Implementation
 from jaxrnn.sequence.masking import select
 from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request
 
@@ -168,6 +168,8 @@ class Cudnn(Implementation):
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(request.inputs.state)):
             return _FLOAT32
         for record in _records(request.inputs.params):
+            if len(record.w_h.shape) != 2:
+                return HEADS
             variants = (record.w_proj, record.peephole, record.norm)
             if any(part is not None for part in variants) or record.w_h.shape[1] != len(GATES) * record.w_h.shape[0]:
                 return "the LSTM of jax.experimental.rnn has no projection, peepholes, coupled gates or normalisation"

@@ -33,7 +33,7 @@ from jaxrnn.sequence.implementations.bptt import bptt, bptt_backward, bptt_forwa
 from jaxrnn.sequence.implementations.kernels import bodies, tiling, triton
 from jaxrnn.sequence.implementations.kernels.blocks import Memory, Shape
 from jaxrnn.sequence.implementations.kernels.bodies import Back, Given, OverTime, Written
-from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, Implementation
+from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, HEADS, Implementation
 from jaxrnn.sequence.request import Inputs, Options, Outcome, Request, operands
 
 _ON_CUDA = "its kernels are for CUDA; 'pallas_interpret' runs them on any platform, slowly"
@@ -88,6 +88,8 @@ def _unsupported_arrays(options: Options, inputs: Inputs, hidden: int) -> str | 
     if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(inputs.state)):
         return _IN_FLOAT32
     w_h = getattr(inputs.params, "w_h", None)
+    if len(getattr(w_h, "shape", ())) == 3:
+        return HEADS
     if not isinstance(w_h, jax.Array | jax.ShapeDtypeStruct) or len(w_h.shape) != 2 or w_h.shape[0] != hidden:
         return f"a kernel needs a recurrent weight that is one matrix of {hidden} rows for all sequences"
     if any(leaf.shape != (hidden,) for leaf in jax.tree.leaves(_vectors(inputs.params))):

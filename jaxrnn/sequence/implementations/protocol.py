@@ -14,6 +14,10 @@ from jaxrnn.sequence.request import COMPLEX, FEATURES, Inputs, Options, Outcome,
 GRAD, SECOND, FORWARD_MODE, VMAP = "`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`"
 TRANSFORMATIONS = (GRAD, SECOND, FORWARD_MODE, VMAP)
 BY_HAND = "the derivative is written by hand for reverse mode; 'scan' supports it"
+HEADS = (
+    "it multiplies by one dense w_h, not by the blocks of a block-diagonal one; jaxrnn.merge_heads(params) writes "
+    "them as one matrix, for the cell with num_heads=1"
+)
 UNSEEN = (
     "its gradient would miss their part: give them as parameters of a cell of your own; 'scan' supports it, and "
     "differentiates with respect to them"
