@@ -137,9 +137,9 @@ def by_head(step, name, params, state, x):
 
     def of_head(head, leaf):
         leaf = np.asarray(leaf)
-        *leading, columns = leaf.shape  # which may be empty
-        by_gate = leaf.reshape(*leading, columns // (heads * size), heads, size)
-        return by_gate[..., head, :].reshape(*leading, columns // heads)
+        *leading, columns = leaf.shape
+        blocks = columns // (heads * size)
+        return leaf.reshape(*leading, blocks, heads, size)[..., head, :].reshape(*leading, blocks * size)
 
     found = []
     for head in range(heads):
