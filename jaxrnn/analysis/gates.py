@@ -40,12 +40,14 @@ def gate_values(
     LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant; minGRU z n, minLSTM i f n
     with the gates divided by their sum, RG-LRU i r a, a being the coefficient of the state. sLSTM i f z o,
     with i = exp(ã_i - m_t) and f = exp(log f' + m_{t-1} - m_t): they are in units of exp(m), the larger of
-    the two is 1, and f is 0 where the memory was empty. The cell's own rule computes them from the states of one run, for all steps in one product.
+    the two is 1, and f is 0 where the memory was empty. The cell's own rule computes them from the states
+    of one run, for all steps in one product.
 
     Costs one run, and G T B H numbers.
 
     Args:
-        cell: an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with its noise off.
+        cell: an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with
+            its noise off.
         params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:

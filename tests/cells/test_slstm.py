@@ -5,6 +5,7 @@ The contract test has the rest: it compares the cell with its equations in NumPy
 
 import functools
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,7 +163,7 @@ def test_memory_without_weight_is_not_read(name, x64):
 
 def test_gradients_with_noise_equal_autodiff(x64):
     cell = jaxrnn.regularize(
-        cell_of("slstm"), input_dropout=0.3, recurrent_dropout=0.4, dropconnect=0.2, zoneout=SLSTMState(0.3, 0, 0, 0)
+        cell_of("slstm"), input_dropout=0.3, recurrent_dropout=0.4, dropconnect=0.2, zoneout=of_h(0.3)
     )
     (params, xs, state, reset_state), masks = operands_of("slstm"), SCENARIOS["mask-resets"]
     asked = ((params, xs, state, reset_state), *masks.values(), cotangents_of("slstm"))
@@ -170,6 +171,12 @@ def test_gradients_with_noise_equal_autodiff(x64):
     noisy, by_scan = (differentiated(cell, how, truncate=4)(*asked, key) for how in ("bptt", "scan"))
     assert_close(noisy, by_scan)
     assert gap(noisy[0], in_numpy.unroll("slstm", params, xs, state, reset_state=reset_state, **masks)) > 1e-3
+
+
+def of_h(rate, n=0.0):
+    """Rates of zoneout."""
+    rates: Any = (rate, 0.0, n, 0.0)
+    return SLSTMState(*rates)
 
 
 # Initial values
@@ -209,7 +216,7 @@ def test_cell_starts_as_published():
     (lambda: unrolled(jaxrnn.slstm(H, num_heads=2), "slstm"), ValueError, r"unroll: params.w_h expected shape \(2, 2, 8\), got \(4, 16\), the dense matrix; use slstm\(4\) for these parameters, or change them by jaxrnn.split_heads"),
     (lambda: unrolled(jaxrnn.slstm(H), "slstm-exponential-heads"), ValueError, "params.b expected an array, got None"),
     (lambda: jaxrnn.regularize(jaxrnn.slstm(4), zoneout=0.1), ValueError, r"regularize: zoneout expected SLSTMState\(h=rate, c=0, n=0, m=0\) for slstm\(4\), got float 0.1; its c, n, m have a meaning only together"),
-    (lambda: jaxrnn.regularize(jaxrnn.regularize(jaxrnn.slstm(4), dropconnect=0.1), zoneout=SLSTMState(0, 0, 0.5, 0)), ValueError, r"zoneout expected SLSTMState"),
+    (lambda: jaxrnn.regularize(jaxrnn.regularize(jaxrnn.slstm(4), dropconnect=0.1), zoneout=of_h(0.0, n=0.5)), ValueError, r"zoneout expected SLSTMState"),
     (lambda: jaxrnn.interop.to_torch((cell_of("slstm").init(jax.random.key(0), I),)), TypeError, r"to_torch: params\[0\] expected RNNParams, LSTMParams or GRUParams, got SLSTMParams; PyTorch has no other cells of ours"),
     (lambda: jaxrnn.interop.to_onnx(cell_of("slstm"), cell_of("slstm").init(jax.random.key(0), I)), ValueError, r"to_onnx: params expected a cell of rnn, lstm or gru, got slstm\(4\); ONNX has no operator for it"),
 ])  # fmt: skip
