@@ -187,10 +187,11 @@ def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Fam
     family = _family(shapes)
     is_other = by_state and type(shapes) in (*AFFINE, SLSTMParams)
     if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward) or is_other:
-        expected = "an LSTM, GRU or MGU" if by_state else "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU"
+        expected = "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, which have gates"
+        if by_state:
+            expected = "an LSTM, GRU or MGU, which have gates that read the state and are σ(a)"
         raise NotImplementedError(
-            f"{where}: cell expected {expected}, which have gates{' that read the state and are σ(a)' if by_state else ''}, "
-            f"with the library's rule; got {_checks.describe(cell)}"
+            f"{where}: cell expected {expected}, with the library's rule; got {_checks.describe(cell)}"
         )
     return family, shapes
 
