@@ -63,6 +63,17 @@ def _rnn(name, p, h, x, e):
     return phi(_biased(x @ p.w_x + recurrent, p.b) + e["h"])
 
 
+def _slstm(name, p, state, x, e):
+    h, c, n, m = state
+    a_i, a_f, a_z, a_o = jnp.split(_biased(x @ p.w_x + h @ p.w_h, p.b), 4, -1)
+    a_i, a_f = a_i + e["i"], a_f + e["f"]
+    log_f = a_f if "exponential" in name else jnp.log(sigmoid(a_f))
+    top = jax.lax.stop_gradient(jnp.maximum(a_i, log_f + m))
+    i, f = jnp.exp(a_i - top), jnp.exp(log_f + m - top)
+    c, n = f * c + i * tanh(a_z + e["z"]), f * n + i
+    return type(state)(sigmoid(a_o + e["o"]) * c / n, c, n, top)
+
+
 def _lstm(name, p, state, x, e):
     h, c = state
     scale_x, scale_h = _scales(p)
@@ -98,20 +109,6 @@ def _mgu(name, p, h, x, e):
     (x_f, x_n), (w_f, w_n) = jnp.split(_biased(x @ p.w_x, p.b), 2, -1), jnp.split(p.w_h, 2, -1)
     f = sigmoid(x_f + h @ w_f + e["f"])
     return (1 - f) * h + f * tanh(x_n + (f * h) @ w_n + e["n"])
-
-
-def _slstm(name, p, state, x, e):
-    h, c, n, m = state
-    heads = p.w_h if p.w_h.ndim == 3 else p.w_h[None]
-    by_head = [jnp.split(part @ w, 4, -1) for part, w in zip(jnp.split(h, len(heads), -1), heads, strict=True)]
-    recurrent = jnp.concatenate([part for gate in zip(*by_head, strict=True) for part in gate], -1)
-    a_i, a_f, a_z, a_o = jnp.split(_biased(x @ p.w_x + recurrent, p.b), 4, -1)
-    a_i, a_f = a_i + e["i"], a_f + e["f"]
-    log_f = a_f if "exponential" in name else jnp.log(sigmoid(a_f))
-    top = jax.lax.stop_gradient(jnp.maximum(a_i, log_f + m))
-    i, f = jnp.exp(a_i - top), jnp.exp(log_f + m - top)
-    c, n = f * c + i * tanh(a_z + e["z"]), f * n + i
-    return type(state)(sigmoid(a_o + e["o"]) * c / n, c, n, top)
 
 
 def _min_gru(name, p, h, x, e):
