@@ -19,6 +19,8 @@ from jaxrnn.cells import (
     MinLSTMParams,
     RGLRUParams,
     RNNParams,
+    SLSTMParams,
+    SLSTMState,
     affine_rule,
     gru,
     gru_step,
@@ -39,6 +41,8 @@ from jaxrnn.cells import (
     rg_lru_step,
     rnn,
     rnn_step,
+    slstm,
+    slstm_step,
 )
 from jaxrnn.counting import count_params
 from jaxrnn.generation import generate, last_output
@@ -79,6 +83,8 @@ __all__ = [
     "Readout",
     "ReadoutParams",
     "Rule",
+    "SLSTMParams",
+    "SLSTMState",
     "Tape",
     "affine_rule",
     "analysis",
@@ -116,6 +122,8 @@ __all__ = [
     "rnn",
     "rnn_step",
     "save",
+    "slstm",
+    "slstm_step",
     "split_heads",
     "stack",
     "unroll",

@@ -225,6 +225,55 @@ def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int,
     return jnp.concatenate([biases.get(name, jnp.zeros((hidden_size,), dtype)) for name in names])
 
 
+def powerlaw_forget(num_heads: int = 1, depth: float = 0.0) -> BiasInitializer:
+    """Forget gates spread by a power law over the units of each head, from open to closed; every other bias is 0.
+
+    b_f of unit k of the D units of a head is 5 - 12 (k / (D-1))^(0.3 + 1.3 depth). With one unit it is 5.
+
+    Args:
+        num_heads: N of the cell.
+        depth: of the layer, from 0, the first of a network, to 1, the last: l / (L-1) of layer l = 0..L-1.
+            Deeper layers have more units whose gate is open.
+
+    Raises:
+        TypeError, ValueError: for a depth outside [0, 1]; when parameters are made for a cell without a gate f,
+            or whose units `num_heads` does not divide.
+
+    Example:
+        >>> import jax, jaxrnn
+        >>> cell = jaxrnn.slstm(3, bias_init=jaxrnn.initializers.powerlaw_forget(depth=1.0))
+        >>> [round(float(b), 2) for b in cell.init(jax.random.key(0), 2).b[3:6]]  # of i, then f
+        [5.0, 1.04, -7.0]
+
+    References:
+        Beck et al. 2024, arXiv:2405.04517, whose code initialises sLSTM so.
+    """
+    num_heads = _checks.size("powerlaw_forget", "num_heads", num_heads)
+    depth = _checks.number("powerlaw_forget", "depth", depth)
+    if not 0 <= depth <= 1:
+        raise ValueError(
+            f"powerlaw_forget: depth expected a number from 0 to 1, got {depth}; it is l / (L-1) of layer l of L"
+        )
+    return Bound(_powerlaw_forget, num_heads, depth)
+
+
+def _powerlaw_forget(
+    num_heads: int, depth: float, key: Array, names: tuple[str, ...], hidden_size: int, dtype: Any
+) -> Array:
+    del key
+    if "f" not in names:
+        raise ValueError(f"powerlaw_forget: expected a cell with a gate f, got one with the gates {', '.join(names)}")
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"powerlaw_forget: num_heads expected a number that divides hidden_size = {hidden_size}, got {num_heads}"
+        )
+    size = hidden_size // num_heads
+    position = jnp.arange(size, dtype=jnp.float32) / max(size - 1, 1)
+    forget = jnp.tile(5 - 12 * position ** (0.3 + 1.3 * depth), num_heads).astype(dtype)
+    zeros = jnp.zeros((hidden_size,), dtype)
+    return jnp.concatenate([forget if name == "f" else zeros for name in names])
+
+
 def draw_gates(
     where: str, initializer: Initializer, key: Array, gates: int, shape: tuple[int, int], dtype: Any
 ) -> Array:

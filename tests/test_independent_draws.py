@@ -42,12 +42,12 @@ def test_layers_and_directions_are_drawn_independently():
     assert_independent(draws)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM", "RGLRU", "LRU"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "MinGRU", "MinLSTM", "RGLRU", "LRU", "SLSTM"])
 def test_parameters_of_modules_are_drawn_independently(kind):
     """Two modules and two cells draw from the streams of one `Rngs`."""
-    rngs = nnx.Rngs(0)
-    layers = [getattr(modules, kind)(H, H, 2, bidirectional=True, rngs=rngs) for _ in range(2)]
-    cells = [getattr(modules, f"{kind}Cell")(H, H, rngs=rngs) for _ in range(2)]
+    rngs, given = nnx.Rngs(0), UNIFORM if kind == "SLSTM" else {}  # whose biases are not drawn by default
+    layers = [getattr(modules, kind)(H, H, 2, bidirectional=True, rngs=rngs, **given) for _ in range(2)]
+    cells = [getattr(modules, f"{kind}Cell")(H, H, rngs=rngs, **given) for _ in range(2)]
     draws = {}
     for k, module in enumerate((*layers, *cells)):
         draws |= blocks(f"module {k}", module.params)

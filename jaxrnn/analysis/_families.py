@@ -19,11 +19,13 @@ from jaxrnn.cells import (
     MinGRUParams,
     MinLSTMParams,
     RGLRUParams,
+    SLSTMParams,
 )
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
 from jaxrnn.cells.mgu import GATES as MGU_GATES
+from jaxrnn.cells.slstm import GATES as SLSTM_GATES
 from jaxrnn.sequence.inspection import is_own
 
 Values = dict[str, Array]
@@ -36,7 +38,7 @@ class Family(NamedTuple):
     gates: tuple[str, ...]  # without the candidate
     values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
     deltas: Callable[[Any], Values]  # δa by name, from what `Rule.backward` returns for `Rule.accumulate`
-    kept: tuple[str, bool] | None  # the gate that sets what a step keeps; whether it keeps 1 minus the gate
+    kept: tuple[str, bool] | None  # the gate that alone sets what a step keeps; whether it keeps 1 minus the gate
 
 
 # Of a cell whose step is a_t ⊙ s_{t-1} + b_t: what `Affine.coefficients` keeps, by name, the gates, and the one
@@ -97,6 +99,8 @@ def _family(params: Any) -> Family | None:
         return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
     if isinstance(params, MGUParams):
         return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
+    if isinstance(params, SLSTMParams):
+        return Family(SLSTM_GATES, ("i", "f", "o"), Bound(_first, SLSTM_GATES), Bound(_deltas, SLSTM_GATES), None)
     if type(params) in CONFIGS:
         gates = CONFIGS[type(params)].gates
         if type(params) in AFFINE:
@@ -190,15 +194,16 @@ def _array(where: str, params: Any, name: str, *axes: int) -> Array:
 
 
 def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Family, Params]:
-    """The family of a cell that has gates, with `by_state` gates that read the state, and its parameters' shapes."""
+    """The family of a cell that has gates, and its parameters' shapes; `by_state`: gates σ(a) that read the state."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    is_other = by_state and type(shapes) in AFFINE
+    is_other = by_state and type(shapes) in (*AFFINE, SLSTMParams)
     if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward) or is_other:
-        expected = "an LSTM, GRU or MGU" if by_state else "an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU"
+        expected = "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, which have gates"
+        if by_state:
+            expected = "an LSTM, GRU or MGU, which have gates that read the state and are σ(a)"
         raise NotImplementedError(
-            f"{where}: cell expected {expected}, which have gates{' that read the state' if by_state else ''}, "
-            f"with the library's rule; got {_checks.describe(cell)}"
+            f"{where}: cell expected {expected}, with the library's rule; got {_checks.describe(cell)}"
         )
     return family, shapes
 

@@ -186,7 +186,7 @@ def _forward(options: Options, inputs: Inputs) -> tuple[Tape, State, Array]:
     return Tape(entering_states(options, inputs, after), after, residual), final, only(inputs.mask, ys)
 
 
-ORDER = "irzfgnqoh"  # of the names of gates in a result; others come last
+ORDER = "irfzgnqoh"  # of the names of gates in a result; others come last
 
 
 def _back(run: _Run, value: Array, dfinal: State, dys: Array, keep: bool) -> BackwardPass:

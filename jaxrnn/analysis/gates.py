@@ -38,13 +38,16 @@ def gate_values(
     """The gates and the candidate at every step.
 
     LSTM i f g o (coupled: i = 1 - f), GRU r z n, MGU f n, in every variant; minGRU z n, minLSTM i f n
-    with the gates divided by their sum, RG-LRU i r a, a being the coefficient of the state. The cell's
-    own rule computes them from the states of one run, for all steps in one product.
+    with the gates divided by their sum, RG-LRU i r a, a being the coefficient of the state. sLSTM i f z o,
+    with i = exp(ã_i - m_t) and f = exp(log f' + m_{t-1} - m_t): they are in units of exp(m), the larger of
+    the two is 1, and f is 0 where the memory was empty. The cell's own rule computes them from the states
+    of one run, for all steps in one product.
 
     Costs one run, and G T B H numbers.
 
     Args:
-        cell: an LSTM, GRU, MGU, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with its noise off.
+        cell: an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with
+            its noise off.
         params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:
@@ -67,7 +70,7 @@ def gate_values(
     run = trajectory("gate_values", cell, params, xs, state, lengths, mask)
     values = _values(family, cell.rule, run.params, run.steps)
     return {
-        name: values[name] for name in ("i", "r", "z", "f", "g", "n", "o", "a") if name in values
+        name: values[name] for name in ("i", "r", "f", "z", "g", "n", "o", "a") if name in values
     }  # jit sorts by name
 
 
@@ -94,7 +97,7 @@ def gate_statistics(
     The retention time is -1/⟨log f⟩, the number of steps after which 1/e of the memory is left
     if every step keeps a fraction f. It is infinite at f = 1. It belongs to the gate that sets
     what is kept: f of an LSTM or minLSTM, z of a GRU, a of an RG-LRU, f of an MGU, which keeps 1 - f,
-    and z of a minGRU, which keeps 1 - z.
+    and z of a minGRU, which keeps 1 - z. An sLSTM has none: what a step keeps of c / n depends on n too.
 
     Costs one run, G T B H numbers for the gates, and `bins` passes over them.
 
@@ -134,7 +137,8 @@ def gate_statistics(
     run = trajectory(where, cell, params, xs, state, lengths, mask)
     values = _values(family, cell.rule, run.params, run.steps)
     found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in family.gates}
-    assert family.kept is not None
+    if family.kept is None:
+        return found
     name, complement = family.kept
     kept = 1 - values[name] if complement else values[name]
     return found | {name: found[name]._replace(retention_time=_retention_time(kept, run.steps.mask))}

@@ -28,7 +28,8 @@ def state_jacobians(
 
     Entry [i, j] is the derivative of entry i of s_t by entry j of s_{t-1}. The S entries of a
     state are those of its leaves one after another, in the order of `jax.tree.leaves`: the H of
-    h for an RNN or GRU; for an LSTM the H of h (P with a projection), then the H of c.
+    h for an RNN or GRU; for an LSTM the H of h (P with a projection), then the H of c. Those of an
+    sLSTM (h, c, n, m) are derivatives at a constant m_t, as its gradients are: the rows of m are 0.
 
     The result holds T B S² numbers. A step costs S forward derivatives of itself, O(S G H²) a
     sequence, and their memory; steps are taken one after another. Where T B S² numbers do not

@@ -14,6 +14,7 @@ from jaxrnn.cells.min_lstm import MinLSTMConfig, MinLSTMParams, min_lstm, min_ls
 from jaxrnn.cells.regularize import RegularizeConfig, regularize
 from jaxrnn.cells.rg_lru import RGLRUConfig, RGLRUParams, rg_lru, rg_lru_step
 from jaxrnn.cells.rnn import RNNConfig, RNNParams, rnn, rnn_step
+from jaxrnn.cells.slstm import SLSTMConfig, SLSTMParams, SLSTMState, slstm, slstm_step
 
 __all__ = [
     "FAMILIES",
@@ -40,6 +41,9 @@ __all__ = [
     "RNNConfig",
     "RNNParams",
     "RegularizeConfig",
+    "SLSTMConfig",
+    "SLSTMParams",
+    "SLSTMState",
     "affine_rule",
     "gru",
     "gru_step",
@@ -60,6 +64,8 @@ __all__ = [
     "rg_lru_step",
     "rnn",
     "rnn_step",
+    "slstm",
+    "slstm_step",
     "variants",
 ]
 
@@ -79,6 +85,7 @@ FAMILIES = (
     ),
     Family(gru, GRUConfig, {"`gru` with `reset_after=False`": {"reset_after": False}}),
     Family(mgu, MGUConfig),
+    Family(slstm, SLSTMConfig),
     Family(indrnn, IndRNNConfig),
     Family(min_gru, MinGRUConfig),
     Family(min_lstm, MinLSTMConfig),

@@ -49,6 +49,7 @@ class FamilyConfig(CellConfig):
     hidden_size: int
 
     gates: ClassVar[Any]  # the names of the gates, in the order of their blocks
+    in_one_unit: ClassVar[tuple[str, ...]] = ()  # parts of the state that have a meaning only together
 
     def shapes(self, input_size: int) -> Any:
         """The record of the parameters with shapes for arrays; `None` is what the cell does not have."""

@@ -147,6 +147,22 @@ def _step(where: str, check: Any, initial_state: Any, rule: Rule, params: Params
 
 
 def _zoneout_rates(cell: Cell, zoneout: Any) -> State:
+    rates = _rates_by_part(cell, zoneout)
+    config = cell.config
+    while isinstance(config, RegularizeConfig):
+        config = config.cell
+    together = getattr(config, "in_one_unit", ())
+    if any(getattr(rates, part) for part in together):
+        parts = ", ".join(f"{part}=0" for part in together)
+        raise ValueError(
+            f"regularize: zoneout expected {type(rates).__name__}(h=rate, {parts}) for {cell.name}, "
+            f"got {_checks.describe(zoneout)}; its {', '.join(together)} have a meaning only together, "
+            "so that none can be held back or mixed by itself"
+        )
+    return rates
+
+
+def _rates_by_part(cell: Cell, zoneout: Any) -> State:
     state = jax.eval_shape(cell.initial_state)
     if not isinstance(zoneout, tuple):
         rate = _checks.rate("regularize", "zoneout", zoneout)
@@ -203,13 +219,14 @@ def regularize(
             same at every step. What a gate carries over from h is not dropped.
         dropconnect: drops entries of `w_h`, the same for every sequence and step.
         zoneout: holds units of the state back, anew at every step: a rate for all of it,
-            or one for each part, as `LSTMState(h=0.05, c=0.5)`.
+            or one for each part, as `LSTMState(h=0.05, c=0.5)`. Of an sLSTM h alone can be held back, as
+            `SLSTMState(h=0.05, c=0, n=0, m=0)`.
 
     Returns:
         A :class:`Cell`; give :func:`unroll` a `key` to turn the noise on.
 
     Raises:
-        TypeError, ValueError: for rates that are not numbers in [0, 1).
+        TypeError, ValueError: for rates that are not numbers in [0, 1), or zoneout of c, n or m of an sLSTM.
         NotImplementedError: for a cell without a rule or without `w_h`, or with a `sample` of its own.
 
     Example:

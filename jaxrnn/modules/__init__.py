@@ -1,7 +1,7 @@
 """Flax NNX modules over the functional API, with PyTorch's names, arguments and shapes."""
 
-from jaxrnn.modules.cells import GRUCell, LRUCell, LSTMCell, MinGRUCell, MinLSTMCell, RGLRUCell, RNNCell
-from jaxrnn.modules.layers import GRU, LRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
+from jaxrnn.modules.cells import GRUCell, LRUCell, LSTMCell, MinGRUCell, MinLSTMCell, RGLRUCell, RNNCell, SLSTMCell
+from jaxrnn.modules.layers import GRU, LRU, LSTM, RGLRU, RNN, SLSTM, MinGRU, MinLSTM
 from jaxrnn.modules.readout import Readout
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "LSTM",
     "RGLRU",
     "RNN",
+    "SLSTM",
     "GRUCell",
     "LRUCell",
     "LSTMCell",
@@ -20,4 +21,5 @@ __all__ = [
     "RGLRUCell",
     "RNNCell",
     "Readout",
+    "SLSTMCell",
 ]

@@ -9,7 +9,6 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._types import State
-from jaxrnn.cells import LSTMState
 from jaxrnn.layers import directions, from_directions
 from jaxrnn.network import Network
 
@@ -55,16 +54,18 @@ def stack_states(states: State) -> Any:
 
 
 def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int, ...], batch_first: bool) -> State:
-    """States by layer from `h_0`, or an LSTM's `(h_0, c_0)`, checked; `None` stays `None`."""
+    """States by layer from `h_0`, or `(h_0, c_0)` of an LSTM, checked; `None` stays `None`."""
     if hx is None:
         return None
     expected = jax.eval_shape(lambda: stack_states(network.initial_state(batch_shape)))
     hint = "batch_first does not touch it" if batch_first else "is xs batch-major, or the state that of another batch?"
-    if isinstance(expected, LSTMState):
-        if not isinstance(hx, (tuple, list)) or len(hx) != 2:
-            raise TypeError(f"{where}: hx expected the tuple (h_0, c_0), got {_checks.describe(hx)}")
-        hint = f"the order is (h_0, c_0); {hint}"
-        hx = LSTMState(*(_rows(where, *one, hint) for one in zip(("h_0", "c_0"), hx, expected, strict=True)))
+    if hasattr(expected, "_fields"):
+        names = [f"{field}_0" for field in expected._fields]
+        order = f"({', '.join(names)})"
+        if not isinstance(hx, (tuple, list)) or len(hx) != len(names):
+            raise TypeError(f"{where}: hx expected the tuple {order}, got {_checks.describe(hx)}")
+        hint = f"the order is {order}; {hint}"
+        hx = type(expected)(*(_rows(where, *one, hint) for one in zip(names, hx, expected, strict=True)))
     else:
         if isinstance(hx, (tuple, list)):
             raise TypeError(f"{where}: hx expected the array h_0, got {_checks.describe(hx)}; only an LSTM has a c_0")

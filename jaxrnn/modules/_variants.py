@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxrnn import _checks
 from jaxrnn._types import Cell
-from jaxrnn.cells import GRUConfig, RNNConfig, lru, rg_lru
+from jaxrnn.cells import GRUConfig, RNNConfig, lru, rg_lru, slstm
 from jaxrnn.cells._activation import ACTIVATIONS
 from jaxrnn.cells._family import checked_heads
 from jaxrnn.layers import Layer, directions
@@ -90,6 +90,17 @@ def lru_factory(where: str, drawing: Mapping[str, Any]) -> Callable[..., Cell]:
         return lru(hidden_size, **drawn, **own)
 
     return without_recurrent(where, make, drawing)
+
+
+def slstm_factory(drawing: Mapping[str, Any]) -> Callable[..., Cell]:
+    """:func:`jaxrnn.slstm`, drawn as it draws itself but for the initialisers that are given."""
+    given = {name for name, value in drawing.items() if value is not None}
+
+    def make(hidden_size: int, **options: Any) -> Cell:
+        own = {name: value for name, value in options.items() if not name.endswith("_init") or name in given}
+        return slstm(hidden_size, **own)
+
+    return make
 
 
 def check_torch_has(where: str, layer: Layer) -> None:

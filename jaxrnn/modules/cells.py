@@ -22,6 +22,7 @@ from jaxrnn.modules._variants import (
     lstm_options,
     rg_lru_factory,
     rnn_options,
+    slstm_factory,
     without_recurrent,
 )
 from jaxrnn.modules._weights import DrawingOptions
@@ -393,3 +394,45 @@ class LRUCell(RecurrentCell):
         own = {"output_size": output_size, "r_min": r_min, "r_max": r_max, "max_phase": max_phase}
         super().__init__(lru_factory("LRUCell", options), own, input_size, hidden_size, False, **options)
         self.output_size = hidden_size if output_size is None else output_size
+
+
+class SLSTMCell(RecurrentCell):
+    """One step of an LSTM with scalar memory, exponential gates and a normaliser.
+
+    It computes :func:`jaxrnn.slstm_step`; it is used as :class:`LSTMCell` is. Its carry is a
+    :class:`jaxrnn.SLSTMState`.
+
+    Args:
+        input_size, hidden_size, bias, num_heads, forget_gate, param_dtype, kernel_init,
+            recurrent_init, bias_init, kernel_metadata, recurrent_metadata, bias_metadata,
+            rngs: as in :class:`SLSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`SLSTM`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> cell = jaxrnn.modules.SLSTMCell(8, 16, num_heads=4, rngs=nnx.Rngs(0))
+        >>> state, y = cell(cell.initialize_carry((4, 8)), jnp.ones((4, 8)))
+        >>> y.shape, state.m.shape
+        ((4, 16), (4, 16))
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        num_heads: int = 1,
+        forget_gate: str = "sigmoid",
+        **options: Unpack[DrawingOptions],
+    ):
+        variants = {"num_heads": num_heads, "forget_gate": forget_gate}
+        super().__init__(slstm_factory(options), variants, input_size, hidden_size, bias, **options)
+        self.num_heads = num_heads
+        self.forget_gate = forget_gate

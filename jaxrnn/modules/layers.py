@@ -12,6 +12,7 @@ from jaxrnn.modules._variants import (
     lstm_options,
     rg_lru_factory,
     rnn_options,
+    slstm_factory,
     without_recurrent,
 )
 
@@ -396,3 +397,54 @@ class LRU(Recurrent):
             input_size, hidden_size, num_layers, False, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.output_size = hidden_size if output_size is None else output_size
+
+
+class SLSTM(Recurrent):
+    """Layers of LSTMs with scalar memory, exponential gates and a normaliser, used as :class:`LSTM`.
+
+    The equations are those of :func:`jaxrnn.slstm_step`, the network is that of
+    :func:`jaxrnn.stack`. Parameters start as those of :func:`jaxrnn.slstm`. States are an
+    :class:`jaxrnn.SLSTMState`, `(h_n, c_n, n_n, m_n)`.
+
+    Args:
+        num_heads, forget_gate: as in :func:`jaxrnn.slstm`.
+        kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`. `None` is as in :func:`jaxrnn.slstm`.
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
+            recurrent_metadata, bias_metadata, deterministic, rngs: as in :class:`LSTM`.
+
+    Raises:
+        TypeError, ValueError: as :class:`LSTM`; as :func:`jaxrnn.slstm`.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> from flax import nnx
+        >>> net = jaxrnn.modules.SLSTM(8, 16, num_heads=4, rngs=nnx.Rngs(0))
+        >>> output, state = net(jnp.ones((20, 4, 8)))
+        >>> output.shape, state.n.shape
+        ((20, 4, 16), (1, 4, 16))
+
+    Differs from:
+        1. PyTorch and Flax have none.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        *,
+        num_heads: int = 1,
+        forget_gate: str = "sigmoid",
+        **options: Unpack[LayerOptions],
+    ):
+        super().__init__(
+            slstm_factory(options), {"num_heads": num_heads, "forget_gate": forget_gate},
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
+        )  # fmt: skip
+        self.num_heads = num_heads
+        self.forget_gate = forget_gate

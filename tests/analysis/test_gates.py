@@ -161,6 +161,30 @@ def test_gates_of_affine_cells_equal_numpy(name, kept, x64):
         analysis.ablate_gates(case.cell, "z", 0.5)
 
 
+def test_gates_of_an_slstm_equal_numpy(x64):
+    case = case_of("slstm")
+    p, state, xs = jax.tree.map(np.asarray, (case.params, case.state, case.xs))
+    wanted = []
+    for x in xs:
+        a_i, a_f, a_z, a_o = np.split(x @ p.w_x + state.h @ p.w_h + p.b, 4, -1)
+        kept = np.log(sigmoid(a_f)) + state.m
+        state = in_numpy.step("slstm", p, state, x)[0]
+        gates = {"i": np.exp(a_i - state.m), "f": np.exp(kept - state.m), "z": np.tanh(a_z), "o": sigmoid(a_o)}
+        wanted.append(gates)
+    gates = {gate: np.stack([step[gate] for step in wanted]) for gate in "ifzo"}
+    found = analysis.gate_values(case.cell, case.params, case.xs, case.state)
+    assert list(found) == list(gates)
+    jax.tree.map(close, dict(found), gates)
+    np.testing.assert_array_equal(np.maximum(found["i"], found["f"]), 1)
+    statistics = analysis.gate_statistics(case.cell, case.params, case.xs, case.state)
+    assert list(statistics) == ["i", "f", "o"]
+    for gate, got in statistics.items():
+        close(got.mean, gates[gate].mean((0, 1)))
+        assert got.retention_time is None
+    with pytest.raises(NotImplementedError, match="ablate_gates: cell expected .* are σ"):
+        analysis.ablate_gates(case.cell, "f", 0.5)
+
+
 @pytest.mark.parametrize(("name", "kept"), [("lstm", "f"), ("gru", "z"), ("mgu", "f")])
 def test_gate_statistics_of_padded_sequences_equal_numpy(name, kept, x64):
     case = case_of(name)

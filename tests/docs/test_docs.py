@@ -66,16 +66,31 @@ def compare_encoder_decoder(names):
         assert np.abs(leaf).max() > 1e-4
 
 
+def compare_residual_block(names):
+    """Both blocks are those of NumPy's equations, with the recurrence by the loop in NumPy."""
+    normal = lambda norm, a: a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(norm.scale[...])  # noqa: E731
+    linear = lambda layer, a: a @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])  # noqa: E731
+    hs = linear(names["embed"], np.asarray(names["xs"], np.float64))
+    for block in names["blocks"].layers:
+        zeros = jaxrnn.SLSTMState(*np.zeros((4, 16, 32)))
+        hs = hs + in_numpy.unroll("slstm-heads", block.mix.params[0], normal(block.norm, hs), zeros)[1]
+        gate, value = np.split(linear(block.up, normal(block.norm_of_mlp, hs)), 2, -1)
+        hs = hs + linear(block.down, np.asarray(jax.nn.gelu(gate.astype(np.float32)), np.float64) * value)
+    np.testing.assert_allclose(names["features"], hs, atol=1e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("default_promotion", "unhooked")
 def test_readme_blocks_run():
     """Blocks run in order, in one namespace."""
-    assert len(README) == 14
+    assert len(README) == 15
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)
         if "def cost" in block:
             compare_encoder_decoder(namespace)
+        if "class ResidualBlock" in block:
+            compare_residual_block(namespace)
         if "read.loss" in block:
             logits = np.asarray(namespace["ys"][-1] @ namespace["read_params"].v, np.float64)  # c is zero, the class 0
             wanted = np.log(np.exp(logits).sum(-1)) - logits[:, 0]

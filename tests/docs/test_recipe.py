@@ -71,7 +71,7 @@ def add_public_names(folder: Path) -> None:
     insert(
         folder,
         "jaxrnn/__init__.py",
-        ("    rnn_step,\n)", "\nfrom jaxrnn.cells import UGRNNParams, ugrnn, ugrnn_step"),
+        ("    slstm_step,\n)", "\nfrom jaxrnn.cells import UGRNNParams, ugrnn, ugrnn_step"),
         ('    "rnn_step",\n', '    "UGRNNParams", "ugrnn", "ugrnn_step",\n'),
     )
 

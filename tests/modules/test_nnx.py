@@ -17,6 +17,7 @@ from jaxrnn.modules import (
     LSTM,
     RGLRU,
     RNN,
+    SLSTM,
     GRUCell,
     LRUCell,
     LSTMCell,
@@ -26,6 +27,7 @@ from jaxrnn.modules import (
     MinLSTMCell,
     RGLRUCell,
     RNNCell,
+    SLSTMCell,
 )
 from tests.support.modules import MODULES, SEED, XS, numbers, randomised, rngs
 from tests.support.registry import LENGTHS, B, H, I, T, assert_close, assert_equal, gap, random_like
@@ -36,6 +38,7 @@ CELLS = {
     "min_lstm": lambda: MinLSTMCell(I, H, rngs=rngs()),
     "rg_lru": lambda: RGLRUCell(I, H, False, num_blocks=2, rngs=rngs()),
     "lru": lambda: LRUCell(I, H, output_size=2, rngs=rngs()),
+    "slstm": lambda: SLSTMCell(I, H, num_heads=2, rngs=rngs()),
     "lstm": lambda: LSTMCell(I, H, proj_size=2, peephole=True, rngs=rngs()),
     "gru": lambda: GRUCell(I, H, False, reset_after=False, layer_norm=True, rngs=rngs()),
 }
@@ -224,6 +227,8 @@ def test_users_modules_are_mapped_over_together():
         MinLSTM,
         RGLRU,
         LRU,
+        SLSTM,
+        SLSTMCell,
         RNNCell,
         LSTMCell,
         GRUCell,

@@ -296,7 +296,7 @@ def refused(call, error, message):
     refused(lambda: placed(CELLS["rnn"], mesh_of(2, types=AxisType.Explicit)), ValueError, "model_parallel: mesh expected axes of AxisType.Auto, got"),
     refused(lambda: placed(jaxrnn.rnn(6)), ValueError, r"model_parallel: model expected units that the 4 devices of the mesh axis 'model' divide, got 6 in rnn\(6\)"),
     refused(lambda: placed(jaxrnn.stack([jaxrnn.rnn(8), jaxrnn.lstm(8, projection_size=3)], bidirectional=True)), ValueError, r"model_parallel: layers\[1\].forward expected units .* got 3 in lstm"),
-    refused(lambda: placed(jaxrnn.lstm(8, layer_norm=True)), NotImplementedError, "model_parallel: model expected a cell of rnn, lstm, gru, mgu, indrnn, min_gru, min_lstm without layer normalisation"),
+    refused(lambda: placed(jaxrnn.lstm(8, layer_norm=True)), NotImplementedError, "model_parallel: model expected a cell of rnn, lstm, gru, mgu, slstm, indrnn, min_gru, min_lstm without layer normalisation"),
     refused(lambda: placed(jaxrnn.regularize(jaxrnn.rnn(8), zoneout=0.1)), NotImplementedError, "model_parallel: model expected a cell of"),
     refused(lambda: placed(jaxrnn.rnn(8, activation=jax.nn.softmax)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit by itself, .*, got rnn"),
     refused(lambda: placed(jaxrnn.rnn(8, activation=lambda a: jnp.arange(a.shape[-1]) * a)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit"),

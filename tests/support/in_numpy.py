@@ -75,6 +75,18 @@ def gru(name, params, h, x):
     return h, h
 
 
+def slstm(name, params, state, x):
+    p, (h, c, n, m) = fields(params), map(np.asarray, state)
+    a_i, a_f, a_z, a_o = np.split(x @ p["w_x"] + h @ p["w_h"] + p["b"], 4, -1)
+    log_f = a_f if "exponential" in name else -np.logaddexp(0, -a_f)
+    m = np.where(n == 0, -np.inf, m)
+    top = np.maximum(a_i, log_f + m)
+    i, f = np.exp(a_i - top), np.exp(log_f + m - top)
+    c, n = f * c + i * np.tanh(a_z), f * n + i
+    h = sigmoid(a_o) * c / n
+    return type(state)(h, c, n, top), h
+
+
 def mgu(name, params, h, x):
     p = fields(params)
     (x_f, x_n), (w_f, w_n) = np.split(x @ p["w_x"] + p["b"], 2, -1), np.split(p["w_h"], 2, -1)
@@ -144,6 +156,7 @@ STEPS = {
     "lstm": lstm,
     "gru": gru,
     "mgu": mgu,
+    "slstm": slstm,
     "min_gru": min_gru,
     "min_lstm": min_lstm,
     "rg_lru": rg_lru,

@@ -6,8 +6,8 @@ import numpy as np
 from flax import nnx
 
 import jaxrnn
-from jaxrnn import Bidirectional, LSTMState
-from jaxrnn.modules import GRU, LRU, LSTM, RGLRU, RNN, MinGRU, MinLSTM
+from jaxrnn import Bidirectional, LSTMState, SLSTMState
+from jaxrnn.modules import GRU, LRU, LSTM, RGLRU, RNN, SLSTM, MinGRU, MinLSTM
 from tests.support.registry import B, H, I, T, bits, random_like
 
 SEED = 0
@@ -59,6 +59,10 @@ MODULES = {
         lambda: RGLRU(I, H, num_blocks=2, bidirectional=True, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.rg_lru(H, num_blocks=2)], bidirectional=True),
     ),
+    "slstm": (
+        lambda: SLSTM(I, H, 2, num_heads=2, forget_gate="exponential", bidirectional=True, rngs=rngs()),
+        lambda: jaxrnn.stack([jaxrnn.slstm(H, num_heads=2, forget_gate="exponential")] * 2, bidirectional=True),
+    ),
     "lru": (
         lambda: LRU(I, H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0, rngs=rngs()),
         lambda: jaxrnn.stack([jaxrnn.lru(H, output_size=2, r_min=0.5, r_max=0.9, max_phase=1.0)]),
@@ -79,12 +83,15 @@ def initial(module, *batch, seed=2):
     h = numbers(seed, rows, *batch, getattr(module, "proj_size", 0) or module.hidden_size)
     if isinstance(module, LRU):
         return (h + 1j * numbers(seed + 1, *h.shape)).astype(np.complex64)
+    if isinstance(module, SLSTM):
+        return SLSTMState(h, *(np.abs(numbers(seed + k, *h.shape)) for k in (1, 2, 3)))
     return (h, numbers(seed + 1, rows, *batch, module.hidden_size)) if isinstance(module, LSTM) else h
 
 
 def by_layer(module, hx):
     """Initial states in PyTorch's shapes, split as the functional API expects them."""
-    one = lambda n: LSTMState(hx[0][n], hx[1][n]) if isinstance(hx, tuple) else hx[n]  # noqa: E731
+    kind = SLSTMState if isinstance(module, SLSTM) else LSTMState
+    one = lambda n: kind(*(part[n] for part in hx)) if isinstance(hx, tuple) else hx[n]  # noqa: E731
     if module.bidirectional:
         return tuple(Bidirectional(one(2 * k), one(2 * k + 1)) for k in range(module.num_layers))
     return tuple(one(k) for k in range(module.num_layers))
@@ -93,6 +100,5 @@ def by_layer(module, hx):
 def flat(states):
     """Final states of the functional API, joined in PyTorch's shapes."""
     rows = [s for layer in states for s in (layer if isinstance(layer, Bidirectional) else [layer])]
-    if isinstance(rows[0], LSTMState):
-        return jnp.stack([s.h for s in rows]), jnp.stack([s.c for s in rows])
-    return jnp.stack(rows)
+    joined = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    return tuple(joined) if isinstance(joined, LSTMState) else joined

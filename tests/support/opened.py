@@ -20,6 +20,7 @@ GATES = {
     "lstm": "ifgo",
     "gru": "rzn",
     "mgu": "fn",
+    "slstm": "ifzo",
     "min_gru": "zn",
     "min_lstm": "ifn",
     "rg_lru": "u",
@@ -60,6 +61,17 @@ def _rnn(name, p, h, x, e):
     phi = {"relu": jax.nn.relu, "sigmoid": sigmoid, "callable": jnp.sin}.get(name.split("-")[-1], tanh)
     recurrent = h * p.w_h[None] if p.w_h.ndim == 1 else h @ p.w_h
     return phi(_biased(x @ p.w_x + recurrent, p.b) + e["h"])
+
+
+def _slstm(name, p, state, x, e):
+    h, c, n, m = state
+    a_i, a_f, a_z, a_o = jnp.split(_biased(x @ p.w_x + h @ p.w_h, p.b), 4, -1)
+    a_i, a_f = a_i + e["i"], a_f + e["f"]
+    log_f = a_f if "exponential" in name else jnp.log(sigmoid(a_f))
+    top = jax.lax.stop_gradient(jnp.maximum(a_i, log_f + m))
+    i, f = jnp.exp(a_i - top), jnp.exp(log_f + m - top)
+    c, n = f * c + i * tanh(a_z + e["z"]), f * n + i
+    return type(state)(sigmoid(a_o + e["o"]) * c / n, c, n, top)
 
 
 def _lstm(name, p, state, x, e):
@@ -155,6 +167,7 @@ STEPS = {
     "lstm": _lstm,
     "gru": _gru,
     "mgu": _mgu,
+    "slstm": _slstm,
     "min_gru": _min_gru,
     "min_lstm": _min_lstm,
     "rg_lru": _rg_lru,

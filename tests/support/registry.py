@@ -38,6 +38,8 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "gru-reset-before-heads": lambda: jaxrnn.gru(H, num_heads=2, reset_after=False, layer_norm=True),
     "mgu-heads": lambda: jaxrnn.mgu(H, num_heads=2),
     "mgu": lambda: jaxrnn.mgu(H),
+    "slstm": lambda: jaxrnn.slstm(H),
+    "slstm-exponential-heads": lambda: jaxrnn.slstm(H, num_heads=2, forget_gate="exponential", use_bias=False),
     "indrnn": lambda: jaxrnn.indrnn(H, activation="tanh"),
     "min_gru": lambda: jaxrnn.min_gru(H),
     "min_lstm": lambda: jaxrnn.min_lstm(H),
@@ -47,6 +49,10 @@ CELLS: dict[str, Callable[[], Cell]] = {
 
 # Those whose step is affine and diagonal in the state, which "associative" runs.
 AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")
+
+# Those whose gradients are at a constant stabiliser m, so that a loss that reads parts of the state other than h
+# has another derivative.
+STABILISED = ("slstm", "slstm-exponential-heads")
 
 # Those whose state is complex. There is no complex dtype for 16 bits.
 COMPLEX = ("lru",)
@@ -75,16 +81,21 @@ class Case(NamedTuple):
 
 
 def random_like(seed: int, tree: Any, dtype: Any, scale: float = 1.0) -> Any:
-    """Normal random numbers by NumPy, in both parts of a complex leaf. JAX would compile a generator in every test."""
-    rng = np.random.default_rng(seed)
+    """Normal random numbers by NumPy, in both parts of a complex leaf. JAX would compile a generator in every test.
 
-    def drawn(leaf: Any) -> jax.Array:
+    The n of an sLSTM, by which it divides, is positive.
+    """
+    rng = np.random.default_rng(seed)
+    normaliser = jax.tree_util.GetAttrKey("n")
+
+    def drawn(path: tuple[Any, ...], leaf: Any) -> jax.Array:
         value = scale * rng.standard_normal(leaf.shape)
+        value = scale + np.abs(value) if path[-1:] == (normaliser,) else value
         if not np.issubdtype(leaf.dtype, np.complexfloating):
             return jnp.asarray(value, dtype)
         return jnp.asarray(value + 1j * scale * rng.standard_normal(leaf.shape), np.result_type(dtype, np.complex64))
 
-    return jax.tree.map(drawn, tree)
+    return jax.tree_util.tree_map_with_path(drawn, tree)
 
 
 def narrowed(tree: Any) -> Any:

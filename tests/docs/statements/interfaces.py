@@ -105,9 +105,9 @@ def entries_of_a_state():
 @says(GLOSSARY)
 def families():
     assert list(configuration.FACTORIES) == [
-        "rnn", "lstm", "gru", "mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru", "regularize",
+        "rnn", "lstm", "gru", "mgu", "slstm", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru", "regularize",
     ]  # fmt: skip
-    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, IndRNN, minGRU, minLSTM, RG-LRU, LRU"
+    return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, sLSTM, IndRNN, minGRU, minLSTM, RG-LRU, LRU"
 
 
 @says(GLOSSARY)

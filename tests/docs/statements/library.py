@@ -71,7 +71,11 @@ def order_of_gates():
 @says(README)
 def cells_of_the_table():
     found = list(configuration.FACTORIES)
-    rows = [line for line in text_of(README).splitlines() if line.startswith(("| `lstm` |", "| `gru` |", "| `rnn` |"))]
+    rows = [
+        line
+        for line in text_of(README).splitlines()
+        if line.startswith(("| `lstm` |", "| `gru` |", "| `rnn` |", "| `slstm` |"))
+    ]
     rest = [name for name in found if not any(row.startswith(f"| `{name}`") for row in rows)]
     *rest, last = rest
     assert rest == ["mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru"]
