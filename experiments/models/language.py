@@ -32,10 +32,20 @@ class LanguageModel(nnx.Module):
     """Predicts the next token: an embedding, recurrent layers and a linear layer, with dropout between them."""
 
     def __init__(
-        self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
+        self,
+        vocabulary: int,
+        cell: str,
+        embedding: int,
+        hidden_size: int,
+        layers: int,
+        dropout: float,
+        num_heads: int,
+        rngs: nnx.Rngs,
     ):
         recurrent_init = None if cell in AFFINE else jaxrnn.initializers.orthogonal()
-        options = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
+        options: dict[str, Any] = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
+        if num_heads > 1:
+            options["num_heads"] = num_heads
         self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
         self.layers = LAYERS[cell](
             embedding,
@@ -70,10 +80,11 @@ class LanguageModel(nnx.Module):
 
 
 def language_model(
-    vocabulary: int, *, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float
+    vocabulary: int, *, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, num_heads: int = 1
 ) -> Functional[LanguageModel]:
     """The model as pure functions."""
-    return functional(lambda rngs: LanguageModel(vocabulary, cell, embedding, hidden_size, layers, dropout, rngs))
+    sizes = (embedding, hidden_size, layers, dropout, num_heads)
+    return functional(lambda rngs: LanguageModel(vocabulary, cell, *sizes, rngs))
 
 
 def as_streams(tokens: np.ndarray, count: int) -> np.ndarray:
