@@ -101,7 +101,16 @@ def summary_lines(means: Sequence[Mean]) -> list[str]:
 
 
 def as_records(timings: Sequence[Timing], peak: float, base: str = BASE) -> list[dict[str, Any]]:
+    """The timings with ratios to one contestant."""
     return [
         {**t._asdict(), "ratio": ratio, "of_peak": of_peak(t, peak)}
         for t, ratio in zip(timings, ratios(timings, base), strict=True)
+    ]
+
+
+def rounded(records: Sequence[dict[str, Any]], digits: int = 4) -> list[dict[str, Any]]:
+    """The records with so many digits of every number, so that the file is small."""
+    return [
+        {name: float(f"{value:.{digits}g}") if isinstance(value, float) else value for name, value in record.items()}
+        for record in records
     ]

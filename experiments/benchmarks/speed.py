@@ -124,7 +124,9 @@ def check(config: Config) -> None:
 
 def report(config: Config, timings: list[Timing], checks: list[dict], peers: Sequence[str], peak: float) -> None:
     """The summary, and the files that were asked for."""
-    means = _summary.summarise(timings, peak)
+    means, records = _summary.summarise(timings, peak), _summary.as_records(timings, peak, base_of(config))
+    if config.heads:
+        records, checks = _summary.rounded(records), _summary.rounded(checks)
     print(f"The machine's peak, a large float32 product: {1e-9 * peak:.0f} GFLOP/s.")
     if means:
         print("Geometric means over shapes:\n", *_summary.summary_lines(means), sep="\n")
@@ -138,7 +140,7 @@ def report(config: Config, timings: list[Timing], checks: list[dict], peers: Seq
             "dtype": "float32",
             "peak_flops": peak,
             "summary": [mean._asdict() for mean in means],
-            "timings": _summary.as_records(timings, peak, base_of(config)),
+            "timings": records,
             "differences": checks,
         }
         write_json(config.json, record)
