@@ -218,14 +218,14 @@ def test_small_run_with_heads_trains_them_anew(tmp_path, capsys, monkeypatch):
         assert lstm_vs_gru.main([*arguments, "--num-heads", "2", "1"]) == 0
     record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     dense, headed = record["runs"]
-    assert [(run["num_heads"], run["hidden_size"]) for run in record["runs"]] == [(1, 7), (2, 8)]
+    assert [(run["num_heads"], run["hidden_size"]) for run in record["runs"]] == [(1, 6), (2, 8)]
     assert headed["parameters"] == count("gru", 2, 8, 1, 2)
     assert headed["updates"] == [10]
     assert headed["at_equal_seconds"]["updates"] == 20
     assert headed["at_equal_seconds"]["test"]["loss"] != headed["test"]["loss"]
     assert "at_equal_seconds" not in dense
     assert asked == [(10, lstm_vs_gru.CALL)]
-    assert "GRU, 2 heads, 8 units, beside 7 without" in capsys.readouterr().out
+    assert "GRU, 2 heads, 8 units, beside 6 without" in capsys.readouterr().out
 
 
 def test_small_run_writes_its_results(tmp_path, capsys):
