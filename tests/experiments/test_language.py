@@ -155,6 +155,7 @@ def test_heads_shrink_the_recurrent_matrices_alone(cell):
 def test_saved_models_hold_their_heads_and_older_ones_have_none(tmp_path):
     given = {"cell": "gru", "embedding": 2, "hidden_size": 4, "layers": 1, "dropout": 0.0, "num_heads": 2}
     params = jax.tree.map(lambda leaf: leaf[None], filled(saved.model_of(3, given)))
+    assert (1, 2, 2, 6) in {leaf.shape for leaf in jax.tree.leaves(params)}  # the blocks, of one seed
     saved.save_model(tmp_path, "char_lm", given, ("a", "b", "c"), params)
     found = saved.load_model(tmp_path, "char_lm")
     for own, leaf in zip(jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True):

@@ -222,7 +222,8 @@ def test_small_run_with_heads_trains_them_anew(tmp_path, capsys, monkeypatch):
     assert headed["parameters"] == count("gru", 2, 8, 1, 2)
     assert headed["updates"] == [10]
     assert headed["at_equal_seconds"]["updates"] == 20
-    assert headed["at_equal_seconds"]["test"]["loss"] != headed["test"]["loss"]
+    longer, shorter = headed["at_equal_seconds"]["test"]["loss"], headed["test"]["loss"]
+    assert abs(longer[0] / shorter[0] - 1) > 1e-3  # other devices may round differently
     assert "at_equal_seconds" not in dense
     assert asked == [(10, lstm_vs_gru.CALL)]
     assert "GRU, 2 heads, 8 units, beside 6 without" in capsys.readouterr().out
