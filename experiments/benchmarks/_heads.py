@@ -144,7 +144,7 @@ BUILDERS: dict[str, Callable[[Problem], Contestant]] = {
     "batched": partial(scanned, batched),
     "loop": partial(scanned, loop),
 }
-# By T,B,I,H: the second is that of DreamerV3's recurrent cell, with 16 sequences of 64 steps.
+# By T,B,I,H: the second is for DreamerV3's block GRU, with its 16 sequences of 64 steps.
 SHAPES = {
     "64,32,128,512": ("lstm-heads8", "gru-heads8", "lstm-heads2", "gru-heads2"),
     "64,16,1024,1024": ("gru-heads8",),
