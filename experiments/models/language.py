@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 import jaxrnn
-from experiments.models.cells import AFFINE
 from experiments.models.functional import Functional, functional
 from experiments.models.readout import readout_module
 from experiments.training.loop import Task
@@ -25,6 +24,12 @@ LAYERS = {
     "min_lstm": jaxrnn.modules.MinLSTM,
     "rg_lru": jaxrnn.modules.RGLRU,
     "lru": jaxrnn.modules.LRU,
+}
+ORTHOGONAL = {"recurrent_init": jaxrnn.initializers.orthogonal()}
+DRAWN = {  # where it is not as the module draws
+    "rnn": ORTHOGONAL,
+    "lstm": ORTHOGONAL | {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)},
+    "gru": ORTHOGONAL,
 }
 
 
@@ -42,8 +47,7 @@ class LanguageModel(nnx.Module):
         num_heads: int,
         rngs: nnx.Rngs,
     ):
-        recurrent_init = None if cell in AFFINE else jaxrnn.initializers.orthogonal()
-        options: dict[str, Any] = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
+        options: dict[str, Any] = dict(DRAWN.get(cell, {}))
         if num_heads > 1:
             options["num_heads"] = num_heads
         self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
@@ -52,7 +56,6 @@ class LanguageModel(nnx.Module):
             hidden_size,
             layers,
             dropout=dropout if layers > 1 else 0.0,
-            recurrent_init=recurrent_init,
             rngs=rngs,
             **options,
         )
