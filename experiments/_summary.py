@@ -31,6 +31,7 @@ from experiments.gates.claims import tables as claims_of_gates
 from experiments.gates.tables import tables as tables_of_gates
 from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
 from experiments.lstm_vs_gru.tables import tables as tables_of_lstm_vs_gru
+from experiments.lstm_vs_gru.tables import tables_of_heads
 from experiments.memory_tasks.markdown import tables as tables_of_memory_tasks
 from experiments.parallel_in_time.tables import tables as tables_of_parallel_in_time
 
@@ -78,6 +79,7 @@ PAGES = {
             "gates": joined(tables_of_gates, claims_of_gates),
             "gradient_flow": tables_of_gradient_flow,
             "lstm_vs_gru": tables_of_lstm_vs_gru,
+            "lstm_vs_gru_heads": tables_of_heads,
             "memory_tasks": tables_of_memory_tasks,
             "parallel_in_time": tables_of_parallel_in_time,
         },

@@ -30,7 +30,7 @@ from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, run_script
 from experiments.datasets.text import Text, decode, encode, load_text
 from experiments.models import language
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import check_heads, label_of
 from experiments.models.saved import FILE, Saved, check_writing, load_model, model_of, save_model
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
 from experiments.training.runs import RunOptions, check_learned, check_runs, keeper_of, seeds_of
@@ -49,6 +49,8 @@ class Config(RunOptions):
     """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru."""
     hidden_size: int = 256
     """Hidden units of each layer."""
+    num_heads: int = 1
+    """Heads of rnn, lstm or gru: each recurrent matrix is so many blocks. Divides the hidden units; 1 is dense."""
     layers: int = 1
     """Recurrent layers."""
     embedding: int = 64
@@ -109,6 +111,7 @@ def check(config: Config) -> None:
     positive(config, *names, "patience")
     at_most(config, "layers", language.MOST_LAYERS, "each of which is compiled by itself")
     among(config, "cell", list(language.LAYERS))
+    check_heads(config.cell, config.hidden_size, config.num_heads)
     share(config, "dropout")
     text = load(config)
     for part, streams, option in ((text.training, config.batch_size, "--batch-size"), (text.validation, STREAMS, "")):
@@ -171,7 +174,8 @@ def run(config: Config) -> Result:
     (sample,) = written(saved, start, length=SAMPLE, temperature=0.8, samples=1, seed=config.seed)
     print_table(config, course, best)
     print(sample)
-    title = f"{config.cell.upper()} of {config.hidden_size} units, layers: {config.layers}"
+    heads = f" in {config.num_heads} heads" if config.num_heads > 1 else ""
+    title = f"{config.cell.upper()} of {config.hidden_size} units{heads}, layers: {config.layers}"
     curves = {"training": np.stack([found.loss for found in course.history]), "validation": course.metric("validation")}
     record = {
         "parameters": course.parameters,
@@ -221,7 +225,8 @@ def rows(record: Record) -> Iterator[Row]:
     """The row of a record in the table of results."""
     config = record["config"]
     size = f"{config['layers']} layer{'s' if config['layers'] > 1 else ''}, {config['epochs']} epochs"
-    what = f"tiny-shakespeare, {CONTESTANTS[config['cell']].label}, {size}: validation nats a character"
+    label = label_of(config["cell"], config.get("num_heads", 1))  # absent from records of earlier versions
+    what = f"tiny-shakespeare, {label}, {size}: validation nats a character"
     published, differs = PUBLISHED.get(config["cell"], ("1.55 (minLSTM, Feng 2024)", "another network"))
     obtained = mean_over_seeds(record["validation_nats"], 4)
     yield Row(what, record["parameters"], record["seconds"] / 60, obtained, published, differs)

@@ -1,6 +1,7 @@
 """The problem that every contestant computes, and the check of its results."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from experiments.command.options import check_positive
 class Form(NamedTuple):
     """One set of equations; libraries that call two of them by one name are compared under the right one."""
 
-    cell: Callable[[int], jaxrnn.Cell]  # of the hidden units
+    cell: Callable[..., jaxrnn.Cell]  # of the hidden units
     gates: int
     kind: str  # lstm, gru or rnn
 
@@ -33,7 +34,13 @@ AFFINE: dict[str, Form] = {
     "min_lstm": Form(jaxrnn.min_lstm, 3, "affine"),
     "rg_lru": Form(jaxrnn.rg_lru, 3, "affine"),
 }
-ALL = FORMS | AFFINE
+# The cells of `speed --heads`, by kind and number of heads; their weights are blocks.
+HEADED: dict[str, Form] = {
+    f"{kind}-heads{heads}": Form(partial(FORMS[kind].cell, num_heads=heads), FORMS[kind].gates, kind)
+    for kind in ("lstm", "gru")
+    for heads in (2, 8)
+}
+ALL = FORMS | AFFINE | HEADED
 
 
 class Shape(NamedTuple):
@@ -97,12 +104,12 @@ def make_problem(form: str, shape: Shape) -> Problem:
 def operations(form: str, shape: Shape, task: str) -> float:
     """Multiplications and additions of the matrix products: 6TB(I + H)GH for a train step, a third of it forward.
 
-    Of an affine cell every entry of a matrix counts once a step, in the place of (I + H)GH.
+    Of an affine cell, and of one with heads, every entry of a matrix counts once a step, in the place of (I + H)GH.
     """
     steps, batch, features, hidden = shape
     entries = (features + hidden) * ALL[form].gates * hidden
-    if form in AFFINE:
-        shapes = jax.eval_shape(lambda key: AFFINE[form].cell(hidden).init(key, features), jax.random.key(0))
+    if form in AFFINE or form in HEADED:
+        shapes = jax.eval_shape(lambda key: ALL[form].cell(hidden).init(key, features), jax.random.key(0))
         entries = sum(leaf.size for leaf in jax.tree.leaves(shapes) if leaf.ndim > 1)
     forward = 2.0 * steps * batch * entries
     return forward if task == "forward" else 3 * forward

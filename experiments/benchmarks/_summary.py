@@ -82,10 +82,10 @@ def header() -> str:
     return f"{'cell and T,B,I,H':<28}{'task':<9}{'contestant':<12}{figures}"
 
 
-def lines(timings: Sequence[Timing], peak: float) -> list[str]:
-    """The rows under `header`."""
+def lines(timings: Sequence[Timing], peak: float, base: str = BASE) -> list[str]:
+    """The rows under `header`, with ratios to one contestant."""
     rows = []
-    for t, ratio in zip(timings, ratios(timings), strict=True):
+    for t, ratio in zip(timings, ratios(timings, base), strict=True):
         compiling = "-" if t.compile_s is None else f"{t.compile_s:.2f} s"
         figures = f"{t.min_ms:>9.4g}{t.median_ms:>9.4g}{ratio:>7.2f}{of_peak(t, peak):>9.2f}{compiling:>10}"
         rows.append(f"{f'{t.cell} {t.shape}':<28}{t.task:<9}{t.contestant:<12}{figures}")
@@ -100,8 +100,17 @@ def summary_lines(means: Sequence[Mean]) -> list[str]:
     ]
 
 
-def as_records(timings: Sequence[Timing], peak: float) -> list[dict[str, Any]]:
+def as_records(timings: Sequence[Timing], peak: float, base: str = BASE) -> list[dict[str, Any]]:
+    """The timings with ratios to one contestant."""
     return [
         {**t._asdict(), "ratio": ratio, "of_peak": of_peak(t, peak)}
-        for t, ratio in zip(timings, ratios(timings), strict=True)
+        for t, ratio in zip(timings, ratios(timings, base), strict=True)
+    ]
+
+
+def rounded(records: Sequence[dict[str, Any]], digits: int = 4) -> list[dict[str, Any]]:
+    """The records with so many digits of every number, so that the file is small."""
+    return [
+        {name: float(f"{value:.{digits}g}") if isinstance(value, float) else value for name, value in record.items()}
+        for record in records
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from experiments.benchmarks._heads import BUILDERS
 from experiments.command.rows import Record, markdown
 
 LIBRARIES = {"flax": "Flax", "haiku": "Haiku", "keras": "Keras", "equinox": "Equinox", "torch": "PyTorch"}
@@ -10,6 +11,7 @@ STEP = {"cell": "`cell.step`", "network": "`net.step`", "flax": "Flax", "equinox
 SEQUENCE = {"default": "default", "scan": "scan"} | LIBRARIES
 ONE_DEVICE = ("default", "scan", "flax", "haiku", "keras", "equinox")
 ALL_CORES = ("sharded", "default", "torch")
+HEADS = tuple(BUILDERS)
 AFFINE = (("gru", "default"), ("min_gru", "default"), ("min_gru", "associative"), ("gru", "newton"))
 
 
@@ -41,6 +43,11 @@ def _beside_gru(record: Record, task: str) -> str:
         rest = [f"{_short(ms[key])} ({ms[key] / base:.2f})" if key in ms else "-" for key in AFFINE[1:]]
         lines.append([_spaced(shape), _short(base), *rest])
     return markdown(["T, B, I, H", *(f"{cell}, {name}" for cell, name in AFFINE)], lines)
+
+
+def of_heads(record: Record) -> dict[str, str]:
+    """Of `speed --heads`: least milliseconds of cells with heads, with the ratio to the dense cell."""
+    return {task: _times(record, task, HEADS) for task in ("train", "forward")}
 
 
 def _short(value: float) -> str:

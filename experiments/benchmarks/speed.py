@@ -7,6 +7,10 @@ mean square distance of all outputs from a target. Before anything is timed, eve
 and gradients of the first one, with the same weights. Then they run in turn, so that a machine that slows down does so
 for all. "default" and "scan" are `jaxrnn.unroll` on one device, "sharded" splits the batch over all cores. Libraries
 without that cell are left out, and "sharded" if the devices do not divide the batch.
+
+    python -m experiments.benchmarks.speed --heads --json speed_heads.json
+
+times LSTM and GRU with heads beside the dense cells instead: `_heads` has the contestants.
 """
 
 import dataclasses
@@ -17,10 +21,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import _options, _plots, _summary
+from experiments.benchmarks import _heads, _options, _plots, _summary
 from experiments.benchmarks._contestants import OWN, PARALLEL, Contestant, Disagreement, differences, prepare
 from experiments.benchmarks._peers import PEERS
-from experiments.benchmarks._problem import ALL, FORMS, Problem, make_problem, parse_shape
+from experiments.benchmarks._problem import AFFINE, FORMS, HEADED, Problem, Shape, make_problem, parse_shape
 from experiments.benchmarks._turns import TASKS, Timing, matrix_product_peak, start, take_turns
 from experiments.command.devices import DeviceOptions, check_devices
 from experiments.command.options import read_options
@@ -51,6 +55,9 @@ class Config:
     """Which implementations that are parallel in time, beside: associative (affine cells), newton (others, H <= 64)."""
     together: bool = False
     """All cells of a shape take their turns in the same rounds, so that cells can be compared."""
+    heads: bool = False
+    """LSTM and GRU with heads beside dense ones, and other ways to compute them, at their own shapes; the options of
+    cells, shapes and libraries are not used."""
     shapes: tuple[str, ...] = SHAPES
     """Which shapes, each as T,B,I,H: steps, batch, input features, hidden units."""
     peers: tuple[str, ...] = tuple(PEERS)
@@ -69,6 +76,8 @@ class Config:
 
 def contestants_of(problem: Problem, peers: Sequence[str], parallel: Sequence[str] = ()) -> dict[str, Contestant]:
     """The contestants that support the problem, by name."""
+    if problem.form in HEADED:
+        return {name: build(problem) for name, build in _heads.BUILDERS.items()}
     own = {**OWN, **{name: PARALLEL[name] for name in parallel}}
     builders = {**own, **{name: PEERS[name].build for name in peers if problem.form in PEERS[name].forms}}
     built = {name: build(problem) for name, build in builders.items()}
@@ -100,12 +109,14 @@ def measure(
 
 def check(config: Config) -> None:
     """A `ValueError` or `OSError` with one line of text if anything is wrong, before any work."""
-    _options.cells_known(config.cells, tuple(ALL))
+    _options.cells_known(config.cells, (*FORMS, *AFFINE))
     _options.known("--parallel", config.parallel, tuple(PARALLEL))
     _options.some("--shapes", config.shapes, "T,B,I,H such as 128,32,128,256")
     for cell in config.cells:
         _options.fit("--shapes", cell, [parse_shape("--shapes", shape) for shape in config.shapes])
     _options.known("--peers", config.peers, tuple(PEERS))
+    if config.heads and config.plot is not None:
+        raise ValueError("--plot expected no file with --heads, whose figures are a table alone")
     check_devices(DeviceOptions(config.devices))
     _options.positive("--repeats", config.repeats)
     _options.writable({"--json": config.json, "--plot": config.plot})
@@ -113,9 +124,12 @@ def check(config: Config) -> None:
 
 def report(config: Config, timings: list[Timing], checks: list[dict], peers: Sequence[str], peak: float) -> None:
     """The summary, and the files that were asked for."""
-    means = _summary.summarise(timings, peak)
-    print(f"The machine's peak, a large float32 product: {1e-9 * peak:.0f} GFLOP/s. Geometric means over shapes:\n")
-    print(*_summary.summary_lines(means), sep="\n")
+    means, records = _summary.summarise(timings, peak), _summary.as_records(timings, peak, base_of(config))
+    if config.heads:
+        records, checks = _summary.rounded(records), _summary.rounded(checks)
+    print(f"The machine's peak, a large float32 product: {1e-9 * peak:.0f} GFLOP/s.")
+    if means:
+        print("Geometric means over shapes:\n", *_summary.summary_lines(means), sep="\n")
     about = _options.about(peers)
     if config.json is not None:
         record = {
@@ -126,7 +140,7 @@ def report(config: Config, timings: list[Timing], checks: list[dict], peers: Seq
             "dtype": "float32",
             "peak_flops": peak,
             "summary": [mean._asdict() for mean in means],
-            "timings": _summary.as_records(timings, peak),
+            "timings": records,
             "differences": checks,
         }
         write_json(config.json, record)
@@ -145,24 +159,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _options.in_memory("speed", functools.partial(run, config))
 
 
-def run(config: Config) -> int:
-    """Measures, prints and writes; the exit code."""
-    start(config.devices)
-    peers = _options.here(config.peers)
-    _options.print_about(_options.about(peers))
-    print(f"Milliseconds of {config.repeats} turns; the ratio is that of the minimum to {_summary.BASE}'s\n")
-    print(_summary.header())
-    peak, timings, checks, wrong = 0.0, [], [], []
+def base_of(config: Config) -> str:
+    """The contestant to which the ratios are."""
+    return next(iter(_heads.BUILDERS)) if config.heads else _summary.BASE
+
+
+def groups_of(config: Config) -> list[tuple[list[str], Shape]]:
+    """The cells that take their turns in the same rounds, and their shape."""
+    if config.heads:
+        shapes = _heads.QUICK if config.quick else _heads.SHAPES
+        return [(list(cells), parse_shape("--heads", shape)) for shape, cells in shapes.items()]
     cells = list(dict.fromkeys(config.cells))
     shapes = list(dict.fromkeys(parse_shape("--shapes", text) for text in config.shapes))
     groups = [cells] if config.together else [[cell] for cell in cells]
-    for group, shape in ((group, shape) for group in groups for shape in shapes):
+    return [(group, shape) for group in groups for shape in shapes]
+
+
+def run(config: Config) -> int:
+    """Measures, prints and writes; the exit code."""
+    start(config.devices)
+    peers = () if config.heads else _options.here(config.peers)
+    _options.print_about(_options.about(peers))
+    print(f"Milliseconds of {config.repeats} turns; the ratio is that of the minimum to {base_of(config)}'s\n")
+    print(_summary.header())
+    peak, timings, checks, wrong = 0.0, [], [], []
+    for group, shape in groups_of(config):
         peak = max(peak, matrix_product_peak())
         problems = [make_problem(cell, shape) for cell in group]
         found, disagreements, new = measure(problems, peers, config.repeats, config.parallel)
-        print(*_summary.lines(new, peak), sep="\n")
+        print(*_summary.lines(new, peak, base_of(config)), sep="\n")
+        expected = tuple(_heads.BUILDERS) if config.heads else (*OWN, *config.parallel, *peers)
         for cell, of_cell in found.items():
-            absent = [name for name in (*OWN, *config.parallel, *peers) if name not in of_cell]
+            absent = [name for name in expected if name not in of_cell]
             print(f"{cell} {shape}: not taking part: {', '.join(absent)}\n" if absent else "", flush=True)
         for d in disagreements:
             message = f"{d.contestant} differs by {d.difference:.1e}, more than {TOLERANCE:.0e}; not timed"

@@ -7,6 +7,11 @@ parameters. Every cell gets as many hidden units as make the whole model as larg
 batches, and the same number of updates. Each model's learning rate is the one of a few, the same for all, that
 has the least loss on validation data with a seed that is not reported. Updates are timed afterwards, on one
 device each, with the models in turn.
+
+    python -m experiments.lstm_vs_gru --cells gru --num-heads 1 4 8
+
+compares block-diagonal recurrent weights with dense ones, which have fewer units for the same parameters. After
+the timing every cell with heads is trained anew, with as many updates as take the seconds of the dense one.
 """
 
 import dataclasses
@@ -30,8 +35,9 @@ from experiments.command.report import mean_and_std
 from experiments.command.script import Result, run_script
 from experiments.datasets.text import load_text
 from experiments.lstm_vs_gru.figure import draw
-from experiments.lstm_vs_gru.plan import Model, adding, planned
-from experiments.models.cells import CONTESTANTS
+from experiments.lstm_vs_gru.heads import equal_seconds, heads_lines
+from experiments.lstm_vs_gru.plan import Model, adding, cell_of, planned
+from experiments.models.cells import label_of
 from experiments.models.problems import Problem, as_task, digits, next_character, testing
 from experiments.training.loop import Params, Settings, begin, fit, make_optimiser, training
 from experiments.training.runs import check_shares
@@ -52,6 +58,8 @@ class Config(DeviceOptions):
     """What is learned: any of digits, text, adding."""
     cells: tuple[str, ...] = CELLS
     """What is compared: any of rnn, lstm, gru."""
+    num_heads: tuple[int, ...] = (1,)
+    """Heads of every cell, each number a contestant: their recurrent weights are blocks; 1 is a dense cell."""
     budgets: tuple[int, ...] = (5_000, 20_000)
     """Parameters of the whole model, each a comparison of its own."""
     updates: int = 600
@@ -62,6 +70,8 @@ class Config(DeviceOptions):
     """Adam's first learning rates, of which each model takes its best; it falls to 0 along a cosine."""
     rounds: int = 8
     """How often each model takes its turn in the timing."""
+    looks: int = 20
+    """Evaluations of every model."""
     window: int = 100
     """Characters of the text that are read at a time."""
     adding_steps: int = 100
@@ -115,17 +125,18 @@ def problems(config: Config) -> dict[str, Problem]:
 
 def check(config: Config) -> None:
     """Raises a `ValueError` or `OSError` for options that cannot be run."""
-    positive(config, "budgets", "updates", "batch_size", "learning_rates", "rounds", "window", "adding_steps")
+    sizes = ("budgets", "num_heads", "updates", "batch_size", "window", "adding_steps")
+    positive(config, *sizes, "learning_rates", "rounds", "looks")
     check_seeds(config, more=1)  # the rates are chosen with one more
     among(config, "tasks", TASKS)
     among(config, "cells", CELLS)
-    for name in ("budgets", "learning_rates"):
+    for name in ("budgets", "learning_rates", "num_heads"):
         if not getattr(config, name):
             raise ValueError(f"--{name.replace('_', '-')} expected one or more numbers, got nothing")
     if config.adding_steps < 2:
         raise ValueError(f"--adding-steps expected at least 2, got {config.adding_steps}")
     short = dataclasses.replace(config, adding_steps=2)  # as many parameters, but nothing of size is drawn
-    models = planned(problems(short), config.cells, config.budgets, TOLERANCE)
+    models = planned(problems(short), config.cells, config.budgets, TOLERANCE, config.num_heads)
     check_shares(config, len(models))
     tasks = problems(dataclasses.replace(short, batch_size=1))
     for model in (model for model in models if model.budget == max(config.budgets)):
@@ -146,8 +157,7 @@ def check_memory(config: Config, problem: Problem, model: Model, jobs: int) -> N
     batch = shapes_of(problem.batch(0, 0), config.batch_size, steps if is_adding else None)
     held_out = (problem.validation, problem.test)
     more = {"sequences to test with": bytes_of(shapes_of(held_out, steps=steps))} if is_adding else {}
-    cell = CONTESTANTS[model.cell].make(model.hidden_size, steps)
-    task = as_task(problem, cell, model.hidden_size)
+    task = as_task(problem, cell_of(model, steps), model.hidden_size)
     called = min(CALL, config.updates)
     check_training(config, task, batch, jobs=jobs, steps_per_call=called, more=more)
 
@@ -159,15 +169,16 @@ def train(
     rate: float,
     seeds: Sequence[int],
     looks: int,
+    updates: int,
     devices: Devices,
     show: Show,
 ) -> Trained:
     """Trains one model with several seeds, evaluates it `looks` times, and tests it after the last update."""
-    cell, platform = CONTESTANTS[model.cell].make(model.hidden_size, problem.steps), platform_of(devices)
+    cell, platform = cell_of(model, problem.steps), platform_of(devices)
     task, test = as_task(problem, cell, model.hidden_size), testing(problem, cell, platform)
-    optimiser = make_optimiser(rate, cosine_steps=config.updates)
+    optimiser = make_optimiser(rate, cosine_steps=updates)
     run = training(task, optimiser, platform)
-    settings = Settings(config.updates, max(CALL, config.updates // looks), steps_per_call=CALL)
+    settings = Settings(updates, max(CALL, updates // looks), steps_per_call=CALL)
 
     def validated(models: Params) -> dict[str, jax.Array]:
         return test(models, problem.validation)
@@ -226,18 +237,16 @@ def trained(
     tasks: Mapping[str, Problem],
     plans: Sequence[tuple[Model, float]],
     seeds: Sequence[int],
-    looks: int = 20,
+    looks: int,
+    updates: Mapping[Model, int] | None = None,
 ) -> dict[tuple[Model, float], Trained]:
-    """Trains all models side by side."""
-    jobs = {
-        (model, rate): Job(
-            config.updates, functools.partial(train, config, tasks[model.task], model, rate, seeds, looks)
-        )
-        for model, rate in plans
-    }
-    names = {
-        plan: f"{plan[0].task}, {CONTESTANTS[plan[0].cell].label}, {plan[0].budget:,}, {plan[1]:g}" for plan in jobs
-    }
+    """Trains all models side by side, with `config.updates` or those of each."""
+    jobs, names = {}, {}
+    for model, rate in plans:
+        count = config.updates if updates is None else updates[model]
+        work = functools.partial(train, config, tasks[model.task], model, rate, seeds, looks, count)
+        jobs[model, rate] = Job(count, work)
+        names[model, rate] = f"{model.task}, {label_of(model.cell, model.num_heads)}, {model.budget:,}, {rate:g}"
     done = side_by_side({names[plan]: job for plan, job in jobs.items()}, "updates", devices=devices_of(config))
     return {plan: done[names[plan]] for plan in jobs}
 
@@ -261,30 +270,35 @@ def best_rate(losses: Mapping[float, float]) -> float:
 def run(config: Config) -> Result:
     """Tunes, trains, times and prints."""
     tasks = problems(config)
-    models = planned(tasks, config.cells, config.budgets, TOLERANCE)
+    models = planned(tasks, config.cells, config.budgets, TOLERANCE, config.num_heads)
     tuning = tuned(config, tasks, models)
     seeds = range(config.seed, config.seed + config.seeds)
     plans = [(model, best_rate(tuning[model]) if tuning else config.learning_rates[0]) for model in models]
-    done = trained(config, tasks, plans, seeds)
+    done = trained(config, tasks, plans, seeds, config.looks)
     seconds = timed({plan: one.call for plan, one in done.items()}, config.rounds)
+    again = equal_seconds({model: min(seconds[model, rate]) for model, rate in plans}, config.updates, CALL)
+    anew = trained(config, tasks, [plan for plan in plans if plan[0] in again], seeds, 1, again) if again else {}
     records = []
     for plan, one in done.items():
         each = np.array(seconds[plan]) / (CALL * config.seeds)
         speed = {"min": float(each.min()), "median": float(np.median(each))}
         tried = {f"{rate:g}": loss for rate, loss in tuning.get(plan[0], {}).items()}
         records.append({**one.record, "tuning": tried, "seconds_per_update": speed})
-    records.sort(key=lambda r: (TASKS.index(r["task"]), r["budget"], CELLS.index(r["cell"])))
+        if plan in anew:
+            records[-1]["at_equal_seconds"] = {"updates": again[plan[0]], "test": anew[plan].record["test"]}
+    records.sort(key=lambda r: (TASKS.index(r["task"]), r["budget"], CELLS.index(r["cell"]), r["num_heads"]))
     print_table(records)
     verdicts = compared(records)
     print_verdicts(verdicts)
+    print(*heads_lines(records), sep="\n", end="\n" if again else "")
     labels = {name: (task.label, task.unit) for name, task in tasks.items()}
     record = {"runs": records, "lstm_against_gru": verdicts, "aims": {task: AIMS[task] for task in tasks}}
     return record, functools.partial(draw, config.out / "lstm_vs_gru", records, labels, config.updates)
 
 
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The LSTM's test loss less the GRU's, seed by seed, and the ratio of their seconds an update."""
-    by_place = {(r["task"], r["budget"], r["cell"]): r for r in records}
+    """The LSTM's test loss less the GRU's, seed by seed, and the ratio of their seconds an update; of dense cells."""
+    by_place = {(r["task"], r["budget"], r["cell"]): r for r in records if r["num_heads"] == 1}
     found = []
     for (task, budget, cell), lstm in by_place.items():
         gru = by_place.get((task, budget, "gru"))
@@ -323,7 +337,7 @@ def print_table(records: Sequence[Mapping[str, Any]]) -> None:
         reached = ["-" if step is None else str(step) for step in record["updates_to_aim"]]
         table.add_row(
             record["task"],
-            CONTESTANTS[record["cell"]].label,
+            label_of(record["cell"], record["num_heads"]),
             str(record["hidden_size"]),
             f"{record['parameters']:,}",
             f"{record['learning_rate']:g}",

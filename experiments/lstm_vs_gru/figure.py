@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from experiments.command.figures import STYLE, save_figure
-from experiments.models.cells import CONTESTANTS
+from experiments.models.cells import CONTESTANTS, label_of
 
 MARKERS = {"rnn": "s", "lstm": "o", "gru": "^"}
 DASHES = {"rnn": (2, 2), "lstm": (), "gru": (6, 2)}
@@ -28,8 +28,9 @@ def draw(
             own = [record for record in records if record["task"] == task]
             for row, across in enumerate((_parameters, _seconds)):
                 axis = rows[row, column]
-                for cell in dict.fromkeys(record["cell"] for record in own):
-                    _line(axis, cell, [r for r in own if r["cell"] == cell], across, updates)
+                for cell, heads in dict.fromkeys((record["cell"], record["num_heads"]) for record in own):
+                    line = [r for r in own if (r["cell"], r["num_heads"]) == (cell, heads)]
+                    _line(axis, cell, heads, line, across, updates)
                 axis.set_xscale("log")
                 axis.xaxis.set_minor_locator(NullLocator())
                 axis.set_xlabel(("parameters", f"seconds for {updates:,} updates")[row])
@@ -54,17 +55,18 @@ def _seconds(record: Mapping[str, Any], updates: int) -> float:
     return updates * record["seconds_per_update"]["min"]
 
 
-def _line(axis: Axes, cell: str, records: Sequence[Mapping[str, Any]], across: Any, updates: int) -> None:
-    """The mean of the seeds, and each seed as a small point."""
+def _line(axis: Axes, cell: str, heads: int, records: Sequence[Mapping[str, Any]], across: Any, updates: int) -> None:
+    """The mean of the seeds, and each seed as a small point. Cells with heads are paler, the more heads the paler."""
     records = sorted(records, key=lambda record: record["budget"])
     xs = [across(record, updates) for record in records]
     means = [np.mean(record["test"]["loss"]) for record in records]
-    look = CONTESTANTS[cell]
+    colour, label = CONTESTANTS[cell].colour, label_of(cell, heads)
+    strength = 1 / (1 + 0.5 * np.log2(heads))
     for x, record in zip(xs, records, strict=True):
         losses = record["test"]["loss"]
-        axis.plot([x] * len(losses), losses, ".", color=look.colour, alpha=0.45, markersize=5)
+        axis.plot([x] * len(losses), losses, ".", color=colour, alpha=0.45 * strength, markersize=5)
     style = (0, DASHES[cell]) if DASHES[cell] else "-"
-    axis.plot(xs, means, color=look.colour, linestyle=style, marker=MARKERS[cell], markersize=6, label=look.label)
+    axis.plot(xs, means, color=colour, alpha=strength, linestyle=style, marker=MARKERS[cell], markersize=6, label=label)
 
 
 def _whole_ticks(axis: Axes, values: Sequence[float]) -> None:

@@ -1,5 +1,6 @@
 """The models of equal size that are compared, and their tasks."""
 
+import itertools
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ class Model(NamedTuple):
     budget: int
     hidden_size: int
     parameters: int
+    num_heads: int = 1
 
 
 def adding(steps: int, batch_size: int, tests: int = 1000) -> Problem:
@@ -53,30 +55,43 @@ def adding(steps: int, batch_size: int, tests: int = 1000) -> Problem:
     )
 
 
-def parameters_of(problem: Problem, cell: str, hidden_size: int) -> int:
+def cell_of(model: Model, steps: int) -> jaxrnn.Cell:
+    """The cell of a model that reads so many steps."""
+    return CONTESTANTS[model.cell].make(model.hidden_size, steps, num_heads=model.num_heads)
+
+
+def parameters_of(problem: Problem, cell: str, hidden_size: int, num_heads: int = 1) -> int:
     """Of the whole model, the read-out included."""
-    made = CONTESTANTS[cell].make(hidden_size, problem.steps)
+    made = CONTESTANTS[cell].make(hidden_size, problem.steps, num_heads=num_heads)
     return jaxrnn.count_params(jax.eval_shape(lambda: initial(problem, made, hidden_size, jax.random.key(0))))
 
 
-def sized(problem: Problem, task: str, cell: str, budget: int) -> Model:
-    """The model whose number of parameters is nearest to the budget."""
+def sized(problem: Problem, task: str, cell: str, budget: int, num_heads: int = 1) -> Model:
+    """The model whose number of parameters is nearest to the budget, of those with heads of equal size."""
+
+    def parameters(units: int) -> int:  # of each head
+        return parameters_of(problem, cell, units * num_heads, num_heads)
+
     too_large = 2
-    while parameters_of(problem, cell, too_large) <= budget:
+    while parameters(too_large) <= budget:
         too_large *= 2
     low = too_large // 2  # no larger than the budget, or 1
     while too_large - low > 1:
         middle = (low + too_large) // 2
-        low, too_large = (middle, too_large) if parameters_of(problem, cell, middle) <= budget else (low, middle)
-    counts = {hidden: parameters_of(problem, cell, hidden) for hidden in (low, too_large)}
-    hidden = min(counts, key=lambda hidden: abs(counts[hidden] - budget))
-    return Model(task, cell, budget, hidden, counts[hidden])
+        low, too_large = (middle, too_large) if parameters(middle) <= budget else (low, middle)
+    counts = {units: parameters(units) for units in (low, too_large)}
+    units = min(counts, key=lambda units: abs(counts[units] - budget))
+    return Model(task, cell, budget, units * num_heads, counts[units], num_heads)
 
 
 def planned(
-    problems: Mapping[str, Problem], cells: tuple[str, ...], budgets: tuple[int, ...], tolerance: float
+    problems: Mapping[str, Problem],
+    cells: tuple[str, ...],
+    budgets: tuple[int, ...],
+    tolerance: float,
+    num_heads: tuple[int, ...] = (1,),
 ) -> list[Model]:
-    """All models, the largest first.
+    """All models, the largest first; every cell with every number of heads.
 
     Raises:
         ValueError: if there is no model within the tolerance of a budget.
@@ -84,12 +99,13 @@ def planned(
     models = []
     for budget in sorted(budgets, reverse=True):
         for task, problem in problems.items():
-            for cell in cells:
-                model = sized(problem, task, cell, budget)
+            for cell, heads in itertools.product(cells, dict.fromkeys(num_heads)):
+                model = sized(problem, task, cell, budget, heads)
                 if abs(model.parameters - budget) > tolerance * budget:
+                    units = f"{model.hidden_size} units" + (f" in {heads} heads" if heads > 1 else "")
                     raise ValueError(
                         f"--budgets {budget} is not met within {100 * tolerance:g} % by {cell} on {task}: "
-                        f"{model.parameters} parameters with {model.hidden_size} units; give a larger one"
+                        f"{model.parameters} parameters with {units}; give a larger one"
                     )
                 models.append(model)
     return models

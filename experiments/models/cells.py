@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jaxrnn
+from experiments.command.messages import listed
+from experiments.command.options import check_positive
 from jaxrnn import initializers
 
 
@@ -11,18 +13,18 @@ class Contestant(NamedTuple):
     """A cell with its initial values."""
 
     label: str
-    make: Callable[[int, int], jaxrnn.Cell]  # of H, and the number of steps to remember
+    make: Callable[..., jaxrnn.Cell]  # of H, the number of steps to remember, and `num_heads` for a cell with heads
     colour: str  # Okabe and Ito's, for colour-blind readers
     dashes: tuple[int, ...] = ()  # () for a solid line
     marker: str = "o"
 
 
-def _plain(make: Callable[..., jaxrnn.Cell], **options: object) -> Callable[[int, int], jaxrnn.Cell]:
-    return lambda hidden_size, _: make(hidden_size, **options)
+def _plain(make: Callable[..., jaxrnn.Cell], **options: object) -> Callable[..., jaxrnn.Cell]:
+    return lambda hidden_size, _, **heads: make(hidden_size, **options, **heads)
 
 
-def _chrono(make: Callable[..., jaxrnn.Cell]) -> Callable[[int, int], jaxrnn.Cell]:
-    return lambda hidden_size, steps: make(hidden_size, bias_init=initializers.chrono(max(3, steps)))
+def _chrono(make: Callable[..., jaxrnn.Cell]) -> Callable[..., jaxrnn.Cell]:
+    return lambda hidden_size, steps, **heads: make(hidden_size, bias_init=initializers.chrono(max(3, steps)), **heads)
 
 
 RNN, RELU, SIGMOID, LSTM, GRU = "#D55E00", "#E69F00", "#CC79A7", "#0072B2", "#009E73"
@@ -61,3 +63,22 @@ CONTESTANTS = {
     "lru": Contestant("LRU", _plain(jaxrnn.lru), BLACK, (4, 1, 1, 1), "D"),
 }
 AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")  # affine in the state, so without recurrent weights
+HEADED = ("rnn", "lstm", "gru")  # whose recurrent weights may be block-diagonal
+
+
+def check_heads(cell: str, hidden_size: int, num_heads: int) -> None:
+    """Raises a `ValueError` for a value of --num-heads that the cell cannot have."""
+    check_positive("--num-heads", num_heads)
+    if num_heads > 1 and cell not in HEADED:
+        raise ValueError(
+            f"--num-heads expected 1 with {cell}, which has no heads, got {num_heads}; "
+            f"cells with heads: {listed(HEADED)}"
+        )
+    if hidden_size % num_heads:
+        raise ValueError(f"--num-heads expected a number that divides --hidden-size {hidden_size}, got {num_heads}")
+
+
+def label_of(cell: str, num_heads: int = 1) -> str:
+    """The name of a cell in tables and figures."""
+    label = CONTESTANTS[cell].label
+    return label if num_heads == 1 else f"{label}, {num_heads} heads"

@@ -10,7 +10,6 @@ import numpy as np
 from flax import nnx
 
 import jaxrnn
-from experiments.models.cells import AFFINE
 from experiments.models.functional import Functional, functional
 from experiments.models.readout import readout_module
 from experiments.training.loop import Task
@@ -26,23 +25,37 @@ LAYERS = {
     "rg_lru": jaxrnn.modules.RGLRU,
     "lru": jaxrnn.modules.LRU,
 }
+ORTHOGONAL = {"recurrent_init": jaxrnn.initializers.orthogonal()}
+DRAWN = {  # where it is not as the module draws
+    "rnn": ORTHOGONAL,
+    "lstm": ORTHOGONAL | {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)},
+    "gru": ORTHOGONAL,
+}
 
 
 class LanguageModel(nnx.Module):
     """Predicts the next token: an embedding, recurrent layers and a linear layer, with dropout between them."""
 
     def __init__(
-        self, vocabulary: int, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, rngs: nnx.Rngs
+        self,
+        vocabulary: int,
+        cell: str,
+        embedding: int,
+        hidden_size: int,
+        layers: int,
+        dropout: float,
+        num_heads: int,
+        rngs: nnx.Rngs,
     ):
-        recurrent_init = None if cell in AFFINE else jaxrnn.initializers.orthogonal()
-        options = {"bias_init": jaxrnn.initializers.gate_bias(f=1.0)} if cell == "lstm" else {}
+        options: dict[str, Any] = dict(DRAWN.get(cell, {}))
+        if num_heads > 1:
+            options["num_heads"] = num_heads
         self.embedding = nnx.Embed(vocabulary, embedding, rngs=rngs)
         self.layers = LAYERS[cell](
             embedding,
             hidden_size,
             layers,
             dropout=dropout if layers > 1 else 0.0,
-            recurrent_init=recurrent_init,
             rngs=rngs,
             **options,
         )
@@ -70,10 +83,11 @@ class LanguageModel(nnx.Module):
 
 
 def language_model(
-    vocabulary: int, *, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float
+    vocabulary: int, *, cell: str, embedding: int, hidden_size: int, layers: int, dropout: float, num_heads: int = 1
 ) -> Functional[LanguageModel]:
     """The model as pure functions."""
-    return functional(lambda rngs: LanguageModel(vocabulary, cell, embedding, hidden_size, layers, dropout, rngs))
+    sizes = (embedding, hidden_size, layers, dropout, num_heads)
+    return functional(lambda rngs: LanguageModel(vocabulary, cell, *sizes, rngs))
 
 
 def as_streams(tokens: np.ndarray, count: int) -> np.ndarray:

@@ -20,6 +20,7 @@ from experiments.models.language import LanguageModel, language_model
 
 FILE = "model.safetensors"
 OPTIONS = ("cell", "embedding", "hidden_size", "layers", "dropout")
+OPTIONAL = {"num_heads": 1}  # absent from files of earlier versions, and from the options of `poems`
 
 
 class Saved(NamedTuple):
@@ -32,7 +33,7 @@ class Saved(NamedTuple):
 
 def model_of(symbols: int, options: Mapping[str, Any]) -> Functional[LanguageModel]:
     """The model of a vocabulary; options that are not of a model are ignored."""
-    return language_model(symbols, **{name: options[name] for name in OPTIONS})
+    return language_model(symbols, **_of_model(options))
 
 
 def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: tuple[str, ...], params: Any) -> None:
@@ -47,7 +48,7 @@ def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: t
     """
     # safetensors writes the bytes of memory, and a compiled function may return a transposed layout.
     arrays = {name: np.ascontiguousarray(leaf[0]) for name, leaf in _named(params).items()}
-    about = {"symbols": list(symbols), **{name: options[name] for name in OPTIONS}}
+    about = {"symbols": list(symbols), **_of_model(options)}
     signed = {**about, "digest": _digest(about, arrays)}
     if is_first():
         with whole_file(folder / FILE) as partial:
@@ -85,6 +86,11 @@ def check_writing(saved: Saved, steps: int, samples: int, options: Sequence[str]
     """Raises a `ValueError` in one line if so many samples of so many symbols cannot fit the memory."""
     symbols, logits = 3 * 4 * steps * samples, 4 * len(saved.symbols) * samples  # given, drawn, and copied to NumPy
     check_fits({"symbols": symbols, "probabilities": logits}, options)
+
+
+def _of_model(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a model."""
+    return {name: options[name] for name in OPTIONS} | {name: options.get(name, one) for name, one in OPTIONAL.items()}
 
 
 def _digest(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

@@ -13,6 +13,7 @@ import pytest
 import jaxrnn
 from experiments.benchmarks import (
     _contestants,
+    _heads,
     _options,
     _peers,
     _plots,
@@ -272,6 +273,45 @@ def test_speed_runs_cells_together_and_counts_the_products_of_affine_ones(tmp_pa
     assert _problem.operations("min_gru", shape, "forward") == 2 * 3 * 2 * 4 * (2 * 5)
     assert _problem.operations("rg_lru", shape, "forward") == 2 * 3 * 2 * (4 * 5 + 5 * 10)
     assert set(_tables.of_affine(record)) == {"train", "forward"}
+
+
+def test_blocks_are_those_of_the_dense_matrix():
+    params = _problem.make_problem("lstm-heads2", TINY).params
+    dense = jaxrnn.merge_heads(params).w_h
+    between = jnp.where(dense == 0, 9.0, dense)  # whatever is there
+    np.testing.assert_array_equal(_heads.blocks(between, 2), params.w_h)
+
+
+def test_every_form_of_heads_is_benchmarked():
+    every = {cell for table in (_heads.SHAPES, _heads.QUICK) for cells in table.values() for cell in cells}
+    assert every <= set(_problem.HEADED)
+    assert set(_heads.SHAPES) == {"64,32,128,512", "64,16,1024,1024"}
+    shape = Shape(2, 3, 4, 8)
+    assert _problem.operations("gru-heads2", shape, "forward") == 2 * 2 * 3 * (4 * 24 + 2 * 4 * 12)
+
+
+@pytest.mark.usefixtures("quick_peak")
+def test_speed_compares_heads_with_the_dense_cell(tmp_path, monkeypatch, capsys):
+    """All contestants return the values and the gradients of the dense cell's blocks; a loop that skips a head does not."""
+    monkeypatch.setattr(_heads, "QUICK", {"3,2,4,4": ("lstm-heads2", "gru-heads2")})
+    skips = lambda h, w_h: _heads.loop(h, w_h.at[0].set(0.0))  # noqa: E731
+    monkeypatch.setitem(_heads.BUILDERS, "skips", lambda problem: _heads.scanned(skips, problem))
+    path = tmp_path / "speed.json"
+    assert speed.main(["--heads", "--quick", "--json", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == err.count("skips differs by") == 2
+    assert "ratio is that of the minimum to dense's" in out
+    record = json.loads(path.read_text(encoding="utf-8"))
+    right = ("dense", "heads", "zeros", "cells", "batched", "loop")
+    cells = ("lstm-heads2", "gru-heads2")
+    expected = [(cell, task, name) for task in ("forward", "train") for cell in cells for name in right]
+    assert [(t["cell"], t["task"], t["contestant"]) for t in record["timings"]] == expected
+    assert all(d["difference"] < 3e-6 for d in record["differences"] if d["contestant"] != "skips")
+    assert all(len(f"{t['min_ms']:.10g}".replace(".", "").strip("0")) <= 4 for t in record["timings"])
+    made = _tables.of_heads({"timings": [t for t in record["timings"] if t["contestant"] != "cells"]})
+    assert list(made) == ["train", "forward"]
+    assert made["train"].splitlines()[0] == f"| cell | T, B, I, H | {' | '.join(_tables.HEADS)} |"
+    assert made["train"].splitlines()[2].startswith("| lstm-heads2 | 3, 2, 4, 4 | ")
 
 
 @pytest.mark.usefixtures("quick_peak")

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.models import language
+from experiments.models import language, saved
+from experiments.models.cells import AFFINE, HEADED, check_heads, label_of
 from experiments.training.loop import begin, make_optimiser, training
 from tests.support.training import filled, optax_promotes
 
@@ -138,3 +139,45 @@ def test_every_cell_by_name_makes_a_model_with_its_parameters():
         model = language.language_model(5, cell=cell, embedding=3, hidden_size=4, layers=2, dropout=0.0)
         params = jax.eval_shape(model.init, jax.random.key(0))
         assert sum(leaf.size for leaf in jax.tree.leaves(params)) == sum(counts) + 5 * 3 + 5 * (4 + 1), cell
+
+
+@pytest.mark.parametrize("cell", HEADED)
+def test_heads_shrink_the_recurrent_matrices_alone(cell):
+    counts = []
+    for heads in (1, 2, 4):
+        options = {"embedding": 3, "hidden_size": 8, "layers": 2, "dropout": 0.0, "num_heads": heads}
+        params = jax.eval_shape(language.language_model(5, cell=cell, **options).init, jax.random.key(0))
+        counts.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
+    gates = {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+    assert [counts[0] - fewer for fewer in counts[1:]] == [2 * gates * (8 * 8 - 8 * d) for d in (4, 2)]
+
+
+def test_saved_models_hold_their_heads_and_older_ones_have_none(tmp_path):
+    given = {"cell": "gru", "embedding": 2, "hidden_size": 4, "layers": 1, "dropout": 0.0, "num_heads": 2}
+    params = jax.tree.map(lambda leaf: leaf[None], filled(saved.model_of(3, given)))
+    assert (1, 2, 2, 6) in {leaf.shape for leaf in jax.tree.leaves(params)}  # the blocks, of one seed
+    saved.save_model(tmp_path, "char_lm", given, ("a", "b", "c"), params)
+    found = saved.load_model(tmp_path, "char_lm")
+    for own, leaf in zip(jax.tree.leaves(found.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(own, leaf[0])
+    tokens, free = jnp.zeros((2, 1), int), jnp.full((3, 1), -1)
+    written = language.write(found.model, found.params, tokens, free, jnp.float32(1.0), jax.random.key(0))
+    assert written.shape == (3, 1)
+    older = {name: value for name, value in given.items() if name != "num_heads"}
+    shapes = [
+        jax.eval_shape(saved.model_of(3, own).init, jax.random.key(0)) for own in (older, {**given, "num_heads": 1})
+    ]
+    assert shapes[0] == shapes[1]
+
+
+def test_heads_are_checked_by_cell_and_units():
+    check_heads("min_gru", 6, 1)
+    check_heads("gru", 6, 3)
+    with pytest.raises(
+        ValueError, match="--num-heads expected 1 with rg_lru, which has no heads, got 2; cells with heads: rnn, "
+    ):
+        check_heads("rg_lru", 6, 2)
+    with pytest.raises(ValueError, match="--num-heads expected a number that divides --hidden-size 6, got 4"):
+        check_heads("lstm", 6, 4)
+    assert set(HEADED) | set(AFFINE) == set(language.LAYERS)
+    assert (label_of("gru"), label_of("gru", 4)) == ("GRU", "GRU, 4 heads")

@@ -8,7 +8,9 @@ import pytest
 
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.lstm_vs_gru import plan
+from experiments.lstm_vs_gru.heads import equal_seconds, heads_lines
 from experiments.lstm_vs_gru.plan import adding, parameters_of, planned, sized
+from experiments.lstm_vs_gru.tables import tables_of_heads
 from tests.support.training import optax_promotes
 
 # Sizes
@@ -17,17 +19,18 @@ from tests.support.training import optax_promotes
 GATES = {"rnn": 1, "lstm": 4, "gru": 3}
 
 
-def count(cell, inputs, hidden, outputs):
-    return GATES[cell] * hidden * (inputs + hidden + 1) + hidden * (cell == "gru") + (hidden + 1) * outputs
+def count(cell, inputs, hidden, outputs, heads=1):
+    return GATES[cell] * hidden * (inputs + hidden // heads + 1) + hidden * (cell == "gru") + (hidden + 1) * outputs
 
 
-@pytest.mark.parametrize("cell", GATES)
-def test_model_size_is_the_nearest_to_its_budget(cell):
+@pytest.mark.parametrize(("cell", "heads"), [("rnn", 1), ("lstm", 1), ("gru", 1), ("lstm", 2), ("gru", 4)])
+def test_model_size_is_the_nearest_to_its_budget(cell, heads):
     problem = adding(10, 4)
-    assert parameters_of(problem, cell, 7) == count(cell, 2, 7, 1)
+    assert parameters_of(problem, cell, 8, heads) == count(cell, 2, 8, 1, heads)
     for budget in (1, 100, 1234, 5000):
-        found = sized(problem, "adding", cell, budget)
-        counts = {hidden: count(cell, 2, hidden, 1) for hidden in range(1, 80)}
+        found = sized(problem, "adding", cell, budget, heads)
+        assert (found.num_heads, found.hidden_size % heads) == (heads, 0)
+        counts = {hidden: count(cell, 2, hidden, 1, heads) for hidden in range(heads, 40 * heads + 80, heads)}
         assert abs(found.parameters - budget) == min(abs(n - budget) for n in counts.values())
         assert found.parameters == counts[found.hidden_size]
 
@@ -45,6 +48,12 @@ def test_unreachable_budget_is_refused():
         ValueError, match=r"--budgets 100 is not met within 5 % by lstm on adding: 117 parameters with 4 "
     ):
         planned(problems, ("rnn", "lstm"), (100,), 0.05)
+    models = planned(problems, ("gru",), (2000,), 0.05, (1, 4, 4))
+    assert [(model.num_heads, model.hidden_size) for model in models] == [(1, 24), (4, 44)]
+    with pytest.raises(
+        ValueError, match=r"by gru on adding: \d+ parameters with 8 units in 4 heads; give a larger one"
+    ):
+        planned(problems, ("gru",), (100,), 0.05, (4,))
 
 
 # Adding
@@ -130,11 +139,14 @@ def test_timed_calls_take_turns(monkeypatch):
 
 
 def test_lstm_and_gru_are_compared_at_equal_budgets():
-    def record(cell, budget, losses, seconds):
+    def record(cell, budget, losses, seconds, heads=1):
         speed = {"min": seconds, "median": 9.0}
-        return {"task": "text", "cell": cell, "budget": budget, "test": {"loss": losses}, "seconds_per_update": speed}
+        own = {"test": {"loss": losses}, "seconds_per_update": speed}
+        return {"task": "text", "cell": cell, "budget": budget, "num_heads": heads, **own}
 
     records = [
+        record("gru", 10, [0.0, 0.0], 7.0, heads=2),
+        record("lstm", 10, [9.0, 9.0], 7.0, heads=2),
         record("rnn", 10, [5.0, 5.0], 1.0),
         record("lstm", 10, [1.0, 4.0], 3.0),
         record("gru", 10, [2.0, 3.0], 2.0),
@@ -146,7 +158,75 @@ def test_lstm_and_gru_are_compared_at_equal_budgets():
     }  # fmt: skip
 
 
+# Heads
+
+
+def test_equal_seconds_are_so_many_updates_of_the_dense_cell():
+    def model(cell, heads, budget=100, task="text"):
+        return lstm_vs_gru.Model(task, cell, budget, 8, 101, heads)
+
+    seconds = {
+        model("gru", 1): 2.0,
+        model("gru", 4): 3.0,
+        model("gru", 8): 1.0,
+        model("gru", 2): 9000.0,
+        model("gru", 4, budget=200): 1.0,
+        model("lstm", 4): 1.0,
+        model("gru", 4, task="adding"): 1.0,
+    }
+    found = equal_seconds(seconds, 600, 10)
+    assert found == {model("gru", 4): 400, model("gru", 8): 1200, model("gru", 2): 10}
+
+
+def test_heads_are_compared_with_the_dense_cell_of_their_task():
+    def run(task, heads, losses, seconds, **more):
+        own = {"cell": "gru", "budget": 1000, "hidden_size": 10 * heads, "parameters": 1001, "learning_rate": 0.03}
+        speed = {"min": seconds, "median": 9.0}
+        return {**own, "task": task, "num_heads": heads, "test": {"loss": losses}, "seconds_per_update": speed, **more}
+
+    anew = {"updates": 1250, "test": {"loss": [0.5, 2.0]}}
+    record = {
+        "runs": [
+            run("adding", 1, [5.0, 5.0], 7.0),
+            run("digits", 1, [1.0, 2.0], 0.002),
+            run("digits", 4, [0.5, 1.5], 0.003, at_equal_seconds=anew),
+        ]
+    }
+    *_, first, second, third = tables_of_heads(record)["heads"].splitlines()
+    assert first == "| digits | GRU | 10 | 1,001 | 2.0 | 1.500 ± 0.707 (0.03) | - | - |"
+    row = (
+        "| digits | GRU, 4 heads | 40 | 1,001 | 3.0 (1.50) | 1.000 ± 0.707 (0.03) | 1.250 ± 1.061 (1,250) | 2, 1 of 2 |"
+    )
+    assert second == row
+    assert third.startswith("| adding | GRU | 10 |")
+    (line,) = heads_lines(record["runs"])
+    assert "40 units, beside 10 without: an update takes 1.50 times as long" in line
+    assert "better in 2 of 2 seeds after equal updates, in 1 after equal seconds (1,250 updates" in line
+
+
 # The script
+
+
+def test_small_run_with_heads_trains_them_anew(tmp_path, capsys, monkeypatch):
+    asked = []
+    options = {"updates": 10, "batch-size": 4, "adding-steps": 3, "seeds": 1, "rounds": 1, "budgets": 200, "looks": 1}
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    arguments += ["--tasks", "adding", "--cells", "gru", "--learning-rates", "0.05", f"--out={tmp_path}"]
+    monkeypatch.setattr(lstm_vs_gru, "TOLERANCE", 0.3)
+    monkeypatch.setattr(lstm_vs_gru, "equal_seconds", lambda seconds, *given: asked.append(given) or {max(seconds): 20})
+    with optax_promotes():
+        assert lstm_vs_gru.main([*arguments, "--num-heads", "2", "1"]) == 0
+    record = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    dense, headed = record["runs"]
+    assert [(run["num_heads"], run["hidden_size"]) for run in record["runs"]] == [(1, 6), (2, 8)]
+    assert headed["parameters"] == count("gru", 2, 8, 1, 2)
+    assert headed["updates"] == [10]
+    assert headed["at_equal_seconds"]["updates"] == 20
+    longer, shorter = headed["at_equal_seconds"]["test"]["loss"], headed["test"]["loss"]
+    assert abs(longer[0] / shorter[0] - 1) > 1e-3  # other devices may round differently
+    assert "at_equal_seconds" not in dense
+    assert asked == [(10, lstm_vs_gru.CALL)]
+    assert "GRU, 2 heads, 8 units, beside 6 without" in capsys.readouterr().out
 
 
 def test_small_run_writes_its_results(tmp_path, capsys):
@@ -193,6 +273,10 @@ def test_small_run_writes_its_results(tmp_path, capsys):
         ("--tasks adding --budgets 20", "--budgets 20 is not met within 2 %"),
         ("--learning-rates 0.1 inf", "--learning-rates expected a positive number, got inf"),
         ("--rounds 0", "--rounds"),
+        ("--looks 0", "--looks"),
+        ("--num-heads 4 0", "--num-heads expected a positive number, got 0"),
+        ("--num-heads", "--num-heads expected one or more numbers, got nothing"),
+        ("--tasks adding --num-heads 64 --budgets 2000", "256 units in 64 heads; give a larger one"),
         ("--adding-steps 1", "--adding-steps expected at least 2, got 1"),
         ("--tasks copy", "--tasks expected digits, text, adding; got copy"),
         ("--cells mgu", "--cells expected rnn, lstm, gru; got mgu"),

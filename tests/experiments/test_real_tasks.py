@@ -369,6 +369,17 @@ def test_existing_run_is_kept_and_resumes_only_with_its_options(small_text, caps
         ("char_lm", "--text nowhere.txt", "cannot read the text nowhere.txt"),
         ("char_lm", "--data-dir nowhere", "python -m experiments.datasets get tiny-shakespeare"),
         ("char_lm", "--text long.txt --batch-size 500", "--window 64 is more than the text has"),
+        ("char_lm", "--text long.txt --num-heads 0", "--num-heads expected a positive number, got 0"),
+        (
+            "char_lm",
+            "--text long.txt --num-heads 3",
+            "--num-heads expected a number that divides --hidden-size 256, got 3",
+        ),
+        (
+            "char_lm",
+            "--text long.txt --cell min_gru --num-heads 2",
+            "--num-heads expected 1 with min_gru, which has no heads, got 2; cells with heads: rnn, lstm, gru",
+        ),
         ("char_lm", "--text long.txt --dropout 1", "--dropout expected a share in [0, 1), got 1"),
         (
             "char_lm",

@@ -286,6 +286,50 @@ def seconds_of_an_update():
     return f"an LSTM update takes {span(ratios)} times a GRU's"
 
 
+def beside_dense():
+    """The runs with heads, each with the dense one of its task."""
+    found = runs("lstm_vs_gru_heads", num_heads=1)
+    return [
+        (run, next(dense for dense in found if dense["task"] == run["task"]))
+        for run in record("lstm_vs_gru_heads")["runs"]
+        if run["num_heads"] > 1
+    ]
+
+
+@says(PAGE)
+def settings_of_heads():
+    found = record("lstm_vs_gru_heads")["config"]
+    assert found["updates"] == lstm_vs_gru.Config.updates == 600
+    assert tuple(found["learning_rates"]) == lstm_vs_gru.Config.learning_rates
+    assert found["tasks"] == list(lstm_vs_gru.TASKS)
+    heads, cells, budgets = (" ".join(map(str, found[name])) for name in ("num_heads", "cells", "budgets"))
+    return f"""python -m experiments.lstm_vs_gru --cells {cells} --num-heads {heads} --budgets {budgets} --rounds {found["rounds"]}
+    --looks {found["looks"]}"""
+
+
+@says(PAGE)
+def heads_after_equal_updates():
+    lower = [
+        (own["test"]["loss"], dense["test"]["loss"])
+        for own, dense in beside_dense()
+        if round(np.mean(own["test"]["loss"]), 4) < round(np.mean(dense["test"]["loss"]), 4)
+    ]
+    assert all(np.mean(dense) - np.mean(own) < np.std(dense, ddof=1) for own, dense in lower)
+    return f"""After equal updates its mean loss is lower in {len(lower)} of {len(beside_dense())} rows, by less than
+    the deviation of the seeds."""
+
+
+@says(PAGE)
+def heads_after_equal_seconds():
+    pairs = beside_dense()
+    for own, dense in pairs:
+        assert np.all(np.greater(own["at_equal_seconds"]["test"]["loss"], dense["test"]["loss"]))
+    ratios = [own["seconds_per_update"]["min"] / dense["seconds_per_update"]["min"] for own, dense in pairs]
+    sizes = [own["hidden_size"] // own["num_heads"] for own, _ in pairs]
+    return f"""After equal seconds it is worse with every seed of every row, because an update takes {span(ratios)} times as
+    long: the model has as many parameters, but more units, in blocks of {min(sizes)} to {max(sizes)}."""
+
+
 # Data and the long sequence
 
 
