@@ -46,11 +46,11 @@ class Config(RunOptions):
     data_dir: Path | None = None
     """Where tiny-shakespeare is; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""
     cell: str = "lstm"
-    """rnn, lstm, gru, min_gru, min_lstm, rg_lru or lru."""
+    """rnn, lstm, gru, min_gru, min_lstm, rg_lru, lru or slstm."""
     hidden_size: int = 256
     """Hidden units of each layer."""
     num_heads: int = 1
-    """Heads of rnn, lstm or gru: each recurrent matrix is so many blocks. Divides the hidden units; 1 is dense."""
+    """Heads of rnn, lstm, gru or slstm: each recurrent matrix is so many blocks. Divides the hidden units; 1 is dense."""
     layers: int = 1
     """Recurrent layers."""
     embedding: int = 64

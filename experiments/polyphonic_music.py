@@ -139,6 +139,7 @@ def hidden_size_of(cell: str, budget: int) -> int:
         layer = {
             "rnn": h * (PITCHES + h + 1),
             "lstm": 4 * h * (PITCHES + h + 1),
+            "slstm": 4 * h * (PITCHES + h + 1),
             "gru": 3 * h * (PITCHES + h + 1) + h,
             "min_gru": 2 * h * (PITCHES + 1),
             "min_lstm": 3 * h * (PITCHES + 1),

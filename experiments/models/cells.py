@@ -56,6 +56,7 @@ CONTESTANTS = {
     ),
     "lstm-chrono": Contestant("LSTM, chrono", _chrono(jaxrnn.lstm), LSTM, (6, 2), "s"),
     "gru": Contestant("GRU", _plain(jaxrnn.gru), GRU),
+    "slstm": Contestant("sLSTM", _plain(jaxrnn.slstm), LSTM, (1, 2), "^"),
     "gru-chrono": Contestant("GRU, chrono", _chrono(jaxrnn.gru), GRU, (6, 2), "s"),
     "min_gru": Contestant("minGRU", _plain(jaxrnn.min_gru), LINEAR, (2, 2), "v"),
     "min_lstm": Contestant("minLSTM", _plain(jaxrnn.min_lstm), LINEAR, (), "^"),
@@ -63,7 +64,7 @@ CONTESTANTS = {
     "lru": Contestant("LRU", _plain(jaxrnn.lru), BLACK, (4, 1, 1, 1), "D"),
 }
 AFFINE = ("min_gru", "min_lstm", "rg_lru", "lru")  # affine in the state, so without recurrent weights
-HEADED = ("rnn", "lstm", "gru")  # whose recurrent weights may be block-diagonal
+HEADED = ("rnn", "lstm", "gru", "slstm")  # whose recurrent weights may be block-diagonal
 
 
 def check_heads(cell: str, hidden_size: int, num_heads: int) -> None:

@@ -24,6 +24,7 @@ LAYERS = {
     "min_lstm": jaxrnn.modules.MinLSTM,
     "rg_lru": jaxrnn.modules.RGLRU,
     "lru": jaxrnn.modules.LRU,
+    "slstm": jaxrnn.modules.SLSTM,
 }
 ORTHOGONAL = {"recurrent_init": jaxrnn.initializers.orthogonal()}
 DRAWN = {  # where it is not as the module draws

@@ -130,6 +130,7 @@ def test_every_cell_by_name_makes_a_model_with_its_parameters():
         "rnn": [4 * (n + 5) for n in (3, 4)],
         "lstm": [16 * (n + 5) for n in (3, 4)],
         "gru": [12 * (n + 5) + 4 for n in (3, 4)],
+        "slstm": [16 * (n + 5) for n in (3, 4)],
         **{cell: [gates * 4 * (n + 1) for n in (3, 4)] for cell, gates in affine.items()},
         "rg_lru": [4 * (n + 1) + 8 * (4 + 1) + 4 for n in (3, 4)],
         "lru": [4 * (2 * n + 2 * 4 + 3) + 4 * n for n in (3, 4)],
@@ -148,7 +149,7 @@ def test_heads_shrink_the_recurrent_matrices_alone(cell):
         options = {"embedding": 3, "hidden_size": 8, "layers": 2, "dropout": 0.0, "num_heads": heads}
         params = jax.eval_shape(language.language_model(5, cell=cell, **options).init, jax.random.key(0))
         counts.append(sum(leaf.size for leaf in jax.tree.leaves(params)))
-    gates = {"rnn": 1, "lstm": 4, "gru": 3}[cell]
+    gates = {"rnn": 1, "lstm": 4, "gru": 3, "slstm": 4}[cell]
     assert [counts[0] - fewer for fewer in counts[1:]] == [2 * gates * (8 * 8 - 8 * d) for d in (4, 2)]
 
 
