@@ -90,6 +90,7 @@ PAGES = {
             "speed": _tables.of_one_device,
             "speed_two_devices": _tables.of_all_cores,
             "speed_affine": _tables.of_affine,
+            "speed_heads": _tables.of_heads,
             "memory": _tables.of_memory,
             "memory_final": _tables.of_memory,
             "latency": _tables.of_latency,

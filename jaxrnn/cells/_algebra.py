@@ -10,7 +10,8 @@ other operand: weights in bfloat16 with states in float32 give mixed-precision p
 The blocks of a block-diagonal matrix have the gates of their head side by side. What they read
 and give is that of the whole matrix: `(*B, H)` and `(*B, G*H)`, H = heads * D, with the units of a
 head side by side in each gate. A product is one batched product over the heads: on a CPU it is
-faster than a loop over the heads and than one product with the zeros between the blocks.
+faster than one product with the zeros between the blocks, and as fast as one product for each head,
+in a program that does not grow with the heads.
 """
 
 from typing import Any, NamedTuple
