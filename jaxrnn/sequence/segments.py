@@ -27,17 +27,32 @@ class Runs(Protocol):
     def run(self, options: Options, inputs: Inputs) -> Outcome: ...
 
 
+STEPS_KEPT = 32  # the length of a segment for "sqrt" where T is a symbol: about √T of a thousand steps
+
+
+def is_symbolic(*sizes: Any) -> bool:
+    """Whether any of these sizes is a symbol of `jax.export`, so that it cannot be compared while tracing."""
+    return not all(isinstance(size, int) for size in sizes)
+
+
 def steps_kept(checkpoint: int | str, time: int) -> int:
     """The length of a segment: K, or for "sqrt" about √T, which keeps the fewest states and steps together."""
-    return checkpoint if isinstance(checkpoint, int) else max(1, math.isqrt(time))
+    if isinstance(checkpoint, int):
+        return checkpoint
+    return STEPS_KEPT if is_symbolic(time) else max(1, math.isqrt(time))
 
 
 SEGMENT_ROWS = 1024  # steps times sequences: enough rows for a product at full speed, few enough for the cache
 SHORTEST_SEGMENT = 8  # steps; in shorter ones the loop over segments costs more than the cache saves
 
 
-def segment_length(time: int, rows: int) -> int:
-    """The steps to project and accumulate at a time, each of `rows` sequences; a divisor of T if one is near."""
+def segment_length(time: int, rows: int) -> int | None:
+    """The steps to project and accumulate at a time, each of `rows` sequences; a divisor of T if one is near.
+
+    `None` is the whole sequence: where T or the number of sequences is a symbol, no length is good for all sizes.
+    """
+    if is_symbolic(time, rows):
+        return None
     size = max(SHORTEST_SEGMENT, SEGMENT_ROWS // max(rows, 1))
     if time < 2 * size:
         return max(time, 1)
@@ -52,10 +67,15 @@ class Segments(NamedTuple):
     rest: Any
 
 
-def split_time(tree: PyTree, size: int, reverse: bool) -> Segments:
-    """Leaves `(T, ·)` in segments; a sequence no longer than one segment is all left over."""
+def split_time(tree: PyTree, size: int | None, reverse: bool) -> Segments:
+    """Leaves `(T, ·)` in segments; a sequence no longer than one segment is all left over.
+
+    So is every sequence where `size` is `None`. Where T is a symbol, either part may be empty.
+    """
     time = jax.tree.leaves(tree)[0].shape[0]
-    count, left = divmod(time, size) if size < time else (0, time)
+    if size is None:
+        return Segments(None, tree)
+    count, left = divmod(time, size) if is_symbolic(time) or size < time else (0, time)
 
     def whole(leaf: jax.Array) -> jax.Array:
         leaf = leaf[left:] if reverse else leaf[: time - left]
@@ -65,8 +85,8 @@ def split_time(tree: PyTree, size: int, reverse: bool) -> Segments:
         return leaf[:left] if reverse else leaf[time - left :]
 
     return Segments(
-        whole=jax.tree.map(whole, tree) if count else None,
-        rest=jax.tree.map(rest, tree) if left or not count else None,
+        whole=jax.tree.map(whole, tree) if is_symbolic(time) or count else None,
+        rest=jax.tree.map(rest, tree) if is_symbolic(time) or left or not count else None,
     )
 
 
