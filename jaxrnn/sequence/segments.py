@@ -70,12 +70,14 @@ class Segments(NamedTuple):
 def split_time(tree: PyTree, size: int | None, reverse: bool) -> Segments:
     """Leaves `(T, ·)` in segments; a sequence no longer than one segment is all left over.
 
-    So is every sequence where `size` is `None`. Where T is a symbol, either part may be empty.
+    So is every sequence where `size` is `None`. A T that is a symbol is a multiple of `size`.
     """
     time = jax.tree.leaves(tree)[0].shape[0]
     if size is None:
         return Segments(None, tree)
-    count, left = divmod(time, size) if is_symbolic(time) or size < time else (0, time)
+    if is_symbolic(time):
+        return Segments(jax.tree.map(lambda leaf: leaf.reshape(time // size, size, *leaf.shape[1:]), tree), None)
+    count, left = divmod(time, size) if size < time else (0, time)
 
     def whole(leaf: jax.Array) -> jax.Array:
         leaf = leaf[left:] if reverse else leaf[: time - left]
@@ -85,8 +87,8 @@ def split_time(tree: PyTree, size: int | None, reverse: bool) -> Segments:
         return leaf[:left] if reverse else leaf[time - left :]
 
     return Segments(
-        whole=jax.tree.map(whole, tree) if is_symbolic(time) or count else None,
-        rest=jax.tree.map(rest, tree) if is_symbolic(time) or left or not count else None,
+        whole=jax.tree.map(whole, tree) if count else None,
+        rest=jax.tree.map(rest, tree) if left or not count else None,
     )
 
 
@@ -133,7 +135,9 @@ class Checkpointed(NamedTuple):
 
     def run(self, options: Options, inputs: Inputs) -> Outcome:
         assert options.checkpoint is not None
-        size = steps_kept(options.checkpoint, inputs.time)
+        size, time = steps_kept(options.checkpoint, inputs.time), inputs.time
+        if is_symbolic(time):
+            inputs = _padded(inputs, size)
         over_time = (inputs.xs, inputs.mask, inputs.resets, inputs.borders)
 
         def segment(state: State, steps: PyTree) -> tuple[State, Any]:
@@ -149,4 +153,23 @@ class Checkpointed(NamedTuple):
             options.reverse,
             in_loop=jax.checkpoint(segment, prevent_cse=False),
         )
+        if is_symbolic(time):
+            ys, states = jax.tree.map(lambda leaf: leaf[:time], (ys, states))
         return final, ys, states
+
+
+def _padded(inputs: Inputs, size: int) -> Inputs:
+    """The inputs with masked steps after the last one, so that they are whole segments of `size` steps.
+
+    It is for a T that is a symbol, whose last segment would be of unknown length.
+    """
+    time = inputs.time
+    whole = (time + size - 1) // size * size
+
+    def padded(leaf: jax.Array) -> jax.Array:
+        return jnp.concatenate([leaf, jnp.zeros((whole - time, *leaf.shape[1:]), leaf.dtype)])
+
+    mask = jnp.ones((time, *inputs.batch_shape), bool) if inputs.mask is None else inputs.mask
+    over_time = (inputs.xs, mask, inputs.resets, inputs.borders)
+    xs, mask, resets, borders = jax.tree.map(padded, over_time)
+    return inputs._replace(xs=xs, mask=mask, resets=resets, borders=borders)
