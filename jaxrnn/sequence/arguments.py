@@ -14,8 +14,18 @@ from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, St
 from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
 from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
-from jaxrnn.sequence.request import CLOSURES, COMPLEX, PLATFORMS, Device, Inputs, Options, Request
-from jaxrnn.sequence.segments import segment_length
+from jaxrnn.sequence.request import (
+    CLOSURES,
+    COMPLEX,
+    PLATFORMS,
+    SYMBOLIC_BATCH,
+    SYMBOLIC_TIME,
+    Device,
+    Inputs,
+    Options,
+    Request,
+)
+from jaxrnn.sequence.segments import is_symbolic, segment_length
 from jaxrnn.sequence.sharding import (
     check_alike,
     check_placement,
@@ -87,7 +97,12 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
         accumulate_once=options.keep_gates and may_be_sharded(inputs),
     )
     features = _features(given, options, dtypes.state, device, is_varying)
-    also = {CLOSURES: closes, COMPLEX: is_complex(inputs.state)}
+    also = {
+        CLOSURES: closes,
+        COMPLEX: is_complex(inputs.state),
+        SYMBOLIC_TIME: is_symbolic(inputs.time),
+        SYMBOLIC_BATCH: is_symbolic(*inputs.batch_shape),
+    }
     features = features | {name for name, is_asked in also.items() if is_asked}
     return Request(options, inputs, features, device, repr(cell))
 

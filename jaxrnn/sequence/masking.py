@@ -53,7 +53,7 @@ def resets_on_entry(resets: Bool[Array, "T *B"], reverse: bool) -> Bool[Array, "
 
 def window_borders(time: int, window: int | None, reverse: bool) -> Bool[Array, "T"] | None:
     """True at the first step of every window of `window` steps but the first, in the order of reading."""
-    if window is None or window >= time:
+    if window is None or (isinstance(time, int) and window >= time):
         return None
     order = jnp.arange(time - 1, -1, -1) if reverse else jnp.arange(time)
     return (order % window == 0) & (order > 0)

@@ -31,7 +31,7 @@ from jaxrnn.sequence.implementations.reference import Reference
 from jaxrnn.sequence.implementations.scan import Scan
 from jaxrnn.sequence.masking import only
 from jaxrnn.sequence.request import CLOSURES, COMPLEX, FEATURES, Device, Inputs, Options, Outcome, Request
-from jaxrnn.sequence.segments import Checkpointed, Runs
+from jaxrnn.sequence.segments import Checkpointed, Runs, is_symbolic
 from jaxrnn.sequence.sharding import OnMesh
 
 IMPLEMENTATIONS: dict[str, Implementation] = {
@@ -80,7 +80,7 @@ def choose(request: Request, implementation: Any = None, measured: Sequence[Meas
         rows = MEASURED if measured is None else measured
         fastest = [IMPLEMENTATIONS[row.implementation] for row in rows if _applies(row, request)]
         default = IMPLEMENTATIONS["scan" if IMPLEMENTATIONS["bptt"].unsupported(request) else "bptt"]
-        if request.device.platform != "cpu" and request.inputs.time >= PARALLEL_FROM:
+        if request.device.platform != "cpu" and _within(request.inputs.time, PARALLEL_FROM, ANY):
             fastest.append(IMPLEMENTATIONS["associative"])
         found = next((each for each in fastest if each.unsupported(request) is None), default)
     reason = found.unsupported(request)
@@ -98,8 +98,13 @@ def _applies(row: Measured, request: Request) -> bool:
         row.device in request.device.kind
         and row.rule == request.rule
         and jnp.dtype(dtype) == jnp.dtype(row.dtype)
-        and all(low <= size <= high for (low, high), size in zip(row[5:], sizes, strict=True))
+        and all(_within(size, low, high) for (low, high), size in zip(row[5:], sizes, strict=True))
     )
+
+
+def _within(size: Any, low: int, high: int) -> bool:
+    """Whether a size is in the range; a symbol is if every size is."""
+    return (low, high) == (1, ANY) if is_symbolic(size) else low <= size <= high
 
 
 def run(implementation: Implementation, request: Request) -> Outcome:

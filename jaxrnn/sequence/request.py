@@ -27,7 +27,7 @@ class Options(NamedTuple):
     output_dtype: Any = None
     clip_gradient: float | None = None  # the cotangent of the state is clipped to ± this between two steps
     placement: Placement | None = None  # the devices that the work is sharded over
-    segment: int = 1  # the steps that are projected, and accumulated, at a time
+    segment: int | None = 1  # the steps that are projected, and accumulated, at a time; `None` is all
     accumulate_once: bool = False  # after the whole sequence; if not, after every segment
 
     @property
@@ -117,9 +117,10 @@ OPTIONS = (
 CLOSURES = "a function that closes over traced values"
 PLACES = ("shard_map with its checks", "model_parallel", "a batch on an explicit mesh")
 COMPLEX = "a complex state"
+SYMBOLIC_TIME, SYMBOLIC_BATCH = SYMBOLS = ("a symbolic number of steps", "a symbolic batch")  # of `jax.export`
 DTYPES = ("float32", "float64", "bfloat16, float16", COMPLEX)
 PLATFORMS = {"cpu": "a CPU", "cuda": "an NVIDIA GPU", "rocm": "an AMD GPU", "tpu": "a TPU"}
-FEATURES = (*OPTIONS, CLOSURES, *PLACES, *DTYPES, *PLATFORMS.values())
+FEATURES = (*OPTIONS, CLOSURES, *PLACES, *SYMBOLS, *DTYPES, *PLATFORMS.values())
 
 
 def operands(options: Options, params: Params) -> Params:

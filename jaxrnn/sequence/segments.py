@@ -27,17 +27,32 @@ class Runs(Protocol):
     def run(self, options: Options, inputs: Inputs) -> Outcome: ...
 
 
+STEPS_KEPT = 32  # the length of a segment for "sqrt" where T is a symbol: about √T of a thousand steps
+
+
+def is_symbolic(*sizes: Any) -> bool:
+    """Whether any of these sizes is a symbol of `jax.export`, so that it cannot be compared while tracing."""
+    return not all(isinstance(size, int) for size in sizes)
+
+
 def steps_kept(checkpoint: int | str, time: int) -> int:
     """The length of a segment: K, or for "sqrt" about √T, which keeps the fewest states and steps together."""
-    return checkpoint if isinstance(checkpoint, int) else max(1, math.isqrt(time))
+    if isinstance(checkpoint, int):
+        return checkpoint
+    return STEPS_KEPT if is_symbolic(time) else max(1, math.isqrt(time))
 
 
 SEGMENT_ROWS = 1024  # steps times sequences: enough rows for a product at full speed, few enough for the cache
 SHORTEST_SEGMENT = 8  # steps; in shorter ones the loop over segments costs more than the cache saves
 
 
-def segment_length(time: int, rows: int) -> int:
-    """The steps to project and accumulate at a time, each of `rows` sequences; a divisor of T if one is near."""
+def segment_length(time: int, rows: int) -> int | None:
+    """The steps to project and accumulate at a time, each of `rows` sequences; a divisor of T if one is near.
+
+    `None` is the whole sequence: where T or the number of sequences is a symbol, no length is good for all sizes.
+    """
+    if is_symbolic(time, rows):
+        return None
     size = max(SHORTEST_SEGMENT, SEGMENT_ROWS // max(rows, 1))
     if time < 2 * size:
         return max(time, 1)
@@ -52,9 +67,16 @@ class Segments(NamedTuple):
     rest: Any
 
 
-def split_time(tree: PyTree, size: int, reverse: bool) -> Segments:
-    """Leaves `(T, ·)` in segments; a sequence no longer than one segment is all left over."""
+def split_time(tree: PyTree, size: int | None, reverse: bool) -> Segments:
+    """Leaves `(T, ·)` in segments; a sequence no longer than one segment is all left over.
+
+    So is every sequence where `size` is `None`. A T that is a symbol is a multiple of `size`.
+    """
     time = jax.tree.leaves(tree)[0].shape[0]
+    if size is None:
+        return Segments(None, tree)
+    if is_symbolic(time):
+        return Segments(jax.tree.map(lambda leaf: leaf.reshape(time // size, size, *leaf.shape[1:]), tree), None)
     count, left = divmod(time, size) if size < time else (0, time)
 
     def whole(leaf: jax.Array) -> jax.Array:
@@ -113,7 +135,9 @@ class Checkpointed(NamedTuple):
 
     def run(self, options: Options, inputs: Inputs) -> Outcome:
         assert options.checkpoint is not None
-        size = steps_kept(options.checkpoint, inputs.time)
+        size, time = steps_kept(options.checkpoint, inputs.time), inputs.time
+        if is_symbolic(time):
+            inputs = _padded(inputs, size)
         over_time = (inputs.xs, inputs.mask, inputs.resets, inputs.borders)
 
         def segment(state: State, steps: PyTree) -> tuple[State, Any]:
@@ -129,4 +153,23 @@ class Checkpointed(NamedTuple):
             options.reverse,
             in_loop=jax.checkpoint(segment, prevent_cse=False),
         )
+        if is_symbolic(time):
+            ys, states = jax.tree.map(lambda leaf: leaf[:time], (ys, states))
         return final, ys, states
+
+
+def _padded(inputs: Inputs, size: int) -> Inputs:
+    """The inputs with masked steps after the last one, so that they are whole segments of `size` steps.
+
+    It is for a T that is a symbol, whose last segment would be of unknown length.
+    """
+    time = inputs.time
+    whole = (time + size - 1) // size * size
+
+    def padded(leaf: jax.Array) -> jax.Array:
+        return jnp.concatenate([leaf, jnp.zeros((whole - time, *leaf.shape[1:]), leaf.dtype)])
+
+    mask = jnp.ones((time, *inputs.batch_shape), bool) if inputs.mask is None else inputs.mask
+    over_time = (inputs.xs, mask, inputs.resets, inputs.borders)
+    xs, mask, resets, borders = jax.tree.map(padded, over_time)
+    return inputs._replace(xs=xs, mask=mask, resets=resets, borders=borders)

@@ -37,7 +37,7 @@ from jaxrnn.cells._affine import is_affine, plus, read, read_backward, times
 from jaxrnn.sequence.implementations.bptt import cotangents_of, entering_states
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
 from jaxrnn.sequence.masking import only, select
-from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request, operands
+from jaxrnn.sequence.request import CLOSURES, SYMBOLIC_BATCH, Inputs, Options, Outcome, Request, operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Associative(Implementation):
     supports: ClassVar = frozenset({
         "lengths", "mask", "resets", "reverse", "return_states", 'checkpoint="gates"', "checkpoint=K",
         "compute_dtype", "truncate", "shard_map with its checks",
-        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16", "a complex state",
+        "a batch on an explicit mesh", SYMBOLIC_BATCH, "float32", "float64", "bfloat16, float16", "a complex state",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
     reasons: ClassVar = {

@@ -31,7 +31,7 @@ from jaxtyping import Array
 from jaxrnn._types import Params, PyTree, Rule, State, Tape
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
 from jaxrnn.sequence.masking import clip, only, replace, select, shifted
-from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request, operands
+from jaxrnn.sequence.request import CLOSURES, SYMBOLS, Inputs, Options, Outcome, Request, operands
 from jaxrnn.sequence.segments import Segments, backward_through, forward_through, split_time
 from jaxrnn.sequence.sharding import vary_like
 
@@ -44,7 +44,7 @@ class Bptt(Implementation):
     supports: ClassVar = frozenset({
         "lengths", "mask", "resets", "reverse", "return_states", 'checkpoint="gates"', "checkpoint=K",
         "compute_dtype", "truncate", "clip_gradient", "shard_map with its checks", "model_parallel",
-        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16", "a complex state",
+        "a batch on an explicit mesh", *SYMBOLS, "float32", "float64", "bfloat16, float16", "a complex state",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
     reasons: ClassVar = {CLOSURES: UNSEEN}
@@ -189,7 +189,7 @@ def prepared_params(options: Options, inputs: Inputs) -> Params:
 
 
 def _back_through_segments(
-    options: Options, inputs: Inputs, steps: _Steps, carry: PyTree, size: int
+    options: Options, inputs: Inputs, steps: _Steps, carry: PyTree, size: int | None
 ) -> tuple[PyTree, tuple[Params, PyTree]]:
     """`_back` from the segment read last to the first, with the cotangents of parameters summed."""
     back = functools.partial(_back, options, inputs, prepared_params(options, inputs))
@@ -221,7 +221,7 @@ def bptt_backward(options: Options, saved: Any, cotangents: Any) -> tuple[Any, .
     dfinal, dys, dstates = cotangents
     steps = _Steps(inputs.xs, states, residuals, dys, dstates, inputs.mask, inputs.resets, inputs.borders)
     start = (dfinal, jax.tree.map(jnp.zeros_like, inputs.reset_state))
-    size = inputs.time if options.accumulate_once else options.segment
+    size = None if options.accumulate_once else options.segment
     (dstate, dreset), (dparams, dxs) = _back_through_segments(options, inputs, steps, start, size)
     dparams, dxs = cotangents_of((inputs.params, inputs.xs), (dparams, dxs))
     return dparams, dxs, dstate, dreset, None, None, None

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from jaxrnn._types import AnyCell
-from jaxrnn.sequence.request import COMPLEX, FEATURES, Inputs, Options, Outcome, Request
+from jaxrnn.sequence.request import COMPLEX, FEATURES, SYMBOLIC_BATCH, SYMBOLIC_TIME, Inputs, Options, Outcome, Request
 
 GRAD, SECOND, FORWARD_MODE, VMAP = "`grad`", "`hessian`, reverse over reverse", "`jvp`, `jacfwd`", "`vmap`"
 TRANSFORMATIONS = (GRAD, SECOND, FORWARD_MODE, VMAP)
@@ -23,7 +23,11 @@ UNSEEN = (
     "differentiates with respect to them"
 )
 # Why an implementation does not support a feature, if it has no reason of its own.
-REASONS = {COMPLEX: "it computes with real states alone; 'associative', 'bptt' and 'scan' support complex ones"}
+REASONS = {
+    SYMBOLIC_TIME: "its program is made for a number of steps; 'bptt' and 'scan' support a symbol",
+    SYMBOLIC_BATCH: "its program is made for a number of sequences; 'bptt' and 'scan' support a symbol",
+    COMPLEX: "it computes with real states alone; 'associative', 'bptt' and 'scan' support complex ones",
+}
 
 
 class Implementation(abc.ABC):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn.sequence.implementations.protocol import Implementation
 from jaxrnn.sequence.masking import replace, select, with_limited_cotangent
-from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, step
+from jaxrnn.sequence.request import CLOSURES, SYMBOLIC_BATCH, Inputs, Options, Outcome, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Reference(Implementation):
     supports: ClassVar = frozenset({
         "lengths", "mask", "resets", "reverse", "return_states", 'checkpoint="gates"', "checkpoint=K",
         "compute_dtype", "truncate", "clip_gradient", CLOSURES, "shard_map with its checks", "model_parallel",
-        "a batch on an explicit mesh", "float32", "float64", "bfloat16, float16", "a complex state",
+        "a batch on an explicit mesh", SYMBOLIC_BATCH, "float32", "float64", "bfloat16, float16", "a complex state",
         "a CPU", "an NVIDIA GPU", "an AMD GPU", "a TPU",
     })  # fmt: skip
 
