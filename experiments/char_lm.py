@@ -50,7 +50,7 @@ class Config(RunOptions):
     hidden_size: int = 256
     """Hidden units of each layer."""
     num_heads: int = 1
-    """Heads of rnn, lstm, gru or slstm: each recurrent matrix is so many blocks. Divides the hidden units; 1 is dense."""
+    """Heads of rnn, lstm, gru or slstm: blocks of each recurrent matrix. Divides the hidden units; 1 is dense."""
     layers: int = 1
     """Recurrent layers."""
     embedding: int = 64

@@ -19,6 +19,8 @@ from jaxrnn.cells import (
     MinLSTMParams,
     RGLRUParams,
     RNNParams,
+    SLSTMParams,
+    SLSTMState,
 )
 from jaxrnn.layers import Bidirectional
 from jaxrnn.readouts import ReadoutParams
@@ -38,6 +40,8 @@ RECORDS = (
     RGLRUParams,
     RNNParams,
     ReadoutParams,
+    SLSTMParams,
+    SLSTMState,
 )
 
 for _record in RECORDS:

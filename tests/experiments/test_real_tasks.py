@@ -399,7 +399,11 @@ def test_existing_run_is_kept_and_resumes_only_with_its_options(small_text, caps
         ("polyphonic_music", "--budgets 100", "--budgets 100 is too little for one unit of rnn"),
         ("japanese_vowels", "--data-dir nowhere", "python -m experiments.datasets get japanese-vowels"),
         ("polyphonic_music", "--learning-rates 0 1", "--learning-rates expected a positive number, got 0"),
-        ("japanese_vowels", "--cell mamba", "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, slstm; got mamba"),
+        (
+            "japanese_vowels",
+            "--cell mamba",
+            "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, slstm; got mamba",
+        ),
         ("japanese_vowels", "--epochs 0", "--epochs expected a positive number, got 0"),
         ("mnist_1d", "--batch-size 300", "--batch-size 300 does not divide the 4,000 sequences"),
         ("mnist_1d", "--cell mamba", "--cell expected"),
