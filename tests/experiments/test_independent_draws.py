@@ -59,7 +59,7 @@ def test_dropout_of_the_composer_is_drawn_independently():
 
 
 MODELS = {
-    "language": lambda rngs: language.LanguageModel(H, "gru", H, H, 2, 0.5, rngs),
+    "language": lambda rngs: language.LanguageModel(H, "gru", H, H, 2, 0.5, 1, rngs),
     "music": lambda rngs: polyphonic_music.Composer("lstm", H, 0.5, rngs),
     "translation": lambda rngs: translate_toy.EncoderDecoder("rnn", H, H, H, rngs),
 }

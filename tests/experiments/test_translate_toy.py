@@ -119,7 +119,7 @@ def test_small_run_learns_to_reverse(tmp_path, monkeypatch):
     ("arguments", "complaint"),
     [
         ("--task sorting", "--task expected reversal, addition; got sorting"),
-        ("--cell mamba", "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, lru; got mamba"),
+        ("--cell mamba", "--cell expected rnn, lstm, gru, min_gru, min_lstm, rg_lru, lru, slstm; got mamba"),
         ("--size 0", "--size expected a positive number, got 0"),
         ("--task reversal --size 1", "--size of reversal expected 2 to 1000, got 1"),  # no pair would be held out
         ("--size 19", "--size of addition expected 1 to 18, got 19"),  # the limit of 64 bits
