@@ -33,16 +33,16 @@ def at(dimensions, steps, sequences):
     return tuple({"t": steps, "b": sequences}.get(word) or int(word) for word in dimensions.split(", "))
 
 
-def operands(cell, dimensions, steps, sequences):
-    params = random_like(0, jax.eval_shape(lambda: cell.init(jax.random.key(0), I)), jnp.float32, scale=0.5)
-    xs = random_like(1, jax.ShapeDtypeStruct((*at(dimensions, steps, sequences), I), jnp.float32), jnp.float32)
+def operands(cell, dimensions, steps, sequences, dtype=jnp.float32):
+    params = random_like(0, jax.eval_shape(lambda: cell.init(jax.random.key(0), I)), dtype, scale=0.5)
+    xs = random_like(1, jax.ShapeDtypeStruct((*at(dimensions, steps, sequences), I), dtype), dtype)
     return params, xs
 
 
-def assert_exported_equals_direct_call(f, specs, calls):
+def assert_exported_equals_direct_call(f, specs, calls, dtype=jnp.float32):
     artifact = export.export(quick_jit(f))(*specs)
     for args in calls:
-        assert_close(artifact.call(*args), quick_jit(f)(*args), "float32")
+        assert_close(artifact.call(*args), quick_jit(f)(*args), jnp.dtype(dtype).name)
 
 
 def value_and_gradients(cell, **options):
@@ -53,15 +53,15 @@ def value_and_gradients(cell, **options):
     return jax.value_and_grad(loss, (0, 1), has_aux=True)
 
 
-def check(cell, dimensions, sizes=SIZES[1:], **options):
-    calls = [operands(cell, dimensions, *size) for size in sizes]
-    specs = (jax.eval_shape(lambda: calls[0][0]), spec(f"{dimensions}, {I}"))
-    assert_exported_equals_direct_call(value_and_gradients(cell, **options), specs, calls)
+def check(cell, dimensions, sizes=SIZES[1:], dtype=jnp.float32, **options):
+    calls = [operands(cell, dimensions, *size, dtype) for size in sizes]
+    specs = (jax.eval_shape(lambda: calls[0][0]), spec(f"{dimensions}, {I}", dtype))
+    assert_exported_equals_direct_call(value_and_gradients(cell, **options), specs, calls, dtype)
 
 
 @pytest.mark.parametrize("name", [of_cell(name) for name in CELLS])
-def test_every_cell_at_any_number_of_steps_and_sequences(name):
-    check(CELLS[name](), "t, b", SIZES[1:2])
+def test_every_cell_at_any_number_of_steps_and_sequences(name, x64):
+    check(CELLS[name](), "t, b", SIZES[1:2], jnp.float64)
 
 
 OPTIONS = [
@@ -120,10 +120,10 @@ def test_network_with_lengths_and_its_last_output():
     specs = (
         jax.eval_shape(lambda: params),
         jax.ShapeDtypeStruct((t, b, I), jnp.float32),
-        jax.ShapeDtypeStruct((b,), int),
+        jax.ShapeDtypeStruct((b,), jnp.int32),
     )
     xs = random_like(1, jax.ShapeDtypeStruct((7, 3, I), jnp.float32), jnp.float32)
-    assert_exported_equals_direct_call(f, specs, [(params, xs, np.asarray([7, 0, 3]))])
+    assert_exported_equals_direct_call(f, specs, [(params, xs, np.asarray([7, 0, 3], np.int32))])
 
 
 def test_modules():
