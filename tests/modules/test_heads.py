@@ -20,6 +20,7 @@ def rngs(seed=0):
     return nnx.Rngs(seed)
 
 
+@pytest.mark.peers
 def test_modules_with_heads_equal_the_functional_network_and_pytorch():
     peer("torch")
     import torch
