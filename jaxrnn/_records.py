@@ -6,42 +6,14 @@ that other processes read takes and returns tuples, lists and dictionaries: `tup
 
 from jax import export
 
-from jaxrnn.cells import (
-    GRUNorm,
-    GRUParams,
-    IndRNNParams,
-    LRUParams,
-    LSTMNorm,
-    LSTMParams,
-    LSTMState,
-    MGUParams,
-    MinGRUParams,
-    MinLSTMParams,
-    RGLRUParams,
-    RNNParams,
-    SLSTMParams,
-    SLSTMState,
-)
+from jaxrnn import cells
 from jaxrnn.layers import Bidirectional
 from jaxrnn.readouts import ReadoutParams
 
 RECORDS = (
     Bidirectional,
-    GRUNorm,
-    GRUParams,
-    IndRNNParams,
-    LRUParams,
-    LSTMNorm,
-    LSTMParams,
-    LSTMState,
-    MGUParams,
-    MinGRUParams,
-    MinLSTMParams,
-    RGLRUParams,
-    RNNParams,
     ReadoutParams,
-    SLSTMParams,
-    SLSTMState,
+    *(getattr(cells, name) for name in cells.__all__ if name.endswith(("Norm", "Params", "State"))),
 )
 
 for _record in RECORDS:

@@ -434,5 +434,4 @@ class SLSTMCell(RecurrentCell):
     ):
         variants = {"num_heads": num_heads, "forget_gate": forget_gate}
         super().__init__(slstm_factory(options), variants, input_size, hidden_size, bias, **options)
-        self.num_heads = num_heads
         self.forget_gate = forget_gate

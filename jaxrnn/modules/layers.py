@@ -446,5 +446,4 @@ class SLSTM(Recurrent):
             slstm_factory(options), {"num_heads": num_heads, "forget_gate": forget_gate},
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
-        self.num_heads = num_heads
         self.forget_gate = forget_gate
