@@ -1,9 +1,9 @@
 """One step each of a layer, for `nnx.RNN` and `nnx.Bidirectional`: `RNNCell`, `LSTMCell`, `GRUCell` and `SLSTMCell`."""
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.cells._activation import AnyActivation
 from jaxrnn.modules._cell import RecurrentCell
 from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options, slstm_factory
 from jaxrnn.modules._weights import DrawingOptions
@@ -17,9 +17,9 @@ class LSTMCell(RecurrentCell):
     the loop, and its backward pass is the hand-written one.
 
     Args:
-        input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, num_heads, param_dtype,
-            kernel_init, recurrent_init, bias_init, kernel_metadata, recurrent_metadata,
-            bias_metadata, rngs: as in :class:`LSTM`.
+        input_size, hidden_size, bias, proj_size, peephole, coupled, layer_norm, num_heads, activation,
+            recurrent_activation, param_dtype, kernel_init, recurrent_init, bias_init, kernel_metadata,
+            recurrent_metadata, bias_metadata, rngs: as in :class:`LSTM`.
 
     Raises:
         TypeError, ValueError: as :class:`LSTM`.
@@ -48,11 +48,14 @@ class LSTMCell(RecurrentCell):
         coupled: bool = False,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[DrawingOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            lstm, lstm_options("LSTMCell", hidden_size, num_heads, proj_size, **variants),
+            lstm, lstm_options("LSTMCell", hidden_size, num_heads, proj_size, **phis, **variants),
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
         self.proj_size = proj_size
@@ -64,9 +67,9 @@ class GRUCell(RecurrentCell):
     It computes :func:`jaxrnn.gru_step`; it is used as :class:`LSTMCell` is.
 
     Args:
-        input_size, hidden_size, bias, reset_after, layer_norm, num_heads, param_dtype, kernel_init,
-            recurrent_init, bias_init, kernel_metadata, recurrent_metadata, bias_metadata,
-            rngs: as in :class:`GRU`.
+        input_size, hidden_size, bias, reset_after, layer_norm, num_heads, activation, recurrent_activation,
+            param_dtype, kernel_init, recurrent_init, bias_init, kernel_metadata, recurrent_metadata,
+            bias_metadata, rngs: as in :class:`GRU`.
 
     Raises:
         TypeError, ValueError: as :class:`GRU`.
@@ -93,10 +96,14 @@ class GRUCell(RecurrentCell):
         reset_after: bool = True,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[DrawingOptions],
     ):
+        variants = {"reset_after": reset_after, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            gru, gru_options("GRUCell", hidden_size, num_heads, reset_after=reset_after, layer_norm=layer_norm),
+            gru, gru_options("GRUCell", hidden_size, num_heads, **phis, **variants),
             input_size, hidden_size, bias, **options,
         )  # fmt: skip
 
@@ -130,7 +137,7 @@ class RNNCell(RecurrentCell):
         input_size: int,
         hidden_size: int,
         bias: bool = True,
-        nonlinearity: str | Callable[..., Any] = "tanh",
+        nonlinearity: AnyActivation = "tanh",
         *,
         num_heads: int = 1,
         **options: Unpack[DrawingOptions],

@@ -1,9 +1,9 @@
 """`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; `SLSTM` likewise."""
 
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
 from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.cells._activation import AnyActivation
 from jaxrnn.modules._base import LayerOptions, Recurrent
 from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options, slstm_factory
 
@@ -28,6 +28,7 @@ class LSTM(Recurrent):
         peephole, coupled, layer_norm: the variants of :func:`jaxrnn.lstm`.
         num_heads: N, which divides H. The recurrent matrix of each layer and direction is block-diagonal:
             `w_h (N, H/N, 4H/N)`. Not with a projection.
+        activation, recurrent_activation: those of :func:`jaxrnn.lstm`. PyTorch has tanh and the sigmoid alone.
         checkpoint, implementation, compute_dtype: those of :func:`jaxrnn.unroll`.
         param_dtype: the dtype of the parameters.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h` and `w_proj`; `b`. As in
@@ -78,11 +79,14 @@ class LSTM(Recurrent):
         coupled: bool = False,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[LayerOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            lstm, lstm_options("LSTM", hidden_size, num_heads, proj_size, **variants),
+            lstm, lstm_options("LSTM", hidden_size, num_heads, proj_size, **phis, **variants),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.proj_size = proj_size
@@ -98,6 +102,7 @@ class GRU(Recurrent):
     Args:
         reset_after, layer_norm: the variants of :func:`jaxrnn.gru`. PyTorch's is reset-after.
         num_heads: N, which divides H; `w_h` is `(N, H/N, 3H/N)`, as in :class:`LSTM`.
+        activation, recurrent_activation: those of :func:`jaxrnn.gru`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b` and `b_hn`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
@@ -132,10 +137,14 @@ class GRU(Recurrent):
         reset_after: bool = True,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[LayerOptions],
     ):
+        variants = {"reset_after": reset_after, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            gru, gru_options("GRU", hidden_size, num_heads, reset_after=reset_after, layer_norm=layer_norm),
+            gru, gru_options("GRU", hidden_size, num_heads, **phis, **variants),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
 
@@ -147,8 +156,7 @@ class RNN(Recurrent):
     start as PyTorch's do, at U(±1/√H).
 
     Args:
-        nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. PyTorch's state
-            dict does not hold it.
+        nonlinearity: φ, an activation as in :func:`jaxrnn.rnn`. PyTorch's state dict does not hold it.
         num_heads: N, which divides H; `w_h` is `(N, H/N, H/N)`, as in :class:`LSTM`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
@@ -175,7 +183,7 @@ class RNN(Recurrent):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str | Callable[..., Any] = "tanh",
+        nonlinearity: AnyActivation = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
