@@ -10,6 +10,7 @@ import numpy as np
 from jaxrnn._describe import cut, quote
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._onnx_files import Source
+from jaxrnn.interop._onnx_graphs import reads
 from jaxrnn.interop._onnx_reader import Node
 from jaxrnn.interop._onnx_values import LARGEST, Values, ancestors
 
@@ -50,13 +51,14 @@ def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[No
 
     `nodes` are the operators to read, by their place in the graph.
     """
-    graph = values.source.model.graph
-    needed = ancestors(graph.node, (tensor for node in nodes.values() for tensor in node.inputs.values()))
+    scope = values.source.scope
+    needed = ancestors(scope.nodes(), (tensor for node in nodes.values() for tensor in node.inputs.values()))
+    values.enter(needed)
     time, batch = values.sizes(next(iter(nodes.values())))
     sizes = (time or TIME, batch or BATCH)
     rng = np.random.default_rng(0)
     layers: list[Layer] = []
-    for k, proto in enumerate(graph.node):
+    for k, proto in enumerate(scope.graph.node):
         if k not in nodes:
             values.follow(proto, needed)
             continue
@@ -92,7 +94,7 @@ def _with_backward(forward: Layer, backward: Layer) -> Layer:
 def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarray | None:
     """W_p (D, H, P), if Y is multiplied by it and Rᵀ is a product W_p W_h; else `None`."""
     directions, _, hidden = weights.R.shape
-    for proto in values.source.model.graph.node:
+    for proto in values.source.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
             continue
         w_proj = values.constant(proto.input[1]) if len(proto.input) == 2 else None
@@ -153,8 +155,8 @@ def _last_outputs(values: Values) -> Iterator[np.ndarray]:
 
 def _is_used(source: Source, layer: Layer) -> bool:
     tensors = {node.output for node in layer.nodes}
-    read = {tensor for node in source.model.graph.node for tensor in node.input}
-    return bool(tensors & (read | {output.name for output in source.model.graph.output}))
+    read = {tensor for node in source.graph.node for tensor in reads(node)}
+    return bool(tensors & (read | {output.name for output in source.graph.output}))
 
 
 def _halves(values: Values, layer: Layer) -> list[np.ndarray]:
@@ -214,7 +216,7 @@ def _different(source: Source, layer: Layer, known: Joined) -> str:
 
 def _broken(source: Source, below: Layer, layer: Layer) -> str:
     tensor = layer.nodes[0].inputs["X"]
-    makers = (node for node in source.model.graph.node if tensor in node.output)
+    makers = (node for node in source.graph.node if tensor in node.output)
     origin = next((f"{cut(node.op_type, 40)} {quote(node.name)}" for node in makers), "outside the graph")
     text = (
         f"{source.where}: node {layer.name} expected to read the outputs of {below.name}, as layers of a stack do; "
