@@ -57,10 +57,11 @@ def _torch_weights(every: list[Scope]) -> Iterator[str]:
             if match:
                 found.setdefault(match[1], name)
     if found:
-        prefixes = " or ".join(f"prefix={quote(prefix, 60)}" for prefix in list(found)[:2])
+        prefix, *others = (quote(prefix, 60) for prefix in list(found)[:2])
+        other = f", or prefix={others[0]}" if others else ""
         yield (
             f"its initialisers, such as {quote(next(iter(found.values())), 60)}, have PyTorch's names: try from_torch("
-            f"{{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}}, {prefixes})"
+            f"{{t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}}, prefix={prefix}){other}"
         )
 
 

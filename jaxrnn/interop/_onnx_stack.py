@@ -55,7 +55,7 @@ def _selected(source: Source, nodes: Any) -> list[Found]:
     if not every:
         raise ValueError(without_operators(source))
     found = every if nodes is None else [_called(where, every, name) for name in _names(where, nodes)]
-    if len({one.scope.path for one in found}) == 1:
+    if len({one.scope.steps for one in found}) == 1:
         return sorted({one.place: one for one in found}.values(), key=lambda one: one.place)
     paths = [one.path for one in found]
     if nodes is None:
@@ -85,7 +85,7 @@ def _called(where: str, every: Sequence[Found], name: str) -> Found:
     if found:
         paths = listed_paths(one.path for one in found)
         raise ValueError(
-            f"{where}: nodes expected one operator called {quote(name)}, got {len(found)}: {paths}; give one's path"
+            f"{where}: nodes expected one operator called {quote(name)}, got {len(found)}: {paths}; give the path or an output"
         )
     known = listed_paths(one.path for one in every)
     raise ValueError(f"{where}: nodes expected one operator called {quote(name)} among {known}; got 0")
