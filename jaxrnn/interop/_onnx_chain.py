@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -92,7 +92,13 @@ def _with_backward(forward: Layer, backward: Layer) -> Layer:
 
 
 def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarray | None:
-    """W_p (D, H, P), if Y is multiplied by it and Rᵀ is a product W_p W_h; else `None`."""
+    """W_p (D, H, P) of the projection after an operator, if there is one."""
+    found = projection_node(values, node, weights)
+    return None if found is None else found[1]
+
+
+def projection_node(values: Values, node: Node, weights: layout.Weights) -> tuple[Any, np.ndarray] | None:
+    """The product of Y and W_p (D, H, P), and W_p, if Rᵀ is a product W_p W_h; else `None`."""
     directions, _, hidden = weights.R.shape
     for proto in values.source.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
@@ -101,7 +107,7 @@ def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarr
         if w_proj is None or w_proj.ndim != 3 or w_proj.shape[:2] != (directions, hidden) or w_proj.shape[2] >= hidden:
             continue
         if all(layout.unfold(w, r.T) is not None for w, r in zip(w_proj, weights.R, strict=True)):
-            return w_proj
+            return proto, w_proj
     return None
 
 

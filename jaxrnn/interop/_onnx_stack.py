@@ -23,6 +23,7 @@ class Stack(NamedTuple):
     """The operators of one graph that are the layers of a stack."""
 
     values: Values
+    selected: dict[int, Node]  # by their places in the graph
     layers: list[Layer]
     joined: Joined
 
@@ -45,7 +46,7 @@ def read_stack(source: Source, nodes: Any, given: Mapping[str, np.ndarray], reve
             # The layers of a stack read equally many steps, of which onnx may not follow all.
             _check_call(values, node, values.sizes(node)[0] or next(iter(fixed), None))
     _check_origins(values, selected)
-    return Stack(values, layers, join(values, layers))
+    return Stack(values, selected, layers, join(values, layers))
 
 
 def _selected(source: Source, nodes: Any) -> list[Found]:
@@ -85,7 +86,8 @@ def _called(where: str, every: Sequence[Found], name: str) -> Found:
     if found:
         paths = listed_paths(one.path for one in found)
         raise ValueError(
-            f"{where}: nodes expected one operator called {quote(name)}, got {len(found)}: {paths}; give the path or an output"
+            f"{where}: nodes expected one operator called {quote(name)}, got {len(found)}: {paths}; "
+            "give the path or an output of one"
         )
     known = listed_paths(one.path for one in every)
     raise ValueError(f"{where}: nodes expected one operator called {quote(name)} among {known}; got 0")

@@ -106,7 +106,7 @@ Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))
 def _read(
     source: Source, nodes: Any, given: dict[str, np.ndarray], reverse: bool, num_heads: int
 ) -> tuple[Network, Params]:
-    layers, joined = read_stack(source, nodes, given, reverse)[1:]
+    _, _, layers, joined = read_stack(source, nodes, given, reverse)
     pairs = [_layer(layer, num_heads) for layer in layers]
     network = stack([cell for cell, _ in pairs], merge=joined.merge or "concat", residual=bool(joined.residual))
     return network, tuple(params for _, params in pairs)

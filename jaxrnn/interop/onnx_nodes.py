@@ -63,7 +63,7 @@ def onnx_recurrent(model: "onnx.ModelProto | str | os.PathLike[str]") -> tuple[O
     """
     source = read_model("onnx_recurrent", model)
     records = []
-    for _, group in itertools.groupby(recurrent_nodes(source.model), key=lambda one: (one.scope.function, one.scope.steps)):
+    for _, group in itertools.groupby(recurrent_nodes(source.model), lambda one: (one.scope.function, one.scope.steps)):
         nodes = list(group)
         values = _values(source, nodes)
         records += [_record(values, one) for one in nodes]
