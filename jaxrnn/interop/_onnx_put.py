@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -16,6 +16,15 @@ from jaxrnn.interop._onnx_stack import Stack, read_stack
 from jaxrnn.interop._onnx_tensors import Tensors, embed
 from jaxrnn.interop._onnx_values import ancestors
 from jaxrnn.interop._sizes import shown
+
+
+class Replacement(NamedTuple):
+    """An array in the place of one that nodes read."""
+
+    protos: list[Any]
+    place: int  # of the input
+    role: str
+    array: np.ndarray
 
 
 class Entry(Protocol):
@@ -48,12 +57,12 @@ def put(
     _check_joined(where, network, merge, residual, stack)
     tensors = Tensors(stack.values.source)
     new = [
-        (proto, place, role, array)
+        one
         for layer, entries in zip(stack.layers, network, strict=True)
-        for proto, place, role, array in _replacements(where, stack, layer, entries)
+        for one in _replacements(where, stack, layer, entries)
     ]
-    for proto, place, role, array in new:
-        tensors.replace(proto, place, role, array)
+    for one in new:
+        tensors.replace(*one)
     embed(source)
     return model
 
@@ -73,10 +82,8 @@ def _check_joined(where: str, network: Sequence[Sequence[Entry]], merge: str, re
         raise ValueError(f"{where}: network expected residual={joined.residual}, as the model into has, got {residual}")
 
 
-def _replacements(
-    where: str, stack: Stack, layer: Layer, entries: Sequence[Entry]
-) -> list[tuple[Any, int, str, np.ndarray]]:
-    """What the operators of a layer read anew: the node, the place of the input, its role, and the array."""
+def _replacements(where: str, stack: Stack, layer: Layer, entries: Sequence[Entry]) -> list[Replacement]:
+    """What the operators of a layer, and the products that project their outputs, read anew."""
     directions = sum(len(node.forms) for node in layer.nodes)
     if len(entries) != directions:
         raise ValueError(
@@ -95,11 +102,23 @@ def _replacements(
             if before is None and (array is None or not array.any()):
                 continue  # the operator has zeros there
             array = np.zeros_like(before) if array is None else array
-            found.append((proto, INPUTS.index(role), role, array))
+            found.append(Replacement([proto], INPUTS.index(role), role, array))
         product = projection_node(stack.values, node, old)
         if w_proj is not None and product is not None:
-            found.append((product[0], 1, "W_p", w_proj))
+            found.append(Replacement(_products(stack, proto, product[0].input[1]), 1, "W_p", w_proj))
     return found
+
+
+def _products(stack: Stack, proto: Any, tensor: str) -> list[Any]:
+    """The products of what an operator returns, all steps or the last, with the projection in this tensor."""
+    graph = stack.values.source.graph
+    carrying = [one for k, one in enumerate(graph.node) if k not in stack.selected]
+    return [
+        one
+        for one in carrying
+        if one.op_type == "MatMul" and list(one.input[1:]) == [tensor]
+        and ancestors(carrying, one.input[:1]).intersection(proto.output)
+    ]  # fmt: skip
 
 
 def _check_constants(at: str, stack: Stack, node: Node, w_proj: np.ndarray | None) -> None:
@@ -131,7 +150,7 @@ def _stacked(
     """The weights of all directions of an operator, and its projection, with the dtype and shapes of the old ones."""
     parts, projections = [], []
     for form, entry in zip(node.forms, entries, strict=True):
-        if entry.form != form:
+        if _said(entry.form) != _said(form):  # a form also has options of other operators
             raise ValueError(f"{at} expected a cell of {_said(form)}; got {_said(entry.form)}, of {entry.name}")
         fields = dict(entry.fields)
         w_proj = fields.pop("w_proj", None)
@@ -158,7 +177,9 @@ def _check_shape(at: str, entry: Entry, field: str, expected: tuple[int, ...], g
 
 
 def _said(form: layout.Form) -> str:
-    return ", ".join(f"{name} {value!r}" for name, value in form._asdict().items())
+    """What an operator of this form computes, in ONNX's words."""
+    options = [f"{name} {value}" for name, value in layout.attributes((form,)).items()]
+    return f"{form.op} with {', '.join(options) or 'its defaults'}"
 
 
 def _in_one(at: str, dtype: Any, arrays: Sequence[np.ndarray | None]) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,23 +27,24 @@ class Tensors:
             self.users.update(_read(scope))
             self.names.update(_names(scope))
 
-    def replace(self, proto: Any, place: int, role: str, array: np.ndarray) -> None:
-        """Makes `array` the input of a node at this place. A tensor that others read too stays as it is."""
+    def replace(self, protos: Sequence[Any], place: int, role: str, array: np.ndarray) -> None:
+        """Makes `array` the input at this place of nodes that read one tensor. If others read it too, it stays."""
         helper, numpy_helper = require_onnx(self.source.where).helper, require_onnx(self.source.where).numpy_helper
-        name = proto.input[place] if place < len(proto.input) else ""
+        name = protos[0].input[place] if place < len(protos[0].input) else ""
         held = self.held.get(name, [])
-        if len(held) == 1 and self.users[name] == 1:
+        if len(held) == 1 and self.users[name] == len(protos):
             held[0].CopyFrom(numpy_helper.from_array(array, held[0].name))
             return
-        self.users[name] -= 1
-        new = self._unused(f"{name_of(proto, 0)}.{role}")
+        self.users[name] -= len(protos)
+        new = self._unused(f"{name_of(protos[0], 0)}.{role}")
         tensor, graph = numpy_helper.from_array(array, new), self.source.graph
         if self.source.model.ir_version < CONSTANTS_IN_NODES:
             graph.node.insert(0, helper.make_node("Constant", [], [new], value=tensor))
         else:
             graph.initializer.append(tensor)
-        proto.input.extend([""] * (place + 1 - len(proto.input)))
-        proto.input[place] = new
+        for proto in protos:
+            proto.input.extend([""] * (place + 1 - len(proto.input)))
+            proto.input[place] = new
 
     def _unused(self, name: str) -> str:
         new = next(one for k in itertools.count() if (one := f"{name}.{k}" if k else name) not in self.names)
