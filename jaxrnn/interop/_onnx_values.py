@@ -131,6 +131,7 @@ class Values:
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
             for graph in graphs
             for value in (*graph.value_info, *graph.input)
+            if value.type.tensor_type.HasField("shape")
         }
 
     def follow(self, node: "onnx.NodeProto", needed: frozenset[str]) -> None:
@@ -149,9 +150,19 @@ class Values:
                     self.arrays[name] = array
                     self.probed |= {name: None} if random else {}
                 return
+        if node.op_type == "Shape":
+            self._follow_shape(node, inputs[:1], outputs[0])
         if node.op_type in _onnx_quantized.KNOWN:
             self._follow_quantised(node, inputs, outputs[0])
         self._follow_fills(node, inputs, outputs)
+
+    def _follow_shape(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
+        """The sizes that a `Shape` returns, if the model fixes them: exporters cut weights at the H of a state."""
+        sizes = self._shapes.get(inputs[0]) if inputs else None
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        sizes = None if sizes is None else sizes[ends.get("start") : ends.get("end")]
+        if sizes and min(sizes) > 0:
+            self.arrays[output] = np.array(sizes, np.int64)
 
     def _follow_quantised(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
         arrays = [self.constant(name) for name in inputs]
