@@ -17,8 +17,9 @@ from tests.support.onnx_tools import cell_of, operator, random_params
 from tests.support.registry import gap
 
 SIZES = [tensor("x", "t", "b", I)], [tensor("y", "t", "b", 2 * H)]
-# Of outputs of size 0.5, with weights of 8 bits: ONNX Runtime rounds x and h to 8 bits too. Measured: 5.9e-3 at most.
-ROUNDED_ACTIVATIONS = 1.5e-2
+# Relative to the largest output. ONNX Runtime rounds x and h to 8 bits too, in two layers. Measured: 8.4e-3 with one
+# scale, 1.12e-2 with one a channel; its kernels differ between processors.
+ROUNDED_ACTIVATIONS = 2e-2
 
 
 def two_layers() -> onnx.ModelProto:
