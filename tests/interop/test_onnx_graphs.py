@@ -140,6 +140,11 @@ def test_inner_names_hide_outer_ones():
     expected = from_onnx(alone)[1]
     (holder,) = given.graph.node
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, from_onnx(given)[1], expected)))
+    outer = model_of([node("Identity", "rnn_B", "unused"), *given.graph.node], {**weights}, ["y"])
+    inner = next(a.g for a in outer.graph.node[1].attribute if a.name == "then_branch")
+    del inner.initializer[:]
+    inner.initializer.append(numpy_helper.from_array(np.zeros((1, 32), np.float32), "rnn_B"))
+    assert not np.asarray(from_onnx(outer)[1][0].b).any()  # also where the outer one was read before
     bound = holder.attribute[0].g if holder.attribute[0].name == "then_branch" else holder.attribute[1].g
     bound.input.append(tensor("rnn_W"))
     refused(
@@ -149,6 +154,18 @@ def test_inner_names_hide_outer_ones():
     then = next(a.g for a in computed.graph.node[0].attribute if a.name == "then_branch")
     then.node.insert(0, node("Relu", "x", "rnn_W"))
     refused(computed, "node 'If_0.then_branch/rnn' input W expected a constant, got 'rnn_W', which the model computes")
+
+
+def test_graphs_in_a_list_are_named_by_their_number():
+    """ONNX's own operators hold single graphs; an attribute may hold several."""
+    made, weights = lstm()
+    holder = helper.make_node("Switch", ["k"], ["y"], name="Switch_0", domain="mine")
+    holder.attribute.append(helper.make_attribute("cases", [body([], [tensor("x")]), body([made], [tensor("rnn_Y")])]))
+    given = model_of([holder], weights, ["y"])
+    network, params = from_onnx(given, nodes="Switch_0.cases[1]/rnn")
+    alone = from_onnx(model_of([made], weights, ["rnn_Y"]))
+    assert repr(network) == repr(alone[0])
+    np.testing.assert_array_equal(params[0].w_h, alone[1][0].w_h)
 
 
 def test_refusals_inside_graphs_name_the_path():

@@ -103,6 +103,14 @@ def test_operators_in_functions_are_listed_and_read_when_inlined():
     np.testing.assert_array_equal(params[0].w_x, expected[0].w_x)
 
 
+def test_functions_without_a_name_are_called_function():
+    given = with_function()
+    given.functions[0].ClearField("name")
+    given.functions[0].ClearField("domain")
+    (one,) = onnx_recurrent(given)
+    assert (one.path, one.function) == ("function/rnn", "function")
+
+
 def test_arguments_are_checked():
     for odd in (None, 3, b"bytes", [nested_ifs(1)]):
         with pytest.raises(TypeError, match="^onnx_recurrent: model expected an onnx.ModelProto or a path, got "):
