@@ -140,11 +140,6 @@ def test_inner_names_hide_outer_ones():
     expected = from_onnx(alone)[1]
     (holder,) = given.graph.node
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, from_onnx(given)[1], expected)))
-    outer = model_of([node("Identity", "rnn_B", "unused"), *given.graph.node], {**weights}, ["y"])
-    inner = next(a.g for a in outer.graph.node[1].attribute if a.name == "then_branch")
-    del inner.initializer[:]
-    inner.initializer.append(numpy_helper.from_array(np.zeros((1, 32), np.float32), "rnn_B"))
-    assert not np.asarray(from_onnx(outer)[1][0].b).any()  # also where the outer one was read before
     bound = holder.attribute[0].g if holder.attribute[0].name == "then_branch" else holder.attribute[1].g
     bound.input.append(tensor("rnn_W"))
     refused(
@@ -154,6 +149,34 @@ def test_inner_names_hide_outer_ones():
     then = next(a.g for a in computed.graph.node[0].attribute if a.name == "then_branch")
     then.node.insert(0, node("Relu", "x", "rnn_W"))
     refused(computed, "node 'If_0.then_branch/rnn' input W expected a constant, got 'rnn_W', which the model computes")
+
+
+def test_outer_constants_that_were_read_before_are_hidden_too():
+    """B is the sum of two tensors `half`, of which the outer one is read first, by the outer graph."""
+    made, weights = lstm()
+    ones = np.ones((1, 32), np.float32)
+    inside = body([node("Add", "doubled half", "rnn_B"), made], [tensor("rnn_Y")])
+    inside.initializer.append(numpy_helper.from_array(5 * ones, "half"))
+    holder = helper.make_node("If", ["c"], ["y"], name="If_0", then_branch=inside, else_branch=body([], [tensor("x")]))
+    given = model_of([node("Add", "half half", "doubled"), holder], {**weights, "half": ones}, ["y"])
+    del given.graph.initializer[2]  # B of the outer graph
+    _, (params,) = from_onnx(given)
+    np.testing.assert_array_equal(params.b, np.full(16, 14.0))  # 2 + 5, of both biases
+
+
+def test_outputs_that_only_an_inner_graph_reads_are_used():
+    """The last layer is joined otherwise than those below, in a branch."""
+    below, weights = operator("a", "x", I, H)
+    above, more = operator("b", "xs", H, H)
+    between = [node("ReduceSum", "a.Y one", "xs", keepdims=0), above]
+    for op, message in (("Identity", "node 'b' expected merge='sum' and residual=False around it"), ("", "")):
+        graph = body([node("Identity", "b.Y" if op else "x", "z")], [tensor("z")])
+        made = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+        given = model_of([below, *between, made], weights | more | {"one": np.array([1])}, ["y"])
+        if message:
+            refused(given, message)
+        else:
+            assert from_onnx(given)[0].merge == "sum"
 
 
 def test_graphs_in_a_list_are_named_by_their_number():
@@ -281,6 +304,9 @@ def newer_torch(made_of: str) -> onnx.ModelProto:
 def test_models_of_the_newer_exporter_of_torch_are_read():
     """Its weights are cut at the H of a state whose batch is not known, which the model states or onnx infers."""
     assert_same(newer_torch("stated sizes"))
+    unknown = newer_torch("no sizes")
+    unknown.graph.value_info.append(tensor("zeros", 1, "b", "h"))
+    refused(unknown, "node 'node_LSTM' input W expected a constant, got 'W', which the model computes")
     without = newer_torch("no sizes")
     without.graph.node[1].input[2] = "x"  # the sizes of the state are not known
     refused(without, "node 'node_LSTM' input W expected a constant, got 'W', which the model computes")

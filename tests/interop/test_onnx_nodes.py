@@ -187,8 +187,12 @@ MODELS: dict[str, tuple[onnx.ModelProto, str]] = {
         "among 1 nodes; CudnnLSTM 'z' of the domain 'other' is not one that is read$",
     ),
     "a multilayer perceptron": (
-        model_of([node("Gemm", "x w", "a"), node("Tanh", "a", "y")], {"w": np.ones((I, H), np.float32)}, ["y"]),
-        "among 2 nodes$",
+        model_of(
+            [node("Gemm", "x w", "a"), node("Tanh", "a", "t"), node("Sigmoid", "a", "s"), node("Mul", "s t", "y")],
+            {"w": np.ones((I, H), np.float32)},
+            ["y"],
+        ),
+        "among 4 nodes$",
     ),
 }  # fmt: skip
 
