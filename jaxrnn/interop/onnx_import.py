@@ -74,9 +74,9 @@ def from_onnx(
         TypeError, ValueError: naming the file, node, attribute or tensor: for something that is
             not an ONNX model, a truncated or corrupted one, weights that are missing or of wrong
             shapes, a file beside the model that does not have its checksum, operators that are no
-            stack or of several graphs, and features that our cells do not have: the `clip` of an LSTM, an
-            activation of its memory that is not that of its candidate, a constant initial state or other lengths.
-            Without an operator the message says what the model has instead, such as a cell written as products.
+            stack or of several graphs, and features that our cells do not have: the `clip` of an LSTM, an activation
+            of its memory that is not that of its candidate, a constant initial state or other lengths. Without an
+            operator the message says what the model has instead, such as a cell written as products.
 
     Example:
         >>> import jax, jaxrnn
