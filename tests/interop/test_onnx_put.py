@@ -69,6 +69,21 @@ def test_models_of_random_networks_get_the_weights_that_their_own_export_has(see
     assert to_onnx(network, new, into=to_onnx(network, old, **options)) == to_onnx(network, new, **options)
 
 
+@pytest.mark.parametrize("name", ["lstm-activations", "gru-activations"])
+def test_activations_are_those_of_the_model(name):
+    cell = cell_of(name)
+    old, new = random_params(cell, 0), random_params(cell, 1)
+    given = to_onnx(cell, old)
+    assert to_onnx(cell, new, into=given) == to_onnx(cell, new)
+    other = cell_of(name.split("-")[0])
+    refused(
+        "node 'layer_0' expected a cell of .* with .*activations .*HardSigmoid.*; got",
+        other,
+        random_params(other),
+        into=given,
+    )
+
+
 @pytest.mark.parametrize("where", ["outermost", "innermost", "spread"])
 def test_weights_are_put_into_nested_graphs(where):
     """Those of "spread" are a shared constant, and computed; they become initialisers of the innermost graph."""
