@@ -1,0 +1,156 @@
+"""silero-vad: whether somebody speaks, one frame of 32 ms at a time, by an LSTM whose state is carried.
+
+A frame is read with the last 64 samples of the frame before. A convolution computes a short-time Fourier transform,
+four more with ReLU make one vector of its magnitudes, the LSTM takes one step, and an affine read-out with a
+sigmoid gives the probability of speech. ONNX Runtime runs the published model.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import jaxrnn
+from experiments.real_models.audio import RATE
+from experiments.real_models.compare import Answer, Model
+from experiments.real_models.runtime import constants_of, session_of
+
+FRAME, CONTEXT = 512, 64  # samples
+HOP, REFLECTED = 128, 64  # of the transform, and how many samples are mirrored at the end
+THRESHOLD = 0.5
+BRANCH = "If_0_then_branch__Inline_0__"  # that is taken at 16 kHz; the other one is for 8 kHz
+
+
+class Convolution(NamedTuple):
+    w: jax.Array  # (channels, channels before, width)
+    b: jax.Array  # (channels,)
+
+
+class Parameters(NamedTuple):
+    """What jaxrnn reads."""
+
+    transform: jax.Array  # (2 bins, 1, window): cosines, then sines
+    convolutions: tuple[Convolution, ...]
+    lstm: Any
+    w: jax.Array  # (H,), of the read-out
+    b: jax.Array  # ()
+
+
+class Carry(NamedTuple):
+    """What one frame hands to the next."""
+
+    context: jax.Array  # (CONTEXT,), the last samples
+    state: Any
+
+
+STRIDES = (1, 2, 2, 1)  # of the convolutions
+
+
+def converted(weights: Mapping[str, np.ndarray]) -> Parameters:
+    """The parameters in the published arrays.
+
+    Raises:
+        ValueError, TypeError: naming the array that is missing or of a wrong shape.
+    """
+    names = ["stft.forward_basis_buffer", "decoder.decoder.2.weight", "decoder.decoder.2.bias"]
+    names += [f"encoder.{k}.reparam_conv.{part}" for k in range(len(STRIDES)) for part in ("weight", "bias")]
+    missing = [name for name in names if name not in weights]
+    if missing:
+        raise ValueError(f"silero-vad: expected the array {missing[0]}, got {', '.join(sorted(weights)) or 'none'}")
+    return Parameters(
+        jnp.asarray(weights["stft.forward_basis_buffer"]),
+        tuple(
+            Convolution(*(jnp.asarray(weights[f"encoder.{k}.reparam_conv.{part}"]) for part in ("weight", "bias")))
+            for k in range(len(STRIDES))
+        ),
+        jaxrnn.interop.from_torch(weights, prefix="decoder.rnn", kind="lstm"),
+        jnp.asarray(weights["decoder.decoder.2.weight"])[0, :, 0],
+        jnp.asarray(weights["decoder.decoder.2.bias"])[0],
+    )
+
+
+def convolved(xs: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    """`(channels, T')` from `(channels before, T)`."""
+    (found,) = lax.conv_general_dilated(xs[None], w, (stride,), [(padding, padding)])
+    return found
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def step(params: Parameters, carry: Carry, frame: jax.Array) -> tuple[Carry, jax.Array]:
+    """Reads one frame `(FRAME,)`; returns what the next one needs, whose memory is reused, and the probability."""
+    samples = jnp.concatenate([carry.context, frame])
+    padded = jnp.pad(samples, (0, REFLECTED), mode="reflect")
+    real, imaginary = jnp.split(convolved(padded[None], params.transform, HOP, 0), 2)
+    features = jnp.sqrt(real**2 + imaginary**2)
+    for convolution, stride in zip(params.convolutions, STRIDES, strict=True):
+        features = jax.nn.relu(convolved(features, convolution.w, stride, 1) + convolution.b[:, None])
+    (vector,) = features.T  # one time step is left
+    state, h = jaxrnn.lstm(len(params.w)).step(params.lstm, carry.state, vector)
+    return Carry(samples[-CONTEXT:], state), jax.nn.sigmoid(jax.nn.relu(h) @ params.w + params.b)
+
+
+def begin(params: Parameters) -> Carry:
+    """Silence."""
+    return Carry(jnp.zeros(CONTEXT), jaxrnn.lstm(len(params.w)).initial_state())
+
+
+def framed(samples: np.ndarray) -> np.ndarray:
+    """All whole frames, `(frames, FRAME)`."""
+    return samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+
+
+def answer_of(probabilities: list[float]) -> Answer:
+    values = np.array(probabilities, np.float32)
+    return Answer((values > THRESHOLD).tolist(), values)
+
+
+def by_jaxrnn(params: Parameters, frames: np.ndarray) -> Answer:
+    """One frame after the other: each probability is waited for, as in a conversation."""
+    carry, found = begin(params), []
+    for frame in frames:
+        carry, probability = step(params, carry, frame)
+        found.append(float(probability))
+    return answer_of(found)
+
+
+def by_onnx_runtime(session: Any, frames: np.ndarray) -> Answer:
+    """The same by the published model, which takes and returns its state, and is given the context too."""
+    context, state, found = np.zeros((1, CONTEXT), np.float32), np.zeros((2, 1, 128), np.float32), []
+    rate = np.array(RATE)
+    for frame in frames:
+        samples = np.concatenate([context, frame[None]], 1)
+        probability, state = session.run(None, {"input": samples, "state": state, "sr": rate})
+        found.append(float(probability[0, 0]))
+        context = samples[:, -CONTEXT:]
+    return answer_of(found)
+
+
+def spoken(decisions: list[bool]) -> str:
+    """The stretches of speech in seconds.
+
+    Example:
+        >>> spoken([False] * 125 + [True] * 250 + [False])
+        '4.0-12.0'
+    """
+    steps = np.flatnonzero(np.diff([False, *decisions, False]))
+    return ", ".join(f"{a * FRAME / RATE:.1f}-{b * FRAME / RATE:.1f}" for a, b in steps.reshape(-1, 2))
+
+
+def model_of(content: bytes, samples: np.ndarray) -> Model:
+    """Both forms, with audio to hear."""
+    params, session, frames = converted(constants_of(content, BRANCH)), session_of(content), framed(samples)
+    return Model(
+        name="silero-vad",
+        engine="ONNX Runtime",
+        cells="convolutions, LSTM",
+        decides="frames",
+        values="probabilities of speech",
+        timed="frame of 32 ms",
+        units=len(frames),
+        by_engine=lambda: by_onnx_runtime(session, frames),
+        by_jaxrnn=lambda: by_jaxrnn(params, frames),
+    )
