@@ -4,20 +4,20 @@ import numpy as np
 from scipy import signal
 
 RATE = 16_000  # samples a second
-VOWELS = np.array(  # the first four formants of men in Hz: a, e, i, o, u (Peterson & Barney 1952, the fourth rounded)
-    [(730, 1090, 2440, 3500), (530, 1840, 2480, 3500), (270, 2290, 3010, 3600), (570, 840, 2410, 3400), (300, 870, 2240, 3400)]
+VOWELS = np.array(  # formants of men in Hz: a, e, i, o, u; the first three by Peterson & Barney (1952)
+    [
+        (730, 1090, 2440, 3500),
+        (530, 1840, 2480, 3500),
+        (270, 2290, 3010, 3600),
+        (570, 840, 2410, 3400),
+        (300, 870, 2240, 3400),
+    ]
 )
 WIDTHS = (60, 90, 120, 180)  # of the formants, in Hz
 
 
-def speech(seconds: int, seed: int = 0, noise: float = 0.005) -> np.ndarray:
-    """Phrases of syllables with pauses between them, `(seconds * RATE,)`, float32, between -1 and 1.
-
-    Args:
-        seconds: how long.
-        seed: of all that is drawn.
-        noise: the standard deviation of the white noise that is added everywhere.
-    """
+def speech(seconds: int, seed: int = 0) -> np.ndarray:
+    """Phrases of syllables with pauses between them, `(seconds * RATE,)`, float32, between -0.5 and 0.5."""
     rng = np.random.default_rng(seed)
     parts, total = [np.zeros(RATE // 2)], RATE // 2
     while total < seconds * RATE:
@@ -25,8 +25,13 @@ def speech(seconds: int, seed: int = 0, noise: float = 0.005) -> np.ndarray:
         parts += [*phrase, np.zeros(int(rng.uniform(0.5, 1.2) * RATE))]
         total += sum(map(len, phrase)) + len(parts[-1])
     clean = np.concatenate(parts)[: seconds * RATE]
-    found = 0.5 * clean / max(np.abs(clean).max(), 1e-6) + noise * rng.standard_normal(len(clean))
-    return found.astype(np.float32)
+    return (0.5 * clean / max(np.abs(clean).max(), 1e-6)).astype(np.float32)
+
+
+def with_noise(samples: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
+    """The samples with white noise of that standard deviation."""
+    drawn = np.random.default_rng([seed, 1]).standard_normal(len(samples))
+    return (samples + deviation * drawn).astype(np.float32)
 
 
 def _syllable(rng: np.random.Generator) -> np.ndarray:
