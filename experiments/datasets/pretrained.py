@@ -55,6 +55,7 @@ NSNET2 = DataSet(
         ),
     ),
 )
+NETWORKS = (G2P, SILERO, NSNET2)
 
 
 def load_g2p(data_dir: Path | None = None, source: DataSet = G2P) -> dict[str, np.ndarray]:
@@ -86,9 +87,8 @@ def arrays_of_npz(content: bytes, name: str) -> dict[str, np.ndarray]:
         ValueError: for another file, or one with Python objects.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as found:
-            if not isinstance(found, np.lib.npyio.NpzFile):
-                raise ValueError("one array")
-            return dict(found)
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = {entry.removesuffix(".npy"): io.BytesIO(archive.read(entry)) for entry in archive.namelist()}
+        return {member: np.lib.format.read_array(file, allow_pickle=False) for member, file in members.items()}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name}: expected arrays as numpy.savez writes them, got others: {error}") from error

@@ -4,8 +4,9 @@
     python -m experiments.real_models
 
 For each model it prints the answer of its engine and that of jaxrnn, the largest difference of the numbers that
-they are decided from, and the time of both, measured in turns. ONNX Runtime has one thread. The exit code is 1 if a decision
-differs, or a number by more than 1e-5. The packages that the models come in are read, never installed or run.
+they are decided from, and the time of both, measured in turns; ONNX Runtime has one thread.
+The exit code is 1 if a decision differs, or a number by more than 1e-5.
+The packages that the models come in are read, never installed or run.
 """
 
 import dataclasses
@@ -22,14 +23,15 @@ from experiments.command.devices import DeviceOptions
 from experiments.command.messages import complain
 from experiments.command.options import among, at_most, check_seed, positive
 from experiments.command.script import Result, run_script
-from experiments.datasets.pretrained import G2P, NSNET2, SILERO, load_g2p, load_model
+from experiments.datasets._sources import DataSet, Package
+from experiments.datasets.pretrained import G2P, NETWORKS, NSNET2, SILERO, load_g2p, load_model
 from experiments.real_models import denoiser, g2p, runtime, vad
 from experiments.real_models.audio import speech, with_noise
 from experiments.real_models.compare import TOLERANCE, Comparison, Model, agrees, compared, record_of
 from experiments.real_models.tables import times_of
 
-MODELS = (G2P.name, SILERO.name, NSNET2.name)
-SOURCES = {source.name: source for source in (G2P, SILERO, NSNET2)}
+MODELS = tuple(source.name for source in NETWORKS)
+SOURCES = {source.name: source for source in NETWORKS}
 FAINT, LOUD = 0.005, 0.05  # standard deviations of the noise that silero-vad and NSNet2 hear
 
 
@@ -74,18 +76,26 @@ def prepare_g2p(config: Config) -> Prepared:
         answers = dict(zip(g2p.WORDS, found.ours.decisions, strict=True))
         known = [word for word, said in g2p.PUBLISHED.items() if answers[word] == said]
         print(f"as the page of the package says: {', '.join(known) or 'none'}")
-        return {"published": len(g2p.PUBLISHED), "as_published": len(known), "rounding": g2p.rounding(weights, g2p.WORDS)}
+        return {
+            "published": len(g2p.PUBLISHED),
+            "as_published": len(known),
+            "rounding": g2p.rounding(weights, g2p.WORDS),
+        }
 
     return Prepared(g2p.model_of(weights), tell)
 
 
 def prepare_vad(config: Config) -> Prepared:
-    model = vad.model_of(load_model(SILERO, config.data_dir), with_noise(speech(config.seconds, config.seed), FAINT))
+    model = vad.model_of(
+        load_model(SILERO, config.data_dir), with_noise(speech(config.seconds, config.seed), FAINT, config.seed)
+    )
 
     def tell(found: Comparison) -> dict[str, Any]:
-        for who, answer in ((model.engine, found.engine), ("jaxrnn", found.ours)):
-            print(f"speech by {who}, seconds: {vad.spoken(answer.decisions) or 'none'}")
-        return {"positive": sum(found.engine.decisions)}
+        answers = {model.engine: found.engine, "jaxrnn": found.ours}
+        stretches = {who: vad.stretches(answer.decisions) for who, answer in answers.items()}
+        for who, each in stretches.items():
+            print(f"speech by {who}, seconds: {', '.join(f'{a:.1f}-{b:.1f}' for a, b in each) or 'none'}")
+        return {"positive": sum(found.engine.decisions), "stretches": [len(each) for each in stretches.values()]}
 
     return Prepared(model, tell)
 
@@ -110,6 +120,12 @@ PREPARE: dict[str, Callable[[Config], Prepared]] = {
 }
 
 
+def package_of(source: DataSet) -> str:
+    """The package that a model comes in, with its version."""
+    (package,) = (way for way in source.ways if isinstance(way, Package))
+    return package.spec
+
+
 def check(config: Config) -> None:
     """Raises a `ValueError` or `OSError` in one line for options or files that cannot be run, before any work."""
     positive(config, "seconds", "repeats")
@@ -128,7 +144,7 @@ def run(config: Config) -> Result:
         prepared = PREPARE[name](config)
         found = compared(prepared.model, config.repeats)
         row = {**record_of(prepared.model, found), **prepared.tell(found)}
-        row |= {"licence": SOURCES[name].licence, "package": SOURCES[name].ways[0].spec, "agrees": agrees(found)}
+        row |= {"licence": SOURCES[name].licence, "package": package_of(SOURCES[name]), "agrees": agrees(found)}
         print(f"{row['decides']} decided alike: {row['equal']:,} of {row['decisions']:,}")
         print(f"{row['values']}, largest difference of {row['compared']:,}: {row['difference']:.1e}")
         if found.milliseconds:

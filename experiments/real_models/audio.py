@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import signal
+from scipy.signal import windows
 
 RATE = 16_000  # samples a second
 VOWELS = np.array(  # formants of men in Hz: a, e, i, o, u; the first three by Peterson & Barney (1952)
@@ -52,8 +53,8 @@ def _syllable(rng: np.random.Generator) -> np.ndarray:
             poles = [1.0, -2 * radius * np.cos(2 * np.pi * frequency / RATE), radius**2]
             sound, states[k] = signal.lfilter([sum(poles)], poles, sound, zi=states[k])
         vowel[piece] = sound
-    vowel = np.diff(vowel, prepend=0.0) * signal.windows.tukey(length, 0.4)
+    vowel = np.diff(vowel, prepend=0.0) * windows.tukey(length, 0.4)
     vowel /= max(np.abs(vowel).max(), 1e-6)
     hiss = signal.lfilter([1.0, -0.9], [1.0], rng.standard_normal(int(0.06 * RATE)))
-    hiss *= 0.08 * signal.windows.hann(len(hiss)) / np.abs(hiss).max()
+    hiss *= 0.08 * windows.hann(len(hiss)) / np.abs(hiss).max()
     return np.concatenate([hiss, vowel])

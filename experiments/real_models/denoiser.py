@@ -5,7 +5,6 @@ between 0 and 1 for each. ONNX Runtime runs the published model.
 """
 
 import functools
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -24,17 +23,12 @@ KEPT = 0.5  # the gain above which a frequency is kept rather than suppressed
 AFFINE = (("172", "fc_in.0.bias"), ("215", "fc_out.0.bias"), ("216", "fc_out.2.bias"), ("217", "fc_out.4.bias"))
 
 
-class Affine(NamedTuple):
-    w: jax.Array  # (features before, features)
-    b: jax.Array  # (features,)
-
-
 class Parameters(NamedTuple):
     """What jaxrnn reads."""
 
-    before: Affine
+    before: jaxrnn.ReadoutParams
     grus: Any
-    after: tuple[Affine, ...]
+    after: tuple[jaxrnn.ReadoutParams, ...]
 
 
 def converted(content: bytes) -> tuple[jaxrnn.Network, Parameters]:
@@ -50,18 +44,21 @@ def converted(content: bytes) -> tuple[jaxrnn.Network, Parameters]:
     missing = [name for names in AFFINE for name in names if name not in weights]
     if missing:
         raise ValueError(f"nsnet2: expected the tensor {missing[0]}, got {', '.join(sorted(weights)) or 'none'}")
-    before, *after = (Affine(*(jnp.asarray(weights[name]) for name in names)) for names in AFFINE)
+    before, *after = (jaxrnn.ReadoutParams(*(jnp.asarray(weights[name]) for name in names)) for names in AFFINE)
     return network, Parameters(before, grus, tuple(after))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def gains_of(network: jaxrnn.Network, params: Parameters, features: jax.Array) -> jax.Array:
     """`(T, bins)` from `(T, bins)`."""
-    xs = jax.nn.relu(features @ params.before.w + params.before.b)
-    _, ys = network.unroll(params.grus, xs)
+    _, ys = network.unroll(params.grus, jax.nn.relu(affine(params.before, features)))
     for layer in params.after[:-1]:
-        ys = jax.nn.relu(ys @ layer.w + layer.b)
-    return jax.nn.sigmoid(ys @ params.after[-1].w + params.after[-1].b)
+        ys = jax.nn.relu(affine(layer, ys))
+    return jax.nn.sigmoid(affine(params.after[-1], ys))
+
+
+def affine(params: jaxrnn.ReadoutParams, xs: jax.Array) -> jax.Array:
+    return jaxrnn.readout(params.v.shape[1]).logits(params, xs)
 
 
 def answer_of(gains: np.ndarray) -> Answer:

@@ -22,12 +22,13 @@ Weights = Mapping[str, np.ndarray]
 LONGEST = 20  # phonemes of a word
 GRAPHEMES = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
 BEGIN, END = 2, 3  # among the phonemes
-PHONEMES = tuple(
-    "<pad> <unk> <s> </s> AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH D DH EH0 EH1 EH2 "
-    "ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 "
-    "UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH".split()
-)
-PUBLISHED = {"activationist": "AE2 K T IH0 V EY1 SH AH0 N IH0 S T"}  # the page of the package shows what its network says
+SYMBOLS = """
+<pad> <unk> <s> </s> AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 B CH D DH EH0 EH1 EH2
+ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2
+UW UW0 UW1 UW2 V W Y Z ZH
+"""
+PHONEMES = tuple(SYMBOLS.split())
+PUBLISHED = {"activationist": "AE2 K T IH0 V EY1 SH AH0 N IH0 S T"}  # on the page of the package, by its network
 WORDS = (
     *PUBLISHED,
     *("tokenizer", "softmax", "backpropagation", "kubernetes", "podcaster", "cryptocurrency", "selfie", "blogosphere"),
@@ -44,8 +45,7 @@ class Parameters(NamedTuple):
     phonemes: jax.Array  # (P, I), embeddings
     encoder: Any
     decoder: Any
-    w: jax.Array  # (H, P), of the read-out
-    b: jax.Array  # (P,)
+    read_out: jaxrnn.ReadoutParams  # (H, P) and (P,)
 
 
 def converted(weights: Weights) -> Parameters:
@@ -68,8 +68,7 @@ def converted(weights: Weights) -> Parameters:
         jnp.asarray(weights["dec_emb"]),
         cell("enc"),
         cell("dec"),
-        jnp.asarray(weights["fc_w"]).T,
-        jnp.asarray(weights["fc_b"]),
+        jaxrnn.ReadoutParams(jnp.asarray(weights["fc_w"]).T, jnp.asarray(weights["fc_b"])),
     )
 
 
@@ -80,7 +79,7 @@ def spelled(words: Sequence[str]) -> list[np.ndarray]:
 
 
 def answer_of(logits: Sequence[np.ndarray]) -> Answer:
-    """The phonemes of every word and the probabilities of all phonemes, from its logits `(n, P)` up to the first end."""
+    """The phonemes of every word and all probabilities, from its logits `(n, P)` up to the first end."""
     said = [" ".join(PHONEMES[k] for k in each.argmax(-1) if k != END) for each in logits]
     return Answer(said, np.concatenate([special.softmax(each, -1).ravel() for each in logits]))
 
@@ -91,15 +90,15 @@ def answer_of(logits: Sequence[np.ndarray]) -> Answer:
 @jax.jit
 def logits_of(params: Parameters, letters: jax.Array, lengths: jax.Array) -> jax.Array:
     """Greedy decoding of all words at once: `(LONGEST, B, P)` from letters `(T, B)`."""
-    cell = jaxrnn.gru(params.w.shape[0])
+    cell, read_out = jaxrnn.gru(params.read_out.v.shape[0]), jaxrnn.readout(len(PHONEMES))
     meaning, _ = jaxrnn.unroll(cell, params.encoder, params.letters[letters], lengths=lengths)
 
     def following(h: jax.Array, key: jax.Array | None) -> jax.Array:
-        return params.phonemes[(h @ params.w + params.b).argmax(-1)]
+        return params.phonemes[read_out.logits(params.read_out, h).argmax(-1)]
 
     first = jnp.broadcast_to(params.phonemes[BEGIN], (letters.shape[1], params.phonemes.shape[1]))
     _, hs = jaxrnn.generate(cell, params.decoder, meaning, first, following, LONGEST)
-    return hs @ params.w + params.b
+    return read_out.logits(params.read_out, hs)
 
 
 def logits_by_jaxrnn(params: Parameters, words: Sequence[str]) -> list[np.ndarray]:

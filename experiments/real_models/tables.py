@@ -14,7 +14,14 @@ def times_of(row: dict[str, Any]) -> str:
 
 def tables(record: Record) -> dict[str, str]:
     """The table of the models in Markdown."""
-    headings = ("model", "of what", "its engine", "decided alike", "largest difference", "microseconds, least and median")
+    headings = (
+        "model",
+        "of what",
+        "its engine",
+        "decided alike",
+        "largest difference",
+        "microseconds, least and median",
+    )
     lines = [
         (
             f"`{row['model']}`",
