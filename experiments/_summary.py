@@ -98,6 +98,7 @@ PAGES = {
             "latency": _tables.of_latency,
         },
     ),
+    "../docs/deploy.md": Page(FOLDER / "benchmarks" / "results", {"latency": _tables.of_one_step}),
     "benchmarks/SCALING.md": Page(FOLDER / "benchmarks" / "results", {"scaling": _scaling_tables.of_scaling}),
 }
 
