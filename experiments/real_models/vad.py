@@ -21,7 +21,7 @@ from experiments.real_models.runtime import constants_of, session_of
 FRAME, CONTEXT = 512, 64  # samples
 HOP, REFLECTED = 128, 64  # of the transform, and how many samples are mirrored at the end
 THRESHOLD = 0.5
-BRANCH = "If_0_then_branch__Inline_0__"  # that is taken at 16 kHz; the other one is for 8 kHz
+BRANCH, PREFIX = "If_0.then_branch/", "If_0_then_branch__Inline_0__"  # taken at 16 kHz; the other one is for 8 kHz
 
 
 class Convolution(NamedTuple):
@@ -49,11 +49,27 @@ class Carry(NamedTuple):
 STRIDES = (1, 2, 2, 1)  # of the convolutions
 
 
-def converted(weights: Mapping[str, np.ndarray]) -> Parameters:
-    """The parameters in the published arrays.
+def lstm_of(content: bytes) -> tuple[jaxrnn.Network, Any]:
+    """The LSTM in the branch of 16 kHz, where two operators have the same weights: for a state that is given, or not.
 
     Raises:
-        ValueError, TypeError: naming the array that is missing or of a wrong shape.
+        ValueError: if there is none.
+    """
+    import onnx
+
+    model = onnx.load_model_from_string(content)
+    paths = [found.path for found in jaxrnn.interop.onnx_recurrent(model)]
+    chosen = [path for path in paths if path.startswith(BRANCH)]
+    if not chosen:
+        raise ValueError(f"silero-vad: expected an operator in {BRANCH}, got {', '.join(paths) or 'none'}")
+    return jaxrnn.interop.from_onnx(model, nodes=chosen[0])
+
+
+def converted(weights: Mapping[str, np.ndarray], lstm: Any) -> Parameters:
+    """The parameters in the published arrays, around those of the LSTM.
+
+    Raises:
+        ValueError: naming the array that is missing.
     """
     names = ["stft.forward_basis_buffer", "decoder.decoder.2.weight", "decoder.decoder.2.bias"]
     names += [f"encoder.{k}.reparam_conv.{part}" for k in range(len(STRIDES)) for part in ("weight", "bias")]
@@ -66,7 +82,7 @@ def converted(weights: Mapping[str, np.ndarray]) -> Parameters:
             Convolution(*(jnp.asarray(weights[f"encoder.{k}.reparam_conv.{part}"]) for part in ("weight", "bias")))
             for k in range(len(STRIDES))
         ),
-        jaxrnn.interop.from_torch(weights, prefix="decoder.rnn", kind="lstm"),
+        lstm,
         jnp.asarray(weights["decoder.decoder.2.weight"])[0, :, 0],
         jnp.asarray(weights["decoder.decoder.2.bias"])[0],
     )
@@ -80,8 +96,8 @@ def convolved(xs: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Arr
     return jnp.tensordot(w, padded[:, places], 2)
 
 
-@functools.partial(jax.jit, donate_argnums=1)
-def step(params: Parameters, carry: Carry, frame: jax.Array) -> tuple[Carry, jax.Array]:
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
+def step(network: jaxrnn.Network, params: Parameters, carry: Carry, frame: jax.Array) -> tuple[Carry, jax.Array]:
     """Reads one frame `(FRAME,)`; returns what the next one needs, whose memory is reused, and the probability."""
     samples = jnp.concatenate([carry.context, frame])
     padded = jnp.pad(samples, (0, REFLECTED), mode="reflect")
@@ -90,13 +106,13 @@ def step(params: Parameters, carry: Carry, frame: jax.Array) -> tuple[Carry, jax
     for convolution, stride in zip(params.convolutions, STRIDES, strict=True):
         features = jax.nn.relu(convolved(features, convolution.w, stride, 1) + convolution.b[:, None])
     (vector,) = features.T  # one time step is left
-    state, h = jaxrnn.lstm(len(params.w)).step(params.lstm, carry.state, vector)
+    state, h = network.step(params.lstm, carry.state, vector)
     return Carry(samples[-CONTEXT:], state), jax.nn.sigmoid(jax.nn.relu(h) @ params.w + params.b)
 
 
-def begin(params: Parameters) -> Carry:
+def begin(network: jaxrnn.Network) -> Carry:
     """Silence."""
-    return Carry(jnp.zeros(CONTEXT), jaxrnn.lstm(len(params.w)).initial_state())
+    return Carry(jnp.zeros(CONTEXT), network.initial_state())
 
 
 def framed(samples: np.ndarray) -> np.ndarray:
@@ -109,11 +125,11 @@ def answer_of(probabilities: list[float]) -> Answer:
     return Answer((values > THRESHOLD).tolist(), values)
 
 
-def by_jaxrnn(params: Parameters, frames: np.ndarray) -> Answer:
+def by_jaxrnn(network: jaxrnn.Network, params: Parameters, frames: np.ndarray) -> Answer:
     """One frame after the other: each probability is waited for, as in a conversation."""
-    carry, found = begin(params), []
+    carry, found = begin(network), []
     for frame in frames:
-        carry, probability = step(params, carry, frame)
+        carry, probability = step(network, params, carry, frame)
         found.append(float(probability))
     return answer_of(found)
 
@@ -143,7 +159,9 @@ def stretches(decisions: Sequence[bool]) -> list[tuple[float, float]]:
 
 def model_of(content: bytes, samples: np.ndarray) -> Model:
     """Both forms, with audio to hear."""
-    params, session, frames = converted(constants_of(content, BRANCH)), session_of(content), framed(samples)
+    network, lstm = lstm_of(content)
+    params = converted(constants_of(content, PREFIX), lstm)
+    session, frames = session_of(content), framed(samples)
     return Model(
         name="silero-vad",
         engine="ONNX Runtime",
@@ -153,5 +171,5 @@ def model_of(content: bytes, samples: np.ndarray) -> Model:
         timed="frame of 32 ms",
         units=len(frames),
         by_engine=lambda: by_onnx_runtime(session, frames),
-        by_jaxrnn=lambda: by_jaxrnn(params, frames),
+        by_jaxrnn=lambda: by_jaxrnn(network, params, frames),
     )

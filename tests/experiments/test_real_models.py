@@ -4,7 +4,9 @@ import doctest
 import importlib
 import json
 import pkgutil
+from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import onnx
@@ -139,10 +141,37 @@ def test_speech_is_decided_as_the_equations_say():
     frames = vad.framed(np.random.default_rng(1).standard_normal(4 * 512 + 100, np.float32))
     assert frames.shape == (4, 512)
     expected = np.array(list(probabilities(weights, frames)))
-    answer = vad.by_jaxrnn(vad.converted(weights), frames)
+    lstm = jaxrnn.interop.from_torch(weights, prefix="decoder.rnn", kind="lstm")
+    answer = vad.by_jaxrnn(jaxrnn.stack([jaxrnn.lstm(H)]), vad.converted(weights, (lstm,)), frames)
     np.testing.assert_allclose(answer.values, expected, atol=2e-6)  # measured at 1e-7
     assert np.ptp(expected) > 1e-3
     assert answer.decisions == (expected > 0.5).tolist()
+
+
+def test_lstm_is_that_of_the_branch_of_16_khz():
+    """The other branch has one of other weights."""
+    net = jaxrnn.stack([jaxrnn.lstm(H)])
+    params = [net.init(jax.random.key(seed), I) for seed in (0, 1)]
+    graphs = [jaxrnn.interop.to_onnx(net, each).graph for each in params]
+    branches = {
+        f"{which}_branch": helper.make_graph(graph.node, which, [], graph.output, graph.initializer)
+        for which, graph in zip(("then", "else"), graphs, strict=True)
+    }
+    outputs = [output.name for output in graphs[0].output]
+
+    def content(name):
+        node = helper.make_node("If", ["is_16_khz"], [f"{output}_of_both" for output in outputs], name, **branches)
+        given = [graphs[0].input[0], helper.make_tensor_value_info("is_16_khz", TensorProto.BOOL, [])]
+        found = [helper.make_tensor_value_info(f"{outputs[0]}_of_both", TensorProto.FLOAT, None)]
+        return helper.make_model(helper.make_graph([node], "g", given, found)).SerializeToString()
+
+    network, found = vad.lstm_of(content("If_0"))
+    assert network == net
+    chex.assert_trees_all_equal(found, params[0])
+    with pytest.raises(
+        ValueError, match="silero-vad: expected an operator in If_0.then_branch/, got If_1.else_branch/layer_0"
+    ):
+        vad.lstm_of(content("If_1"))
 
 
 def test_weights_are_found_in_inner_graphs():
@@ -292,8 +321,7 @@ def test_exit_code_is_1_if_a_model_differs(toy_command):
 
 
 def test_committed_record_is_of_all_models_and_says_that_they_agree():
-    folder = importlib.import_module("experiments._summary").FOLDER
-    path = folder / "results" / "real_models.json"
+    path = Path(command.__file__).parents[1] / "results" / "real_models.json"
     assert path.stat().st_size < 4096
     record = json.loads(path.read_text())
     assert [row["model"] for row in record["models"]] == list(command.MODELS)
@@ -348,12 +376,10 @@ def test_options_that_cannot_be_are_refused(arguments, said, tmp_path, capsys):
     assert said in refused(capsys, *arguments.split(), "--out", str(tmp_path / "out"))
 
 
-def test_engine_that_is_not_installed_is_named(monkeypatch):
-    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        ValueError, match="needs onnx and onnxruntime, the models' own engine: pip install onnx onnxruntime"
-    ):
-        runtime.check_installed()
+def test_engine_that_is_not_installed_is_named(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(runtime, "PACKAGES", ("onnx", "no_engine", "no_other"))
+    said = refused(capsys, "--out", str(tmp_path / "out"))
+    assert "needs no_engine and no_other, the models' own engine: pip install no_engine no_other" in said
 
 
 def test_weights_that_are_missing_are_named():
@@ -364,7 +390,7 @@ def test_weights_that_are_missing_are_named():
         g2p.converted({name: array for name, array in weights.items() if name != "enc_w_hh"})
     weights = vad_weights()
     with pytest.raises(ValueError, match="silero-vad: expected the array encoder.3.reparam_conv.bias, got decoder"):
-        vad.converted({name: array for name, array in weights.items() if name != "encoder.3.reparam_conv.bias"})
+        vad.converted({name: array for name, array in weights.items() if name != "encoder.3.reparam_conv.bias"}, None)
 
 
 def test_arrays_of_objects_are_not_unpickled(tmp_path):
