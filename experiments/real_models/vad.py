@@ -6,7 +6,7 @@ sigmoid gives the probability of speech. ONNX Runtime runs the published model.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -96,9 +96,8 @@ def convolved(xs: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Arr
     return jnp.tensordot(w, padded[:, places], 2)
 
 
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def step(network: jaxrnn.Network, params: Parameters, carry: Carry, frame: jax.Array) -> tuple[Carry, jax.Array]:
-    """Reads one frame `(FRAME,)`; returns what the next one needs, whose memory is reused, and the probability."""
+    """Reads one frame `(FRAME,)`; returns what the next one needs, and the probability."""
     samples = jnp.concatenate([carry.context, frame])
     padded = jnp.pad(samples, (0, REFLECTED), mode="reflect")
     real, imaginary = jnp.split(convolved(padded[None], params.transform, HOP, 0), 2)
@@ -108,6 +107,14 @@ def step(network: jaxrnn.Network, params: Parameters, carry: Carry, frame: jax.A
     (vector,) = features.T  # one time step is left
     state, h = network.step(params.lstm, carry.state, vector)
     return Carry(samples[-CONTEXT:], state), jax.nn.sigmoid(jax.nn.relu(h) @ params.w + params.b)
+
+
+def compiled(network: jaxrnn.Network) -> Callable[..., tuple[Carry, jax.Array]]:
+    """The step of a network, which reuses the memory of what it is handed.
+
+    The network is bound: as a static argument it would be hashed in every call, which takes as long as the step.
+    """
+    return jax.jit(functools.partial(step, network), donate_argnums=1)
 
 
 def begin(network: jaxrnn.Network) -> Carry:
@@ -125,11 +132,13 @@ def answer_of(probabilities: list[float]) -> Answer:
     return Answer((values > THRESHOLD).tolist(), values)
 
 
-def by_jaxrnn(network: jaxrnn.Network, params: Parameters, frames: np.ndarray) -> Answer:
+def by_jaxrnn(
+    next_of: Callable[..., tuple[Carry, jax.Array]], carry: Carry, params: Parameters, frames: np.ndarray
+) -> Answer:
     """One frame after the other: each probability is waited for, as in a conversation."""
-    carry, found = begin(network), []
+    found = []
     for frame in frames:
-        carry, probability = step(network, params, carry, frame)
+        carry, probability = next_of(params, carry, frame)
         found.append(float(probability))
     return answer_of(found)
 
@@ -161,7 +170,7 @@ def model_of(content: bytes, samples: np.ndarray) -> Model:
     """Both forms, with audio to hear."""
     network, lstm = lstm_of(content)
     params = converted(constants_of(content, PREFIX), lstm)
-    session, frames = session_of(content), framed(samples)
+    session, frames, next_of = session_of(content), framed(samples), compiled(network)
     return Model(
         name="silero-vad",
         engine="ONNX Runtime",
@@ -171,5 +180,5 @@ def model_of(content: bytes, samples: np.ndarray) -> Model:
         timed="frame of 32 ms",
         units=len(frames),
         by_engine=lambda: by_onnx_runtime(session, frames),
-        by_jaxrnn=lambda: by_jaxrnn(network, params, frames),
+        by_jaxrnn=lambda: by_jaxrnn(next_of, begin(network), params, frames),
     )

@@ -142,7 +142,8 @@ def test_speech_is_decided_as_the_equations_say():
     assert frames.shape == (4, 512)
     expected = np.array(list(probabilities(weights, frames)))
     lstm = jaxrnn.interop.from_torch(weights, prefix="decoder.rnn", kind="lstm")
-    answer = vad.by_jaxrnn(jaxrnn.stack([jaxrnn.lstm(H)]), vad.converted(weights, (lstm,)), frames)
+    net = jaxrnn.stack([jaxrnn.lstm(H)])
+    answer = vad.by_jaxrnn(vad.compiled(net), vad.begin(net), vad.converted(weights, (lstm,)), frames)
     np.testing.assert_allclose(answer.values, expected, atol=2e-6)  # measured at 1e-7
     assert np.ptp(expected) > 1e-3
     assert answer.decisions == (expected > 0.5).tolist()
