@@ -151,7 +151,8 @@ def run(config: Config) -> Result:
             print(f"microseconds a {row['timed']}, least and median: {times_of(row)}")
         rows.append(row)
     engines = {name: importlib.metadata.version(name) for name in runtime.PACKAGES}
-    print(f"\nversions: {', '.join(f'{name} {version}' for name, version in engines.items())}")
+    versions = {name: importlib.metadata.version(name) for name in ("jaxrnn", "jax", "numpy")} | engines
+    print(f"\nversions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     return {"models": rows, "engines": engines, "tolerance": TOLERANCE}, lambda: None
 
 
