@@ -16,9 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import jaxrnn
 from experiments.command.devices import DeviceOptions
 from experiments.command.messages import complain
 from experiments.command.options import among, at_most, check_seed, positive
@@ -151,7 +154,7 @@ def run(config: Config) -> Result:
             print(f"microseconds a {row['timed']}, least and median: {times_of(row)}")
         rows.append(row)
     engines = {name: importlib.metadata.version(name) for name in runtime.PACKAGES}
-    versions = {name: importlib.metadata.version(name) for name in ("jaxrnn", "jax", "numpy")} | engines
+    versions = {"jaxrnn": jaxrnn.__version__, "jax": jax.__version__, "numpy": np.__version__} | engines
     print(f"\nversions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     return {"models": rows, "engines": engines, "tolerance": TOLERANCE}, lambda: None
 
