@@ -19,10 +19,18 @@ class Bound(functools.partial):
         return self.func, self.args, tuple(sorted(self.keywords.items()))
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         return self._key() == other._key() if isinstance(other, Bound) else NotImplemented
 
+    def once(self, name: str, f: Callable[..., Any], *args: Any) -> Any:
+        """`f(*args)`, which is computed once for this function: calls of compiled functions ask each time."""
+        if name not in self.__dict__:
+            self.__dict__[name] = f(*args)
+        return self.__dict__[name]
+
     def __hash__(self) -> int:
-        return hash(self._key())
+        return self.once("hash", lambda: hash(self._key()))
 
     def __reduce__(self) -> Any:
         keywords = {name: picklable(value) for name, value in self.keywords.items()}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, Equations, Rule
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.request import Inputs
@@ -22,6 +23,8 @@ def is_own(value: Any, besides: tuple[type, ...] = ()) -> bool:
     """Whether a function, or a record of functions but one of the types `besides`, has any that is the user's."""
     if isinstance(value, besides):
         return False
+    if isinstance(value, Bound) and not besides:
+        return value.once("is_own", is_own, (value.func, value.args, tuple(value.keywords.values())))
     if isinstance(value, functools.partial):
         return is_own((value.func, value.args, tuple(value.keywords.values())), besides)
     if isinstance(value, tuple):

@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import AxisType
 
 import jaxrnn
+from jaxrnn._bound import Bound
 from jaxrnn import analysis, initializers
 from jaxrnn.sequence import registry
 from tests.support.registry import CELLS, B, H, I, T
@@ -260,3 +261,17 @@ def test_pickling_errors_name_the_part_that_cannot_be_pickled():
     mesh = jax.make_mesh((1,), ("model",), axis_types=(AxisType.Auto,))
     with pytest.raises(TypeError, match="Device"):
         pickle.dumps(jaxrnn.model_parallel(jaxrnn.lstm(H), mesh))
+
+
+def test_hashes_are_computed_once():
+    class Counted:
+        count = 0
+
+        def __hash__(self):
+            Counted.count += 1
+            return 7
+
+    bound = Bound(max, Counted())
+    assert hash(bound) == hash(bound)
+    assert Counted.count == 1
+    assert hash(Bound(max, 1, key=abs)) == hash(Bound(max, 1, key=abs))
