@@ -15,8 +15,8 @@ from flax import nnx
 from jax.sharding import AxisType
 
 import jaxrnn
-from jaxrnn._bound import Bound
 from jaxrnn import analysis, initializers
+from jaxrnn._bound import Bound
 from jaxrnn.sequence import registry
 from tests.support.registry import CELLS, B, H, I, T
 
