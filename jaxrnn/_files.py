@@ -92,8 +92,8 @@ def write(where: str, path: Path, content: Content) -> None:
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in content.arrays.items()}
     rest = {name: part for name, part in content._asdict().items() if name != "arrays"}
     entry = json.dumps({"version": VERSION, **rest, "checksums": checksums})
-    whole = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
-    write_whole(where, path, whole)
+    text = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
+    write_whole(where, path, text)
 
 
 def write_whole(where: str, path: Path, content: bytes) -> None:
@@ -139,17 +139,22 @@ def _compare_checksums(where: str, arrays: Mapping[str, np.ndarray], checksums: 
             raise ValueError(f"{where}: {quote(name)} does not have its checksum; the file is corrupted")
 
 
+def whole(where: str, path: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _os_error(error, f"{where}: path: {error.strerror or cut(str(error))}", path) from error
+
+
 def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of any safetensors file, in their own dtypes, and its metadata."""
     deserialise = _safetensors(where).deserialize
+    content = whole(where, path)
     try:
-        whole = path.read_bytes()
-    except OSError as error:
-        raise _os_error(error, f"{where}: path: {error.strerror or cut(str(error))}", path) from error
-    try:
-        tensors = deserialise(whole)
+        tensors = deserialise(content)
     except Exception as error:
-        guess = next((kind for magic, kind in OTHER_FILES.items() if whole.startswith(magic)), "")
+        guess = next((kind for magic, kind in OTHER_FILES.items() if content.startswith(magic)), "")
         damaged = f"one that is truncated, corrupted or another ({cut(str(error))})"
         got = f"{guess}; nothing of it was run" if guess else damaged
         raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}") from error
@@ -160,7 +165,7 @@ def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str
                 f"{where}: {shown(path)}: {cut(name, 80)} expected one of {', '.join(DTYPES)}, got {tensor['dtype']}"
             )
         arrays[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return arrays, header.get("__metadata__") or {}
 
 
