@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxrnn._describe import cut, describe, listed, quote
 from jaxrnn.interop._keras_activations import is_of_keras
-from jaxrnn.interop._mappings import DEEPEST
+from jaxrnn.interop._mappings import DEEPEST, said
 
 LAYERS = {"SimpleRNN": "rnn", "LSTM": "lstm", "GRU": "gru"}
 CELLS = {"SimpleRNNCell": "rnn", "LSTMCell": "lstm", "GRUCell": "gru"}
@@ -58,6 +58,10 @@ def read_config(where: str, config: Any, kind: str | None = None, version: str |
     """
     if not isinstance(config, Mapping):
         raise TypeError(f"{where}: config expected a configuration of Keras, a dictionary, got {describe(config)}")
+    try:
+        config = _plain(config)
+    except Exception as error:  # mappings of the user's own may raise anything
+        raise ValueError(f"{where}: config expected a dictionary that can be read, got {said(error)}") from error
     version = config.get("keras_version", version)
     if "class_name" in config and "config" in config:
         _check_own(where, config)
@@ -76,6 +80,13 @@ def read_config(where: str, config: Any, kind: str | None = None, version: str |
         raise ValueError(f"{where}: keras_version expected a text such as '2.15.0', got {describe(version)}")
     major = int(version.split(".")[0]) if version else _major_of([entry.options for entry in entries])
     return Configuration(where, name if isinstance(name, str) else "", is_model, entries, major)
+
+
+def _plain(value: Any) -> Any:
+    """A copy in dictionaries and lists."""
+    if isinstance(value, Mapping):
+        return {name: _plain(value[name]) for name in value}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _kind_of(where: str, options: Mapping[str, Any]) -> str:
@@ -199,6 +210,9 @@ def choose(config: Configuration, prefix: str | Sequence[str]) -> list[Entry]:
     if not config.is_model:
         return list(config.entries)
     where, entries = config.where, config.entries
+    if not any(entry.kind in RECURRENT for entry in entries):
+        got = listed([entry.label for entry in entries], 4) or "no layers"
+        raise ValueError(f"{where}: config expected a model with recurrent layers, got {cut(got, 200)}")
     wanted = [_below(config, name) for name in ([prefix] if isinstance(prefix, str) else prefix)]
     chosen = [entry for entry in entries if any(entry in found for found in wanted)]
     active = [entry for entry in chosen if entry.kind not in PASSIVE]
@@ -236,8 +250,6 @@ def _below(config: Configuration, prefix: str) -> list[Entry]:
 def _choices(config: Configuration) -> str:
     """What `prefix` may be, at the end of a message."""
     names = [entry.path for entry in config.entries if entry.kind in RECURRENT]
-    if not names:
-        return "; the model has no recurrent layer"
     return (
         f"; prefix= names one, or a list of those that follow each other, of {cut(listed(map(quote, names), 5), 150)}"
     )

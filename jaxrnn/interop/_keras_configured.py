@@ -1,5 +1,6 @@
 """Networks and params of Keras's layers and models that come with their configuration."""
 
+import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -40,8 +41,9 @@ def from_file(where: str, path: Any, prefix: Prefix, config: Any, num_heads: Any
         found = read_config(where, file.config if config is None else config, version=file.version)
 
         def weights(node: Node) -> maps.Entries:
-            entries = read_weights(where, files.weights_of(file, node), "")
-            return _of_node(found, node, entries) if len(node.entry.names) > 1 and not file.by_place else entries
+            arrays, is_all = files.weights_of(file, node)
+            entries = read_weights(where, arrays, "")
+            return entries if is_all else _of_node(found, node, entries)
 
         return _convert(found, prefix, num_heads, weights)
 
@@ -101,15 +103,31 @@ def _of_object(where: str, node: Node, layer: Any) -> maps.Entries:
     try:
         for name in node.entry.names:
             layer = layer.get_layer(name)
+        strange = _strange_function(layer)
         given = [(str(getattr(w, "path", None) or w.name), w) for w in layer.weights]
     except Exception as error:  # Keras may raise anything
         raise ValueError(f"{where}: {node.entry.label}: its weights cannot be read ({maps.said(error)})") from error
+    if strange:
+        raise ValueError(f"{where}: {node.entry.label}: {strange}, which is not Keras's own function of that name")
     if not given:
         raise ValueError(f"{where}: {node.entry.label} expected weights, got none; build the layer first")
     named = {path: weight.numpy() if hasattr(weight, "numpy") else weight for path, weight in given}
     if len(named) != len(given):
         raise ValueError(f"{where}: {node.entry.label} expected weights of different paths, got {maps.listed(named)}")
     return read_weights(where, named, "")
+
+
+def _strange_function(layer: Any) -> str:
+    """An activation in a layer that is a function of the user's; the configuration tells its name alone."""
+    halves = [getattr(layer, name, None) for name in ("forward_layer", "backward_layer")]
+    outer = [getattr(part, "cell", part) for part in (layer, *halves) if part is not None]
+    for cell in outer:
+        for inner, name in itertools.product(getattr(cell, "cells", [cell]), ("activation", "recurrent_activation")):
+            function = getattr(inner, name, None)
+            module = str(getattr(function, "__module__", ""))
+            if function is not None and module.split(".")[0] not in MODULES:
+                return f"{name} expected a function of Keras, got {cut(describe(function), 60)} of {cut(module, 60)}"
+    return ""
 
 
 def is_path(value: Any) -> bool:

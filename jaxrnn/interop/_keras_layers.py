@@ -162,8 +162,9 @@ def check_params(where: str, node: Node, params: tuple[Params, ...]) -> None:
     for halves, layer in zip(node.layers, params, strict=True):
         own = directions(layer)
         if len(own) != len(halves):
-            got = "one direction" if len(own) == 1 else "two directions"
-            raise ValueError(f"{where}: {node.entry.label} expected weights of {len(halves)}, got those of {got}")
+            one, two = "weights of one direction", "weights of two directions"
+            wanted, got = (one, two) if len(halves) == 1 else (two, one)
+            raise ValueError(f"{where}: {node.entry.label} expected {wanted}, got {got}")
         for half, record in zip(halves, own, strict=True):
             _check_record(where, half, record)
 
