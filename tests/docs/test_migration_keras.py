@@ -376,6 +376,29 @@ def _():
         theirs.set_weights(list(interop.to_keras(own).values()))
         assert_same(first(jaxrnn.unroll(cell(H), own[0], XS)[1]), theirs(first(XS)))
 
+    gates = {
+        "recurrent_activation": "hard_sigmoid"
+    }  # which differs by more than rounding, and only the configuration tells
+    theirs = built(layer_of("GRU", **gates))
+    assert_same(first(jaxrnn.unroll(jaxrnn.gru(H, **gates), params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    alone = first(jaxrnn.unroll(jaxrnn.gru(H), params_in(theirs)[0], XS)[1])
+    assert np.abs(alone - theirs(first(XS))).max() > 0.01
+
+
+@TABLE.row("a layer, a `Sequential`, `.keras`, `.h5`")
+def _():
+    import keras
+
+    layer = built(layer_of("GRU", reset_after=False, activation="softsign", name="gru"))
+    model = keras.Sequential([keras.layers.Input((None, I)), layer, keras.layers.Dense(2)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        for source, prefix in ((layer, ""), (model, "gru"), (path, "gru")):
+            network, params = interop.from_keras(source, prefix)
+            assert repr(network) == f"stack([gru({H}, reset_after=False, activation='softsign')])"
+            assert_same(first(network.unroll(params, XS)[1]), layer(first(XS)))
+
 
 @TABLE.row("`model.save`, `load_model`")
 def _():
