@@ -41,6 +41,10 @@ OTHER_FILES = {
     b"\x89HDF": "an HDF5 file, as Keras writes",
     b"\x93NUMPY": "a NumPy file",
 }
+NEXT_STEPS = {
+    b"PK": "jaxrnn.interop.from_keras reads a .keras file; write others with safetensors, as interop.read says",
+    b"\x89HDF": "jaxrnn.interop.from_keras reads it",
+}
 
 
 class Content(NamedTuple):
@@ -157,7 +161,8 @@ def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str
         guess = next((kind for magic, kind in OTHER_FILES.items() if content.startswith(magic)), "")
         damaged = f"one that is truncated, corrupted or another ({cut(str(error))})"
         got = f"{guess}; nothing of it was run" if guess else damaged
-        raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}") from error
+        step = next((f"; {step}" for magic, step in NEXT_STEPS.items() if content.startswith(magic)), "")
+        raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}{step}") from error
     arrays = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in DTYPES:
