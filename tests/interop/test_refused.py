@@ -105,7 +105,6 @@ REFUSED = {
     # the mapping
     "a module": (lambda: interop.from_torch(object()), TypeError, "from_torch: state_dict expected a mapping of names to arrays, got object .*; files .*; of a module give the weights, not the module"),
     "a path": (lambda: interop.from_torch("net.pt"), TypeError, "from_torch: state_dict expected a mapping of names to arrays, got str 'net.pt'; files are read with jaxrnn.interop.read"),
-    "no such file": (lambda: interop.from_keras("weights.h5"), FileNotFoundError, "from_keras: path: No such file or directory: 'weights.h5'"),
     "names": (lambda: interop.from_torch({3.0: ones(1)}), TypeError, "from_torch: names expected strings, or tuples of strings and integers, got float 3.0"),
     "twice": (lambda: interop.from_nnx({**NNX, "dense_h": {"bias": ones(4 * H)}}), ValueError, "from_nnx: entry 'dense_h.bias' expected once, got it twice, flat and nested"),
     "nothing": (lambda: interop.from_equinox({}), ValueError, "from_equinox: weights expected entries below '', got no entries"),
