@@ -8,6 +8,7 @@ from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Rule, Tape
 from jaxrnn.cells import (
+    Activation,
     GRUNorm,
     GRUParams,
     IndRNNParams,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = ("analysis", "interop", "modules")
 
 __all__ = [
+    "Activation",
     "Affine",
     "Bidirectional",
     "Cell",

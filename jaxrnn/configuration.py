@@ -8,6 +8,7 @@ left out: they are not needed once there are parameters. Files from before an op
 it, and have its value in `BEFORE`.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ import jax
 from jaxrnn import _checks
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Cell, CellConfig, format_value
-from jaxrnn.cells import FAMILIES, regularize
+from jaxrnn.cells import FAMILIES, Activation, regularize
 from jaxrnn.layers import Bidirectional, walk
 from jaxrnn.network import Network, stack
 
@@ -26,7 +27,14 @@ FACTORIES: dict[str, Callable[..., Cell]] = {
 }
 STACK = ("cells", "merge", "dropout", "residual")
 MOST_NESTED = 64  # of `regularize` around each other
-BEFORE = {"num_heads": 1}  # what cells were before they had the option
+_HEADS = {"num_heads": 1}
+_ACTIVATIONS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+BEFORE = {  # what cells were before they had the option
+    "rnn": _HEADS,
+    "mgu": _HEADS,
+    "lstm": _HEADS | _ACTIVATIONS,
+    "gru": _HEADS | _ACTIVATIONS,
+}
 
 
 def describe(network: Network | AnyCell) -> dict[str, Any]:
@@ -107,7 +115,9 @@ def _describe_config(at: str, config: CellConfig, nested: int = 0) -> dict[str, 
     entry: dict[str, Any] = {"factory": config.factory}
     for name, value in config.options.items():
         path = f"{at}.{name}" if at else name
-        if callable(value):
+        if isinstance(value, Activation):
+            value = dataclasses.asdict(value)
+        elif callable(value):
             given = cut(str(format_value(value)), 80)
             raise ValueError(f"{cut(path, 60)} expected a name, got {given}; a function cannot be written as data")
         if isinstance(value, CellConfig):
@@ -136,6 +146,9 @@ def _build_cell(at: str, entry: Any, nested: int = 0) -> Cell:
     options = _options(at, name, entry, known)
     if "cell" in options:
         options["cell"] = _build_cell(f"{at}.cell", options["cell"], nested + 1)
+    for option in ("activation", "recurrent_activation"):
+        if isinstance(options.get(option), Mapping):
+            options[option] = _called(f"{at}.{option}", Activation, options[option])
     if isinstance(options.get("zoneout"), Mapping) and "cell" in options:
         options["zoneout"] = _build_rates(f"{at}.zoneout", options["cell"], options["zoneout"])
     return _called(at, factory, options)
@@ -155,7 +168,7 @@ def _options(at: str, factory: str, entry: Mapping[str, Any], known: Iterable[st
     where, most = f"{cut(at, 60)}: {factory}", _checks.LARGEST_SIZE
     for name in options:
         _checks.one_of(where, "option", name, tuple(known))
-    options = {name: value for name, value in BEFORE.items() if name in known} | options
+    options = BEFORE.get(factory, {}) | options
     for name in known:
         if name not in options:
             raise ValueError(f"{where}: {name} is missing")

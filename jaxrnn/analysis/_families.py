@@ -21,6 +21,7 @@ from jaxrnn.cells import (
     RGLRUParams,
     SLSTMParams,
 )
+from jaxrnn.cells._activation import phis_of
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
@@ -197,7 +198,7 @@ def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Fam
     """The family of a cell that has gates, and its parameters' shapes; `by_state`: gates σ(a) that read the state."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    is_other = by_state and type(shapes) in (*AFFINE, SLSTMParams)
+    is_other = by_state and (type(shapes) in (*AFFINE, SLSTMParams) or not _has_sigmoids(cell.rule))
     if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward) or is_other:
         expected = "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, which have gates"
         if by_state:
@@ -206,6 +207,12 @@ def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Fam
             f"{where}: cell expected {expected}, with the library's rule; got {_checks.describe(cell)}"
         )
     return family, shapes
+
+
+def _has_sigmoids(rule: Any) -> bool:
+    """Whether the gates are σ(a), as they are in cells that have no option for them."""
+    phis = phis_of(rule)
+    return phis is None or phis.gate.activation == "sigmoid"
 
 
 def own_residual(residual: Any) -> Any:

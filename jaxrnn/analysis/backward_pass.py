@@ -27,6 +27,7 @@ from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, Rule, State, Tape
 from jaxrnn.analysis._families import Values, family_of_rule, own_residual, part_of_gate
 from jaxrnn.analysis._trajectory import check_floating, check_inputs, scalar
 from jaxrnn.cells import LSTMParams
+from jaxrnn.cells._activation import phis_of
 from jaxrnn.cells._affine import is_affine, times
 from jaxrnn.cells.lstm import hidden
 from jaxrnn.layers import Direction, check_layers, from_directions, run_layers, unmerged, walk
@@ -259,7 +260,9 @@ def _cell_state(rule: Rule, params: Params, tape: Tape, mask: Any, states: State
     is_own_equation = is_own((rule.forward, rule.accumulate))
     if not isinstance(params, LSTMParams) or is_own_equation or own_residual(tape.residual) is not tape.residual:
         return None
-    _, pull = jax.vjp(lambda c: hidden(params, tape.residual.o, c), tape.after.c)
+    phis = phis_of(rule.forward)
+    assert phis is not None
+    _, pull = jax.vjp(lambda c: hidden(phis, params, tape.residual.o, c), tape.after.c)
     (through,) = pull(states.h)
     if params.peephole is not None:
         through = through + gates["o"] * jnp.broadcast_to(params.peephole[-1], through.shape)

@@ -28,6 +28,7 @@ from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
 from jaxrnn.analysis._families import Values, family_of_params, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
+from jaxrnn.cells._activation import phis_of
 from jaxrnn.cells.lstm import hidden
 from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.masking import select
@@ -123,12 +124,14 @@ def _gates(rule: Rule, name: str, params: LSTMParams, state: LSTMState, xs: Floa
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _terms(rule: Rule, name: str, reduce: Callable | None, params: LSTMParams, steps: Steps) -> CellStateTerms:
     o = _gates(rule, name, params, steps.before, steps.xs)["o"]
+    phis = phis_of(rule.forward)
+    assert phis is not None
 
     def at(now: tuple[Array, Steps]) -> CellStateTerms:
         o_before, (before, x, valid) = now
 
         def gates(c: Float[Array, "H"]) -> tuple[Array, Array, Array]:
-            found = _gates(rule, name, params, LSTMState(hidden(params, o_before, c), c), x)
+            found = _gates(rule, name, params, LSTMState(hidden(phis, params, o_before, c), c), x)
             return found["f"], found["i"], found["g"]
 
         (f, i, g), (df, di, dg) = gates(before.c), jax.jacfwd(gates)(before.c)

@@ -2,6 +2,7 @@
 
 from jaxrnn._types import Cell
 from jaxrnn.cells import _algebra as alg
+from jaxrnn.cells._activation import Activation
 from jaxrnn.cells._affine import affine_rule
 from jaxrnn.cells._family import Family
 from jaxrnn.cells.gru import GRUConfig, GRUNorm, GRUParams, gru, gru_step
@@ -18,6 +19,7 @@ from jaxrnn.cells.slstm import SLSTMConfig, SLSTMParams, SLSTMState, slstm, slst
 
 __all__ = [
     "FAMILIES",
+    "Activation",
     "Family",
     "GRUConfig",
     "GRUNorm",
@@ -81,9 +83,17 @@ FAMILIES = (
             "coupled gates": {"coupled": True},
             "layer normalisation": {"layer_norm": True},
             "heads": {"num_heads": 2},
+            "other activations": {"recurrent_activation": "hard_sigmoid"},
         },
     ),
-    Family(gru, GRUConfig, {"`gru` with `reset_after=False`": {"reset_after": False}}),
+    Family(
+        gru,
+        GRUConfig,
+        {
+            "`gru` with `reset_after=False`": {"reset_after": False},
+            "`gru` with an activation of your own": {"activation": alg.identity},
+        },
+    ),
     Family(mgu, MGUConfig),
     Family(slstm, SLSTMConfig),
     Family(indrnn, IndRNNConfig),

@@ -1,10 +1,11 @@
 """The gated recurrent unit (Cho et al. 2014), in its two forms.
 
     r = σ(x W_xr + h_{t-1} W_hr + b_r)    z = σ(x W_xz + h_{t-1} W_hz + b_z)
-    reset-after:   q = h_{t-1} W_hn + b_hn      n = tanh(x W_xn + b_n + r ⊙ q)
-    reset-before:                               n = tanh(x W_xn + b_n + (r ⊙ h_{t-1}) W_hn)
+    reset-after:   q = h_{t-1} W_hn + b_hn      n = φ(x W_xn + b_n + r ⊙ q)
+    reset-before:                               n = φ(x W_xn + b_n + (r ⊙ h_{t-1}) W_hn)
     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1}
 
+σ is the sigmoid and φ is tanh, or the activations that the options name.
 Layer normalisation: x_t W_x and each recurrent product (one reset-after, two reset-before)
 are normalised over all their entries and scaled; their cotangents go back through that. With
 heads W_h is block-diagonal, and a product is normalised over the entries of each head.
@@ -12,15 +13,15 @@ heads W_h is block-diagonal, and a product is normalised over the entries of eac
 Backward, with δv for ∂L/∂v and δh the cotangent of h_t from the output and from step
 t+1 together:
 
-    δa_z = δh ⊙ (h_{t-1} - n) ⊙ z(1-z)      δa_n = δh ⊙ (1-z) ⊙ (1-n²)
+    δa_z = δh ⊙ (h_{t-1} - n) ⊙ σ'_z        δa_n = δh ⊙ (1-z) ⊙ φ'_n     σ'_z = z(1-z), φ'_n = 1-n²
 
     reset-after:
-        δa_r = δa_n ⊙ q ⊙ r(1-r)            δq = δa_n ⊙ r
+        δa_r = δa_n ⊙ q ⊙ σ'_r              δq = δa_n ⊙ r
         δh_{t-1} = δh ⊙ z + [δa_r, δa_z, δq] W_hᵀ
         δW_h = Σ h_{t-1}ᵀ [δa_r, δa_z, δq]  δb_hn = Σ δq
 
     reset-before, with s = r ⊙ h_{t-1}:
-        δs = δa_n W_hnᵀ                     δa_r = δs ⊙ h_{t-1} ⊙ r(1-r)
+        δs = δa_n W_hnᵀ                     δa_r = δs ⊙ h_{t-1} ⊙ σ'_r
         δh_{t-1} = δh ⊙ z + δs ⊙ r + [δa_r, δa_z] W_h[r,z]ᵀ
         δW_h[r,z] = Σ h_{t-1}ᵀ [δa_r, δa_z]  δW_hn = Σ sᵀ δa_n
 
@@ -30,7 +31,6 @@ t+1 together:
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,6 +39,7 @@ from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
+from jaxrnn.cells._activation import AnyActivation, GatePhis, checked_activations, gate_phis
 from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
@@ -75,6 +76,8 @@ class GRUConfig(FamilyConfig):
     reset_after: bool = True
     layer_norm: bool = False
     num_heads: int = 1
+    activation: AnyActivation = "tanh"
+    recurrent_activation: AnyActivation = "sigmoid"
 
     def shapes(self, input_size: int) -> GRUParams:
         h, stacked = self.hidden_size, dims(3 * self.hidden_size)
@@ -111,41 +114,54 @@ def _accumulate_input(params: GRUParams, xs: Float[Array, "T *B I"], da: Float[A
     return alg.outer(xs, dproduct, params.w_x), db, dscale, alg.dot_transposed(dproduct, params.w_x)
 
 
-def _forward_after(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
+class _Gates(NamedTuple):
+    """The gates of a step, and what their backward pass needs besides."""
+
+    r: Array
+    z: Array
+    n: Array
+    inner: Any  # reset-after: q, and the normalised h W_h or None; reset-before: the normalised products
+    kept: tuple[Any, ...]  # of the slopes of r z n
+
+
+def _forward_after(phis: GatePhis, params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     a, product = ln.product(h, params.w_h, _scale_h(params), 3, alg.heads(params.w_h))
-    h, gates = _pointwise_forward(params, h, zs, tuple(alg.split(a, 3)))
-    return h, h, (*gates[:-1], product)
+    h, gates = _pointwise_forward(phis, params, h, zs, tuple(alg.split(a, 3)))
+    return h, h, gates._replace(inner=(gates.inner[0], product))
 
 
-def _pointwise_forward(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...], products: tuple[Array, ...]):
+def _pointwise_forward(
+    phis: GatePhis, params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...], products: tuple[Array, ...]
+):
     """From the gates' shares of x W_x + b and h W_h."""
     (z_r, z_z, z_n), (a_r, a_z, a_n) = zs, products  # (*B, H) each
-    r = jax.nn.sigmoid(z_r + a_r)
-    z = jax.nn.sigmoid(z_z + a_z)
+    r, kept_r = phis.gate(z_r + a_r)
+    z, kept_z = phis.gate(z_z + a_z)
     q = alg.add(a_n, params.b_hn)
-    n = jnp.tanh(z_n + r * q)
-    return (1 - z) * n + z * h, (r, z, n, q, None)
+    n, kept_n = phis.unit(z_n + r * q)
+    return (1 - z) * n + z * h, _Gates(r, z, n, (q, None), (kept_r, kept_z, kept_n))
 
 
-def _backward_after(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    dpast, dproducts, extra = _pointwise_backward(params, tape, dh + dy)
+def _backward_after(phis: GatePhis, params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+    dpast, dproducts, extra = _pointwise_backward(phis, params, tape, dh + dy)
     recurrent = jnp.concatenate(dproducts, axis=-1)  # (*B, 3H)
-    dproduct = ln.product_backward(recurrent, _scale_h(params), tape.residual[-1], 3)
+    _, product = tape.residual.inner
+    dproduct = ln.product_backward(recurrent, _scale_h(params), product, 3)
     return dpast + alg.dot_transposed(dproduct, params.w_h), (recurrent, *extra)
 
 
-def _pointwise_backward(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"]):
+def _pointwise_backward(phis: GatePhis, params: GRUParams, tape: Tape, dh: Float[Array, "*B H"]):
     """The cotangent of h_{t-1} beside the product, [δa_r, δa_z, δq], and δa_n."""
-    r, z, n, q, _ = tape.residual
-    da_z = dh * (tape.before - n) * alg.sigmoid_slope(z)
-    da_n = dh * (1 - z) * alg.tanh_slope(n)
-    da_r = da_n * q * alg.sigmoid_slope(r)
+    r, z, n, (q, _), (kept_r, kept_z, kept_n) = tape.residual
+    da_z = phis.gate.pull_back(z, kept_z, dh * (tape.before - n))
+    da_n = phis.unit.pull_back(n, kept_n, dh * (1 - z))
+    da_r = phis.gate.pull_back(r, kept_r, da_n * q)
     return dh * z, (da_r, da_z, da_n * r), (da_n,)
 
 
 def _accumulate_after(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
     recurrent, da_n = deltas
-    product = tape.residual[-1]
+    _, product = tape.residual.inner
     da_r, da_z, dq = alg.split(recurrent, 3)
     dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_r, da_z, da_n], axis=-1))
     dproduct = ln.product_backward(recurrent, _scale_h(params), product, 3)
@@ -167,29 +183,29 @@ def _recurrent_blocks(params: GRUParams):
     return alg.columns(params.w_h, 0, 2 * hidden), s_rz, alg.columns(params.w_h, 2 * hidden, 3 * hidden), s_n
 
 
-def _forward_before(params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
+def _forward_before(phis: GatePhis, params: GRUParams, h: Float[Array, "*B H"], zs: tuple[Array, ...]):
     z_r, z_z, z_n = zs
     w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
     heads = alg.heads(params.w_h)
     a_rz, product_rz = ln.product(h, w_rz, s_rz, 2, heads)
     a_r, a_z = alg.split(a_rz, 2)
-    r = jax.nn.sigmoid(z_r + a_r)
-    z = jax.nn.sigmoid(z_z + a_z)
+    r, kept_r = phis.gate(z_r + a_r)
+    z, kept_z = phis.gate(z_z + a_z)
     a_n, product_n = ln.product(r * h, w_n, s_n, 1, heads)
-    n = jnp.tanh(z_n + a_n)
+    n, kept_n = phis.unit(z_n + a_n)
     h = (1 - z) * n + z * h
-    return h, h, (r, z, n, product_rz, product_n)
+    return h, h, _Gates(r, z, n, (product_rz, product_n), (kept_r, kept_z, kept_n))
 
 
-def _backward_before(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
-    r, z, n, product_rz, product_n = tape.residual
+def _backward_before(phis: GatePhis, params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy: Float[Array, "*B H"]):
+    r, z, n, (product_rz, product_n), (kept_r, kept_z, kept_n) = tape.residual
     h_before = tape.before
     w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
     dh = dh + dy
-    da_z = dh * (h_before - n) * alg.sigmoid_slope(z)
-    da_n = dh * (1 - z) * alg.tanh_slope(n)
+    da_z = phis.gate.pull_back(z, kept_z, dh * (h_before - n))
+    da_n = phis.unit.pull_back(n, kept_n, dh * (1 - z))
     ds = alg.dot_transposed(ln.product_backward(da_n, s_n, product_n), w_n)
-    da_r = ds * h_before * alg.sigmoid_slope(r)
+    da_r = phis.gate.pull_back(r, kept_r, ds * h_before)
     da_rz = jnp.concatenate([da_r, da_z], axis=-1)  # (*B, 2H)
     dproduct_rz = ln.product_backward(da_rz, s_rz, product_rz, 2)
     return dh * z + ds * r + alg.dot_transposed(dproduct_rz, w_rz), (da_rz, da_n)
@@ -197,7 +213,7 @@ def _backward_before(params: GRUParams, tape: Tape, dh: Float[Array, "*B H"], dy
 
 def _accumulate_before(params: GRUParams, xs: Float[Array, "T *B I"], tape: Tape, deltas: tuple[Array, Array]):
     da_rz, da_n = deltas
-    r, _, _, product_rz, product_n = tape.residual
+    r, (product_rz, product_n) = tape.residual.r, tape.residual.inner
     w_rz, s_rz, w_n, s_n = _recurrent_blocks(params)
     dw_x, db, dscale_x, dxs = _accumulate_input(params, xs, jnp.concatenate([da_rz, da_n], axis=-1))
     dw_rz = alg.outer(tape.before, ln.product_backward(da_rz, s_rz, product_rz, 2), w_rz)
@@ -213,27 +229,39 @@ def _delta_after(recurrent: Float[Array, "T *B GH"], extra: tuple[Array]) -> tup
     return recurrent, *extra
 
 
-_TRANSPOSE = Bound(alg.transpose, ("w_h",))
-_POINTWISE = Pointwise(
-    hidden=alg.identity,
-    forward=_pointwise_forward,
-    backward=_pointwise_backward,
-    add_to_hidden=alg.plus,
-    delta=_delta_after,
-    stands_for=(_forward_after, _backward_after),
-)
-RESET_AFTER = Rule(_project, _forward_after, _backward_after, _accumulate_after, ("w_x", "w_h"), _TRANSPOSE, _POINTWISE)
-RESET_BEFORE = Rule(_project, _forward_before, _backward_before, _accumulate_before, ("w_x", "w_h"), _TRANSPOSE)
+def rule_for(reset_after: bool, activation: AnyActivation, recurrent_activation: AnyActivation) -> Rule:
+    """The rule of a form with these activations."""
+    phis = gate_phis("gru", activation, recurrent_activation)
+    transpose = Bound(alg.transpose, ("w_h",))
+    if not reset_after:
+        forward, backward = Bound(_forward_before, phis), Bound(_backward_before, phis)
+        return Rule(_project, forward, backward, _accumulate_before, ("w_x", "w_h"), transpose)
+    forward, backward = Bound(_forward_after, phis), Bound(_backward_after, phis)
+    pointwise = Pointwise(
+        hidden=alg.identity,
+        forward=Bound(_pointwise_forward, phis),
+        backward=Bound(_pointwise_backward, phis),
+        add_to_hidden=alg.plus,
+        delta=_delta_after,
+        stands_for=(forward, backward),
+    )
+    shared = pointwise if phis.are_named else None
+    return Rule(_project, forward, backward, _accumulate_after, ("w_x", "w_h"), transpose, shared)
 
 
 def gru_step(
-    params: GRUParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], reset_after: bool = True
+    params: GRUParams,
+    state: Float[AnyArray, "*B H"],
+    x: Float[AnyArray, "*B I"],
+    reset_after: bool = True,
+    activation: AnyActivation = "tanh",
+    recurrent_activation: AnyActivation = "sigmoid",
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of a gated recurrent unit.
 
     r, z = σ(x W_x + h_{t-1} W_h + b)
-    n = tanh(x W_xn + b_n + r ⊙ (h_{t-1} W_hn + b_hn))    reset-after
-    n = tanh(x W_xn + b_n + (r ⊙ h_{t-1}) W_hn)           reset-before
+    n = φ(x W_xn + b_n + r ⊙ (h_{t-1} W_hn + b_hn))    reset-after
+    n = φ(x W_xn + b_n + (r ⊙ h_{t-1}) W_hn)           reset-before
     h_t = (1 - z) ⊙ n + z ⊙ h_{t-1},  y_t = h_t
 
     Args:
@@ -244,12 +272,15 @@ def gru_step(
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
         reset_after: whether r multiplies the candidate's recurrent product, or h before it.
+        activation: φ: a name, a :class:`jaxrnn.Activation`, or a callable, which is called with the vector `(H,)`
+            of a sequence.
+        recurrent_activation: σ, the activation of the gates; likewise.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
 
     Raises:
-        TypeError, ValueError: for a wrong structure, dtype or shape, or a `b_hn` with
+        TypeError, ValueError: for a wrong structure, dtype, shape or activation, or a `b_hn` with
             `reset_after=False`.
 
     Example:
@@ -273,10 +304,11 @@ def gru_step(
         4. Flax: its GRUCell has no place for b_hr and b_hz, which are folded into b here.
     """
     reset_after = _checks.boolean("gru_step", "reset_after", reset_after)
+    activations = checked_activations("gru_step", activation, recurrent_activation)
     _checks.params_record("gru_step", params, GRUParams)
     hidden, heads = _checks.units("gru_step", params, "w_h")
     config = GRUConfig(hidden, reset_after=reset_after, layer_norm=True, num_heads=heads)
-    return step_of("gru_step", config, RESET_AFTER if reset_after else RESET_BEFORE, params, state, x)
+    return step_of("gru_step", config, rule_for(reset_after, **activations), params, state, x)
 
 
 def gru(
@@ -286,6 +318,8 @@ def gru(
     reset_after: bool = True,
     layer_norm: bool = False,
     num_heads: int = 1,
+    activation: AnyActivation = "tanh",
+    recurrent_activation: AnyActivation = "sigmoid",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
@@ -303,6 +337,9 @@ def gru(
         layer_norm: whether x W_x and the recurrent products are normalised, by head. Scales start at 1.
         num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 3D)`, D = H/N,
             with the gates of a head side by side. A unit reads the units of its own head alone.
+        activation: φ, the activation of the candidate n: a name or a :class:`jaxrnn.Activation`; or a callable,
+            which is called with the vector `(H,)` of a sequence and may mix units.
+        recurrent_activation: σ, the activation of the gates; likewise.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
         recurrent_init: draws each gate's block `(H, H)` of `w_h`, with heads `(D, D)`.
         bias_init: draws `b`, and `b_hn` as its gate n. `initializers.chrono(T)` spreads
@@ -312,7 +349,8 @@ def gru(
         A :class:`Cell` with :class:`GRUParams`, whose state is an array `(*B, H)`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer, or heads that do not divide it.
+        TypeError, ValueError: for a size that is not a positive integer, heads that do not divide it, or an
+            unknown activation.
 
     Example:
         >>> import jax, jaxrnn
@@ -322,13 +360,15 @@ def gru(
         (256,)
     """
     hidden_size = _checks.size("gru", "hidden_size", hidden_size)
+    activations = checked_activations("gru", activation, recurrent_activation)
     config = GRUConfig(
         hidden_size,
         _checks.boolean("gru", "use_bias", use_bias),
         _checks.boolean("gru", "reset_after", reset_after),
         _checks.boolean("gru", "layer_norm", layer_norm),
         checked_heads("gru", num_heads, hidden_size),
+        **activations,
     )
-    rule = RESET_AFTER if config.reset_after else RESET_BEFORE
-    draw = Initializers(kernel_init, recurrent_init, bias_init)
-    return make_cell(config, Bound(gru_step, reset_after=config.reset_after), rule, draw)
+    step = Bound(gru_step, reset_after=config.reset_after, **activations)
+    rule = rule_for(config.reset_after, **activations)
+    return make_cell(config, step, rule, Initializers(kernel_init, recurrent_init, bias_init))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from jaxrnn import _checks, initializers
 from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell
-from jaxrnn.cells._activation import Activation, check_activation
+from jaxrnn.cells._activation import AnyActivation, checked_activation
 from jaxrnn.cells._family import FamilyConfig, dims, make_cell, step_of
 from jaxrnn.cells.rnn import GATES, rule_for
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
@@ -36,7 +36,7 @@ class IndRNNConfig(FamilyConfig):
     factory: ClassVar[str] = "indrnn"
     gates: ClassVar = GATES
     use_bias: bool = True
-    activation: Activation = "relu"
+    activation: AnyActivation = "relu"
 
     def shapes(self, input_size: int) -> IndRNNParams:
         h = self.hidden_size
@@ -44,7 +44,7 @@ class IndRNNConfig(FamilyConfig):
 
 
 def indrnn_step(
-    params: IndRNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: Activation = "relu"
+    params: IndRNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: AnyActivation = "relu"
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of an independently recurrent network.
 
@@ -54,7 +54,7 @@ def indrnn_step(
         params: `w_x (I, H)`, `w_h (H,)`, `b (H,)` or `None`.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: "tanh", "relu", "sigmoid", or a callable, as in :func:`rnn`.
+        activation: φ: a name, a :class:`jaxrnn.Activation` or a callable, as in :func:`rnn`.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
@@ -75,7 +75,7 @@ def indrnn_step(
     Differs from:
         1. PyTorch, Keras and Flax have none.
     """
-    check_activation("indrnn_step", activation)
+    activation = checked_activation("indrnn_step", activation)
     _checks.params_record("indrnn_step", params, IndRNNParams)
     config = IndRNNConfig(_checks.columns("indrnn_step", params, "w_x"))
     return step_of("indrnn_step", config, rule_for("indrnn", activation), params, state, x)
@@ -85,7 +85,7 @@ def indrnn(
     hidden_size: int,
     *,
     use_bias: bool = True,
-    activation: Activation = "relu",
+    activation: AnyActivation = "relu",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.uniform(1.0),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(),
@@ -99,7 +99,7 @@ def indrnn(
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
-        activation: "tanh", "relu", "sigmoid", or a callable, as in :func:`rnn`.
+        activation: a name, a :class:`jaxrnn.Activation` or a callable, as in :func:`rnn`.
         kernel_init: draws `w_x`.
         recurrent_init: draws `w_h`, of shape `(H,)`; by default U(0, 1).
         bias_init: draws `b`, whose only gate is named "h".
@@ -115,7 +115,7 @@ def indrnn(
         >>> jaxrnn.indrnn(128).init(jax.random.key(0), 28).w_h.shape
         (128,)
     """
-    check_activation("indrnn", activation)
+    activation = checked_activation("indrnn", activation)
     config = IndRNNConfig(
         _checks.size("indrnn", "hidden_size", hidden_size),
         _checks.boolean("indrnn", "use_bias", use_bias),

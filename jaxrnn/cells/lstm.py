@@ -3,11 +3,12 @@
 With a = x_t W_x + h_{t-1} W_h + b split into the gates i f g o; in brackets what only a
 variant has:
 
-    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = tanh(a_g)
+    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = φ(a_g)
     c_t = f ⊙ c_{t-1} + i ⊙ g        o = σ(a_o [+ p_o ⊙ c_t])
-    m_t = o ⊙ tanh(u_t)              u_t = c_t [normalised, scaled and offset]
+    m_t = o ⊙ φ(u_t)                 u_t = c_t [normalised, scaled and offset]
     h_t = m_t [W_p]
 
+σ is the sigmoid and φ is tanh, or the activations that the options name.
 Coupled gates: i = 1 - f, and there are three, f g o. Layer normalisation: x_t W_x and
 h_{t-1} W_h are each normalised over all their G*H entries and scaled, c_t over its H. With
 heads W_h is block-diagonal, and all three are normalised over the entries of each head.
@@ -16,11 +17,11 @@ Backward, with δv for ∂L/∂v and δh_t, δc_t the cotangents from the output
 t+1 together:
 
     δm   = δh_t [W_pᵀ]
-    δa_o = δm ⊙ tanh(u_t) ⊙ o(1-o)
-    δu   = δm ⊙ o ⊙ (1 - tanh²(u_t))
+    δa_o = δm ⊙ φ(u_t) ⊙ σ'_o        σ'_o = o(1-o), and likewise for i and f
+    δu   = δm ⊙ o ⊙ φ'(u_t)          φ'(u_t) = 1 - tanh²(u_t), and φ'_g = 1 - g²
     δc_t ← δc_t + δu [through the normalisation] [+ δa_o ⊙ p_o]
-    δa_i = δc_t ⊙ g ⊙ i(1-i)         δa_f = δc_t ⊙ c_{t-1} ⊙ f(1-f)         δa_g = δc_t ⊙ i ⊙ (1-g²)
-    coupled:                         δa_f = δc_t ⊙ (c_{t-1} - g) ⊙ f(1-f)
+    δa_i = δc_t ⊙ g ⊙ σ'_i           δa_f = δc_t ⊙ c_{t-1} ⊙ σ'_f           δa_g = δc_t ⊙ i ⊙ φ'_g
+    coupled:                         δa_f = δc_t ⊙ (c_{t-1} - g) ⊙ σ'_f
     δc_{t-1} = δc_t ⊙ f [+ δa_i ⊙ p_i + δa_f ⊙ p_f]      δh_{t-1} = δa [through the normalisation] W_hᵀ
 
     δW_x = Σ x_tᵀ δa_t     δW_h = Σ h_{t-1}ᵀ δa_t     δb = Σ δa_t     δx_t = δa_t W_xᵀ
@@ -30,7 +31,6 @@ t+1 together:
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -39,6 +39,7 @@ from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _layer_norm as ln
+from jaxrnn.cells._activation import AnyActivation, GatePhis, checked_activations, gate_phis
 from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.cells._step import zeros_state
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
@@ -90,6 +91,8 @@ class LSTMConfig(FamilyConfig):
     coupled: bool = False
     layer_norm: bool = False
     num_heads: int = 1
+    activation: AnyActivation = "tanh"
+    recurrent_activation: AnyActivation = "sigmoid"
 
     @property
     def gates(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -113,13 +116,14 @@ class LSTMConfig(FamilyConfig):
 
 
 class _Gates(NamedTuple):
-    """The gates of a step, and the normalised h W_h where there is one."""
+    """The gates of a step, the normalised h W_h where there is one, and what the slopes of i f g o need besides."""
 
     i: Array | None  # None: coupled, 1 - f
     f: Array
     g: Array
     o: Array
     product: Any  # Normalised, or None
+    kept: tuple[Any, ...]
 
 
 class _Delta(NamedTuple):
@@ -158,28 +162,33 @@ def _input_product(params: LSTMParams, xs: Float[Array, "*B I"]) -> tuple[Array,
     return ln.product(xs, params.w_x, scale, _gates_of(params), alg.heads(params.w_h))
 
 
-def _forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
+def _forward(phis: GatePhis, params: LSTMParams, state: LSTMState, z: tuple[Array, ...]):
     scale_h, heads = None if params.norm is None else params.norm.scale_h, alg.heads(params.w_h)
     a, product = ln.product(state.h, params.w_h, scale_h, len(z), heads)
-    after, gates = _pointwise_forward(params, state, z, tuple(alg.split(a, len(z))))
+    after, gates = _pointwise_forward(phis, params, state, z, tuple(alg.split(a, len(z))))
     return after, after.h, gates._replace(product=product)
 
 
-def _pointwise_forward(params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a: tuple[Array, ...]):
+def _pointwise_forward(
+    phis: GatePhis, params: LSTMParams, state: LSTMState, z: tuple[Array, ...], a: tuple[Array, ...]
+):
     """From the gates' shares of x W_x + b and h W_h."""
     p_i, p_f, p_o = _peepholes(params)
     *a_i, a_f, a_g, a_o = (z_k + a_k for z_k, a_k in zip(z, a, strict=True))  # (*B, H) each
-    f = jax.nn.sigmoid(_peep(a_f, p_f, state.c))
-    i = jax.nn.sigmoid(_peep(a_i[0], p_i, state.c)) if a_i else None
-    g = jnp.tanh(a_g)
+    f, kept_f = phis.gate(_peep(a_f, p_f, state.c))
+    i, kept_i = phis.gate(_peep(a_i[0], p_i, state.c)) if a_i else (None, None)
+    g, kept_g = phis.unit(a_g)
     c = f * state.c + (1 - f if i is None else i) * g
-    o = jax.nn.sigmoid(_peep(a_o, p_o, c))
-    return LSTMState(hidden(params, o, c), c), _Gates(i, f, g, o, None)
+    o, kept_o = phis.gate(_peep(a_o, p_o, c))
+    gates = _Gates(i, f, g, o, None, (kept_i, kept_f, kept_g, kept_o))
+    return LSTMState(hidden(phis, params, o, c), c), gates
 
 
-def hidden(params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]) -> Float[Array, "*B HorP"]:
+def hidden(
+    phis: GatePhis, params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]
+) -> Float[Array, "*B HorP"]:
     """h_t, from o and c_t."""
-    m = o * jnp.tanh(_memory_read(params, c)[0])
+    m = o * phis.unit(_memory_read(params, c)[0])[0]
     return m if params.w_proj is None else alg.dot(m, params.w_proj)
 
 
@@ -191,8 +200,8 @@ def _memory_read(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, An
     return alg.add(alg.scale(kept.value, params.norm.scale_c), params.norm.offset_c), kept
 
 
-def _backward(params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array, "*B H"]):
-    dbefore, das, (dh, du) = _pointwise_backward(params, tape, _add_to_hidden(dstate, dy))
+def _backward(phis: GatePhis, params: LSTMParams, tape: Tape, dstate: LSTMState, dy: Float[Array, "*B H"]):
+    dbefore, das, (dh, du) = _pointwise_backward(phis, params, tape, _add_to_hidden(dstate, dy))
     da = jnp.concatenate(das, axis=-1)  # (*B, GH)
     scale_h = None if params.norm is None else params.norm.scale_h
     dproduct = ln.product_backward(da, scale_h, tape.residual.product, len(das))
@@ -203,23 +212,23 @@ def _add_to_hidden(dstate: LSTMState, dh: Array) -> LSTMState:
     return dstate._replace(h=alg.plus(dstate.h, dh))
 
 
-def _pointwise_backward(params: LSTMParams, tape: Tape, dstate: LSTMState):
+def _pointwise_backward(phis: GatePhis, params: LSTMParams, tape: Tape, dstate: LSTMState):
     """δc_{t-1}, δa by gate, and what the accumulation needs of a variant."""
-    i, f, g, o, _ = tape.residual
+    i, f, g, o, _, (kept_i, kept_f, kept_g, kept_o) = tape.residual
     p_i, p_f, p_o = _peepholes(params)
     c_before = tape.before.c
     u, normalised = _memory_read(params, tape.after.c)
-    tanh_u = jnp.tanh(u)
+    m, kept_m = phis.unit(u)
 
     dh = dstate.h
     dm = dh if params.w_proj is None else alg.dot_transposed(dh, params.w_proj)
-    da_o = dm * tanh_u * alg.sigmoid_slope(o)
-    du = dm * o * alg.tanh_slope(tanh_u)
+    da_o = phis.gate.pull_back(o, kept_o, dm * m)
+    du = phis.unit.pull_back(m, kept_m, dm * o)
     through = du if params.norm is None else ln.normalise_backward(normalised, alg.scale(du, params.norm.scale_c))
     dc = _peep(dstate.c + through, p_o, da_o)
-    da_f = dc * (c_before - g if i is None else c_before) * alg.sigmoid_slope(f)
-    da_g = dc * (1 - f if i is None else i) * alg.tanh_slope(g)
-    da_i = [] if i is None else [dc * g * alg.sigmoid_slope(i)]
+    da_f = phis.gate.pull_back(f, kept_f, dc * (c_before - g if i is None else c_before))
+    da_g = phis.unit.pull_back(g, kept_g, dc * (1 - f if i is None else i))
+    da_i = [] if i is None else [phis.gate.pull_back(i, kept_i, dc * g)]
     dc_before = _peep(dc * f, p_f, da_f)
     if da_i:
         dc_before = _peep(dc_before, p_i, da_i[0])
@@ -227,7 +236,7 @@ def _pointwise_backward(params: LSTMParams, tape: Tape, dstate: LSTMState):
     return LSTMState(None, dc_before), (*da_i, da_f, da_g, da_o), extra  # type: ignore
 
 
-def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delta: _Delta):
+def _accumulate(phis: GatePhis, params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delta: _Delta):
     da, product = delta.a, tape.residual.product
     norm, scale_x, scale_h = params.norm, None, None
     if norm is not None:
@@ -240,16 +249,16 @@ def _accumulate(params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delt
         w_x=alg.outer(xs, da_x, params.w_x),
         w_h=alg.outer(tape.before.h, da_h, params.w_h),
         b=None if params.b is None else alg.total(da),
-        w_proj=None if params.w_proj is None else _accumulate_projection(params, tape, delta.h),
+        w_proj=None if params.w_proj is None else _accumulate_projection(phis, params, tape, delta.h),
         peephole=None if params.peephole is None else _accumulate_peephole(params, tape, da),
         norm=None if norm is None else _accumulate_norm(params, tape, delta, product_x),
     )
     return dparams, alg.dot_transposed(da_x, params.w_x)
 
 
-def _accumulate_projection(params: LSTMParams, tape: Tape, dh: Array) -> Array:
+def _accumulate_projection(phis: GatePhis, params: LSTMParams, tape: Tape, dh: Array) -> Array:
     assert params.w_proj is not None
-    m = tape.residual.o * jnp.tanh(_memory_read(params, tape.after.c)[0])
+    m = tape.residual.o * phis.unit(_memory_read(params, tape.after.c)[0])[0]
     return alg.outer(m, dh, params.w_proj)
 
 
@@ -277,32 +286,44 @@ def _delta(da: Float[Array, "T *B GH"], extra: tuple[Any, Any]) -> _Delta:
     return _Delta(da, *extra)
 
 
-RULE = Rule(
-    project=_project,
-    forward=_forward,
-    backward=_backward,
-    accumulate=_accumulate,
-    matrices=("w_x", "w_h", "w_proj"),
-    prepare=Bound(alg.transpose, ("w_h", "w_proj")),
-    pointwise=Pointwise(
+def rule_for(activation: AnyActivation, recurrent_activation: AnyActivation) -> Rule:
+    """The rule of the cells with these activations."""
+    phis = gate_phis("lstm", activation, recurrent_activation)
+    forward, backward = Bound(_forward, phis), Bound(_backward, phis)
+    pointwise = Pointwise(
         hidden=_hidden_of,
-        forward=_pointwise_forward,
-        backward=_pointwise_backward,
+        forward=Bound(_pointwise_forward, phis),
+        backward=Bound(_pointwise_backward, phis),
         add_to_hidden=_add_to_hidden,
         delta=_delta,
-        stands_for=(_forward, _backward),
-    ),
-)
+        stands_for=(forward, backward),
+    )
+    return Rule(
+        project=_project,
+        forward=forward,
+        backward=backward,
+        accumulate=Bound(_accumulate, phis),
+        matrices=("w_x", "w_h", "w_proj"),
+        prepare=Bound(alg.transpose, ("w_h", "w_proj")),
+        pointwise=pointwise if phis.are_named else None,
+    )
+
+
+RULE = rule_for("tanh", "sigmoid")
 
 
 def lstm_step(
-    params: LSTMParams, state: LSTMState, x: Float[AnyArray, "*B I"]
+    params: LSTMParams,
+    state: LSTMState,
+    x: Float[AnyArray, "*B I"],
+    activation: AnyActivation = "tanh",
+    recurrent_activation: AnyActivation = "sigmoid",
 ) -> tuple[LSTMState, Float[Array, "*B H"]]:
     """One step of a long short-term memory, in the variant that `params` describes.
 
-    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = tanh(a_g)
+    i = σ(a_i [+ p_i ⊙ c_{t-1}])     f = σ(a_f [+ p_f ⊙ c_{t-1}])     g = φ(a_g)
     c_t = f ⊙ c_{t-1} + i ⊙ g        o = σ(a_o [+ p_o ⊙ c_t])
-    h_t = (o ⊙ tanh(c_t)) [W_p]      with a = x W_x + h_{t-1} W_h + b
+    h_t = (o ⊙ φ(c_t)) [W_p]         with a = x W_x + h_{t-1} W_h + b
 
     Args:
         params: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H,)` or `None`, gates in the order i f g o.
@@ -312,12 +333,15 @@ def lstm_step(
             With N heads `w_h` is `(N, D, 4D)`, D = H/N, without a projection.
         state: `LSTMState(h, c)`, `(*B, H or P)` and `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
+        activation: φ: a name, a :class:`jaxrnn.Activation`, or a callable, which is called with the vector `(H,)`
+            of a sequence.
+        recurrent_activation: σ, the activation of the gates; likewise.
 
     Returns:
         `LSTMState(h_t, c_t)` and the output h_t, in the dtype of `params` and `x` together.
 
     Raises:
-        TypeError, ValueError: for a wrong structure, dtype or shape.
+        TypeError, ValueError: for a wrong structure, dtype, shape or activation.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -339,8 +363,9 @@ def lstm_step(
         2. PyTorch has projections, but no peepholes, coupled gates or normalisation.
         3. Flax, Haiku: the state is read by name; Flax carries the tuple (c, h), Haiku (h, c).
         4. Keras: its third gate is called c; the order is the same.
-        5. ONNX: gates in the order i o f c, peepholes i o f.
+        5. ONNX: gates in the order i o f c, peepholes i o f. Its φ of g and of c may differ.
     """
+    activations = checked_activations("lstm_step", activation, recurrent_activation)
     _checks.params_record("lstm_step", params, LSTMParams)
     hidden, heads = _checks.units("lstm_step", params, "w_h")
     output = hidden
@@ -350,7 +375,7 @@ def lstm_step(
     projection = None if params.w_proj is None else output
     _check_projection_without_heads("lstm_step", projection, heads)
     config = LSTMConfig(hidden, projection, peephole=True, coupled=coupled, layer_norm=True, num_heads=heads)
-    return step_of("lstm_step", config, RULE, params, state, x)
+    return step_of("lstm_step", config, rule_for(**activations), params, state, x)
 
 
 def _check_projection_without_heads(where: str, projection_size: int | None, num_heads: int) -> None:
@@ -370,6 +395,8 @@ def lstm(
     coupled: bool = False,
     layer_norm: bool = False,
     num_heads: int = 1,
+    activation: AnyActivation = "tanh",
+    recurrent_activation: AnyActivation = "sigmoid",
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: BiasInitializer | Initializer = initializers.gate_bias(f=1.0),
@@ -390,6 +417,9 @@ def lstm(
         num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 4D)`, D = H/N,
             with the gates of a head side by side. A unit reads the units of its own head alone. Not with
             a projection.
+        activation: φ, by which g is made and c is read: a name or a :class:`jaxrnn.Activation`; or a callable,
+            which is called with the vector `(H,)` of a sequence and may mix units.
+        recurrent_activation: σ, the activation of the gates; likewise.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
         recurrent_init: draws each gate's block `(H or P, H)` of `w_h`, with heads `(D, D)`, and `w_proj (H, P)`.
         bias_init: draws `b`. By default the forget gate starts at 1 and the others at 0;
@@ -402,7 +432,7 @@ def lstm(
     Raises:
         TypeError, ValueError: for a size that is not a positive integer, a projection that
             is not smaller than the hidden size, heads that do not divide the hidden size, heads with a
-            projection, or an option that is not a boolean.
+            projection, an unknown activation, or an option that is not a boolean.
 
     Example:
         >>> import jax, jaxrnn
@@ -421,5 +451,7 @@ def lstm(
     variants = {name: _checks.boolean("lstm", name, value) for name, value in options.items()}
     num_heads = checked_heads("lstm", num_heads, hidden_size)
     _check_projection_without_heads("lstm", projection_size, num_heads)
-    config = LSTMConfig(hidden_size, projection_size, **variants, num_heads=num_heads)
-    return make_cell(config, lstm_step, RULE, Initializers(kernel_init, recurrent_init, bias_init))
+    activations = checked_activations("lstm", activation, recurrent_activation)
+    config = LSTMConfig(hidden_size, projection_size, **variants, num_heads=num_heads, **activations)
+    draw = Initializers(kernel_init, recurrent_init, bias_init)
+    return make_cell(config, Bound(lstm_step, **activations), rule_for(**activations), draw)

@@ -9,15 +9,15 @@ t+1 together:
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 from jaxtyping import Array, Float
 
 from jaxrnn import _checks, initializers
-from jaxrnn._bound import Bound, picklable
+from jaxrnn._bound import Bound
 from jaxrnn._types import AnyArray, Cell, Params, Pointwise, Rule, Tape
 from jaxrnn.cells import _algebra as alg
-from jaxrnn.cells._activation import Activation, activate, check_activation, pull_back
+from jaxrnn.cells._activation import AnyActivation, Phi, checked_activation, is_named
 from jaxrnn.cells._family import FamilyConfig, checked_heads, dims, make_cell, recurrent_dims, step_of
 from jaxrnn.initializers import BiasInitializer, Initializer, Initializers
 
@@ -39,7 +39,7 @@ class RNNConfig(FamilyConfig):
     factory: ClassVar[str] = "rnn"
     gates: ClassVar = GATES
     use_bias: bool = True
-    activation: Activation = "tanh"
+    activation: AnyActivation = "tanh"
     num_heads: int = 1
 
     def shapes(self, input_size: int) -> RNNParams:
@@ -49,16 +49,6 @@ class RNNConfig(FamilyConfig):
 
 def _project(params: Params, xs: Float[Array, "*B I"]) -> Float[Array, "*B H"]:
     return alg.add(alg.dot(xs, params.w_x), params.b)
-
-
-class Phi(NamedTuple):
-    """φ, and the cell that messages name."""
-
-    where: str
-    activation: Activation
-
-    def __reduce__(self) -> Any:
-        return Phi, (self.where, picklable(self.activation))
 
 
 def _forward(phi: Phi, params: Params, h: Float[Array, "*B H"], z: Float[Array, "*B H"]):
@@ -73,12 +63,12 @@ def _backward(phi: Phi, params: Params, tape: Tape, dh: Float[Array, "*B H"], dy
 
 def _pointwise_forward(phi: Phi, params: Params, h: Array, zs: tuple[Array, ...], products: tuple[Array, ...]):
     """From x W_x + b and h W_h."""
-    return activate(*phi, zs[0] + products[0])
+    return phi(zs[0] + products[0])
 
 
 def _pointwise_backward(phi: Phi, params: Params, tape: Tape, dh: Float[Array, "*B H"]):
     """δa; the whole cotangent of h_{t-1} goes through the product."""
-    return None, (pull_back(*phi, tape.after, tape.residual, dh),), ()
+    return None, (phi.pull_back(tape.after, tape.residual, dh),), ()
 
 
 def _accumulate(params: Params, xs: Float[Array, "T *B I"], tape: Tape, da: Float[Array, "T *B H"]):
@@ -94,7 +84,7 @@ def _delta(da: Array, extra: tuple[()]) -> Array:
     return da
 
 
-def rule_for(where: str, activation: Activation) -> Rule:
+def rule_for(where: str, activation: AnyActivation) -> Rule:
     """The rule of h_t = φ(x_t W_x + h_{t-1} W_h + b); a vector `w_h` is a diagonal matrix."""
     phi = Phi(where, activation)
     forward, backward = Bound(_forward, phi), Bound(_backward, phi)
@@ -113,12 +103,12 @@ def rule_for(where: str, activation: Activation) -> Rule:
         accumulate=_accumulate,
         matrices=("w_x", "w_h"),
         prepare=Bound(alg.transpose, ("w_h",)),
-        pointwise=pointwise if isinstance(activation, str) else None,
+        pointwise=pointwise if is_named(activation) else None,
     )
 
 
 def rnn_step(
-    params: RNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: Activation = "tanh"
+    params: RNNParams, state: Float[AnyArray, "*B H"], x: Float[AnyArray, "*B I"], activation: AnyActivation = "tanh"
 ) -> tuple[Float[Array, "*B H"], Float[Array, "*B H"]]:
     """One step of a simple recurrent network.
 
@@ -128,8 +118,8 @@ def rnn_step(
         params: `w_x (I, H)`, `w_h (H, H)`, `b (H,)` or `None`. With N heads `w_h` is `(N, D, D)`, D = H/N.
         state: h_{t-1}, `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
-            sequence. It may mix units, as softmax does.
+        activation: φ: "tanh", "relu", "sigmoid" or another name of :class:`jaxrnn.Activation`, or one of those; or
+            a callable, which is called with the vector `(H,)` of a sequence. It may mix units, as softmax does.
 
     Returns:
         h_t twice: as the state and as the output, in the dtype of `params` and `x` together.
@@ -150,10 +140,10 @@ def rnn_step(
 
     Differs from:
         1. PyTorch: one bias, where `torch.nn.RNNCell` adds two; kernels are (in, out).
-        2. PyTorch: supports "sigmoid" and any callable, not only "tanh" and "relu".
+        2. PyTorch: supports other activations and any callable, not only "tanh" and "relu".
         3. Keras: returns (state, output), the order of `jax.lax.scan`; Keras returns (output, [state]).
     """
-    check_activation("rnn_step", activation)
+    activation = checked_activation("rnn_step", activation)
     _checks.params_record("rnn_step", params, RNNParams)
     hidden, heads = _checks.units("rnn_step", params, "w_h")
     config = RNNConfig(hidden, num_heads=heads)
@@ -164,7 +154,7 @@ def rnn(
     hidden_size: int,
     *,
     use_bias: bool = True,
-    activation: Activation = "tanh",
+    activation: AnyActivation = "tanh",
     num_heads: int = 1,
     kernel_init: Initializer = initializers.glorot_uniform(),
     recurrent_init: Initializer = initializers.orthogonal(),
@@ -177,8 +167,8 @@ def rnn(
     Args:
         hidden_size: H, the number of units.
         use_bias: whether there is a `b`.
-        activation: "tanh", "relu", "sigmoid", or a callable, which is called with the vector `(H,)` of a
-            sequence. It may mix units, as softmax does.
+        activation: "tanh", "relu", "sigmoid" or another name of :class:`jaxrnn.Activation`, or one of those; or
+            a callable, which is called with the vector `(H,)` of a sequence. It may mix units, as softmax does.
         num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, D)`, D = H/N.
             A unit reads the units of its own head alone.
         kernel_init: draws `w_x`.
@@ -199,7 +189,7 @@ def rnn(
         >>> irnn.init(jax.random.key(0), 28).w_h.shape
         (100, 100)
     """
-    check_activation("rnn", activation)
+    activation = checked_activation("rnn", activation)
     hidden_size = _checks.size("rnn", "hidden_size", hidden_size)
     config = RNNConfig(
         hidden_size,

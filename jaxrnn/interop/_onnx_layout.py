@@ -3,16 +3,22 @@
 =========  =====================  ===============  ==========================================
 operator   rows of W, R and B     ours             besides
 =========  =====================  ===============  ==========================================
-`RNN`      h                      h                `activations`
+`RNN`      h                      h
 `GRU`      z r h                  r z n            `linear_before_reset` is reset-after
 `LSTM`     i o f c                i f g o          P is i o f; `input_forget` is coupled
 =========  =====================  ===============  ==========================================
 
 W is `(GH, I)`, R `(GH, H)`, and B `(2GH,)` holds the biases of both, one after the other. A
 coupled LSTM computes f = 1 - i there and i = 1 - f here. As 1 - σ(a) = σ(-a), its i is our
-f with the sign of weights, bias and peephole changed; the rows of f are not read.
+f with the sign of weights, bias and peephole changed; the rows of f are not read. That holds for
+the sigmoid, and for a hard sigmoid with β = 1/2.
+
+All have `activations`: φ of an RNN, σ and φ of a GRU, σ, φ and φ again of an LSTM, whose memory may be
+read by another function there. The lists `activation_alpha` and `activation_beta` have a number for
+each function that has an α or β, in the same order.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,6 +29,7 @@ from jaxrnn import heads
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import AnyCell, Cell
 from jaxrnn.cells import (
+    Activation,
     GRUConfig,
     GRUParams,
     LSTMConfig,
@@ -34,6 +41,7 @@ from jaxrnn.cells import (
     lstm,
     rnn,
 )
+from jaxrnn.cells._activation import AnyActivation
 from jaxrnn.interop._sizes import Axis, Claim, fit
 
 THEIRS = {"RNN": "h", "GRU": "zrn", "LSTM": "iofg"}  # in our letters
@@ -41,7 +49,34 @@ OURS = {"RNN": "h", "GRU": "rzn", "LSTM": "ifgo"}
 COUPLED = "fgo"
 PEEPHOLES = (0, 2, 1)  # i o f to i f o, and back
 
-ACTIVATIONS = {"tanh": "Tanh", "relu": "Relu", "sigmoid": "Sigmoid"}
+
+class Theirs(NamedTuple):
+    """An activation in ONNX: its name there, and the α and β that an operator without them has."""
+
+    name: str
+    alpha: float | None = None  # None: ONNX Runtime has 0 for the Affine and ScaledTanh of such an operator
+    beta: float | None = None
+
+
+ACTIVATIONS = {
+    "tanh": Theirs("Tanh"),
+    "relu": Theirs("Relu"),
+    "sigmoid": Theirs("Sigmoid"),
+    "hard_sigmoid": Theirs("HardSigmoid", 0.2, 0.5),
+    "softsign": Theirs("Softsign"),
+    "softplus": Theirs("Softplus"),
+    "elu": Theirs("Elu", 1.0),
+    "leaky_relu": Theirs("LeakyRelu", 0.01),
+    "thresholded_relu": Theirs("ThresholdedRelu"),
+    "scaled_tanh": Theirs("ScaledTanh"),
+    "affine": Theirs("Affine"),
+}
+
+LSTM_CLIP = (
+    "the LSTM of ONNX clips what i, o, f and g read, but not the memory that is read by the same activation as g"
+)
+
+COUPLED_SIGN = "the coupled LSTM of ONNX has f = 1 - i, that of jaxrnn i = 1 - f"
 
 RECORDS: dict[str, Any] = {"RNN": RNNParams, "GRU": GRUParams, "LSTM": LSTMParams}
 
@@ -52,7 +87,9 @@ class Form(NamedTuple):
     """What an operator computes, without its sizes and weights."""
 
     op: str  # "RNN", "LSTM" or "GRU"
-    activation: str = "tanh"  # of the RNN
+    activation: Activation = Activation("tanh")  # without its clip
+    recurrent_activation: Activation = Activation("sigmoid")  # of the gates
+    clip: float | None = None  # of what all activations read
     reset_after: bool = True  # of the GRU
     coupled: bool = False  # of the LSTM
 
@@ -78,12 +115,34 @@ def form_of(name: str, cell: AnyCell) -> Form:
     if not isinstance(config, RNNConfig) and config.layer_norm:
         raise ValueError(f"{name} expected a cell without layer normalisation, got {got}; ONNX's operators have none")
     if isinstance(config, RNNConfig):
-        if config.activation not in tuple(ACTIVATIONS):
-            raise ValueError(f"{name} expected an activation out of {', '.join(ACTIVATIONS)}, got {got}")
-        return Form("RNN", activation=str(config.activation))
+        return Form("RNN", **_phis_of(name, got, activation=config.activation))
+    given = {"activation": config.activation, "recurrent_activation": config.recurrent_activation}
     if isinstance(config, GRUConfig):
-        return Form("GRU", reset_after=config.reset_after)
-    return Form("LSTM", coupled=config.coupled)
+        return Form("GRU", **_phis_of(name, got, **given), reset_after=config.reset_after)
+    phis = _phis_of(name, got, **given)
+    if phis["clip"] is not None:
+        raise ValueError(f"{name} expected activations without clip, got {got}; {LSTM_CLIP}")
+    if config.coupled and not is_symmetric(phis["recurrent_activation"]):
+        raise ValueError(f"{name} expected a recurrent_activation with σ(-a) = 1 - σ(a), got {got}; {COUPLED_SIGN}")
+    return Form("LSTM", **phis, coupled=config.coupled)
+
+
+def is_symmetric(gate: Activation) -> bool:
+    """Whether σ(-a) = 1 - σ(a)."""
+    return gate.name == "sigmoid" or (gate.name in ("hard_sigmoid", "affine") and gate.beta == 0.5)
+
+
+def _phis_of(name: str, got: str, **options: AnyActivation) -> dict[str, Any]:
+    """The activations without their clip, and the clip that they share."""
+    phis = {option: Activation(phi) if isinstance(phi, str) else phi for option, phi in options.items()}
+    for option, phi in phis.items():
+        if not isinstance(phi, Activation):
+            names = ", ".join((*ACTIVATIONS, "identity"))
+            raise ValueError(f"{name} expected {option} to be one of {names}, got {got}")
+    clips = [phi.clip for phi in phis.values()]  # pyright: ignore[reportAttributeAccessIssue]
+    if len(set(clips)) > 1:
+        raise ValueError(f"{name} expected activations with one clip, got {got}; an operator of ONNX has one")
+    return {option: dataclasses.replace(phi, clip=None) for option, phi in phis.items()} | {"clip": clips[0]}  # type: ignore
 
 
 def cell_of(
@@ -91,21 +150,43 @@ def cell_of(
 ) -> Cell:
     """The cell of a form: the inverse of `form_of`."""
     options: dict[str, Any] = {"use_bias": use_bias, "num_heads": num_heads}
+    options["activation"] = dataclasses.replace(form.activation, clip=form.clip)
     if form.op == "RNN":
-        return rnn(hidden_size, activation=form.activation, **options)
+        return rnn(hidden_size, **options)
+    options["recurrent_activation"] = dataclasses.replace(form.recurrent_activation, clip=form.clip)
     if form.op == "GRU":
         return gru(hidden_size, reset_after=form.reset_after, **options)
     return lstm(hidden_size, projection_size=projection_size, peephole=peephole, coupled=form.coupled, **options)
 
 
 def attributes(forms: tuple[Form, ...]) -> dict[str, Any]:
-    """The attributes of a node with these forms, one for each direction, which differ only in the activation."""
+    """The attributes of a node with these forms, one for each direction, which differ only in the activations."""
     form = forms[0]
-    if form.op == "RNN":
-        return {"activations": [ACTIVATIONS[form.activation] for form in forms]}
+    found: dict[str, Any] = {}
     if form.op == "GRU":
-        return {"linear_before_reset": int(form.reset_after)}
-    return {"input_forget": 1} if form.coupled else {}
+        found["linear_before_reset"] = int(form.reset_after)
+    if form.coupled:
+        found["input_forget"] = 1
+    phis = [phi for form in forms for phi in _in_their_order(form)]
+    if form.op == "RNN" or phis != [phi for form in forms for phi in _in_their_order(Form(form.op))]:
+        found["activations"] = [ACTIVATIONS[phi.name].name for phi in phis]
+        for parameter in ("alpha", "beta"):
+            values = [value for phi in phis if (value := getattr(phi, parameter)) is not None]
+            if values:
+                found[f"activation_{parameter}"] = values
+    return found if form.clip is None else {**found, "clip": form.clip}
+
+
+def without_activations(form: Form) -> Form:
+    """What the directions of one operator have in common: the clip, but not the activations."""
+    return form._replace(activation=Activation("tanh"), recurrent_activation=Activation("sigmoid"))
+
+
+def _in_their_order(form: Form) -> list[Activation]:
+    """The activations of one direction, as ONNX lists them."""
+    unit, gate = form.activation, form.recurrent_activation
+    unit, gate = (Activation("affine") if phi.name == "identity" else phi for phi in (unit, gate))
+    return {"RNN": [unit], "GRU": [gate, unit], "LSTM": [gate, unit, unit]}[form.op]
 
 
 def _blocks(gates: str, a: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,8 +1,13 @@
 """Reads the recurrent operators of a model: their attributes and the tensors of their weights."""
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from jaxrnn._describe import cut, quote
+from jaxrnn.cells import Activation
+from jaxrnn.cells._activation import NAMED
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._onnx_files import Source, attribute_value
 
@@ -13,7 +18,7 @@ INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 KNOWN = ("activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout")
 KNOWN_OF = {"RNN": KNOWN, "GRU": (*KNOWN, "linear_before_reset"), "LSTM": (*KNOWN, "input_forget")}
-ACTIVATIONS_OF = {"GRU": ["sigmoid", "tanh"], "LSTM": ["sigmoid", "tanh", "tanh"]}
+ACTIVATIONS_OF = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
 
 
 class Node(NamedTuple):
@@ -52,10 +57,22 @@ def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
     for flag, number in flags.items():
         if number not in (0, 1):
             raise ValueError(f"{where} attribute {flag} expected 0 or 1, got {number!r}")
+    options: dict[str, Any] = {
+        "reset_after": bool(flags["linear_before_reset"]),
+        "coupled": bool(flags["input_forget"]),
+        "clip": _clip(where, node.op_type, attributes.get("clip")),
+    }
     forms = tuple(
-        layout.Form(node.op_type, activation, bool(flags["linear_before_reset"]), bool(flags["input_forget"]))
-        for activation in _activations(where, node.op_type, DIRECTIONS[direction], attributes.get("activations"))
+        layout.Form(node.op_type, **phis, **options)
+        for phis in _activations(where, node.op_type, DIRECTIONS[direction], attributes)
     )
+    for form in forms:
+        if form.coupled and not layout.is_symmetric(form.recurrent_activation):
+            got = form.recurrent_activation
+            raise ValueError(
+                f"{where} attribute activations expected σ(-a) = 1 - σ(a) of coupled gates, got {got}; "
+                f"{layout.COUPLED_SIGN}"
+            )
     return Node(
         name=name,
         forms=forms,
@@ -83,12 +100,9 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
         }
         if not isinstance(value, kinds.get(name, int)):
             raise ValueError(f"{where} attribute {name} expected {kinds.get(name, int).__name__}, got {_shown(value)}")
-        if name in ("clip", "activation_alpha", "activation_beta") and value != []:
-            what = "clipping" if name == "clip" else "activations with parameters"
-            raise ValueError(
-                f"{where} attribute {name} expected to be absent, got {_shown(value)}; jaxrnn has no {what}"
-            )
-        found[name] = value
+        if name in ("activation_alpha", "activation_beta") and not all(isinstance(one, float) for one in value):
+            raise ValueError(f"{where} attribute {name} expected numbers, got {_shown(value)}")
+        found[name] = _shortest(value)
     if "direction" in found:
         found["direction"] = found["direction"].decode()
     if "activations" in found:
@@ -96,6 +110,13 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
             name.decode() if isinstance(name, bytes) else _shown(name) for name in found["activations"]
         ]
     return found
+
+
+def _shortest(value: Any) -> Any:
+    """Numbers of float32 as the shortest decimals that they are nearest to: 0.2, not 0.20000000298."""
+    if isinstance(value, list):
+        return [_shortest(one) for one in value]
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
@@ -107,18 +128,60 @@ def _shown(value: Any) -> str:
     return type(value).__name__
 
 
-def _activations(where: str, op: str, directions: int, names: list[str] | None) -> list[str]:
-    """The activation of each direction of an RNN; LSTM and GRU only have tanh, which an empty list stands for."""
-    lowered = [name.lower() for name in names or []]
-    if op == "RNN":
-        if names is None:
-            return ["tanh"] * directions
-        if len(names) == directions and all(name in layout.ACTIVATIONS for name in lowered):
-            return lowered
-        expected = f"{directions} of {', '.join(layout.ACTIVATIONS.values())}"
-    else:
-        if not names or lowered == ACTIVATIONS_OF[op] * directions:
-            return ["tanh"] * directions
-        expected = ", ".join(name.capitalize() for name in ACTIVATIONS_OF[op] * directions)
-    got = ", ".join(cut(name, 20) for name in names[:6]) + (", …" if len(names) > 6 else "")
-    raise ValueError(f"{where} attribute activations expected {expected}, got {got or 'an empty list'}")
+def _clip(where: str, op: str, clip: float | None) -> float | None:
+    """The attribute `clip`, of an operator whose clipping a cell of ours has."""
+    if clip is None:
+        return None
+    if not 0 < clip < math.inf:
+        raise ValueError(f"{where} attribute clip expected a positive number, got {clip}")
+    if op == "LSTM":
+        raise ValueError(f"{where} attribute clip expected to be absent, got {clip}; {layout.LSTM_CLIP}")
+    return clip
+
+
+def _activations(where: str, op: str, directions: int, attributes: dict[str, Any]) -> list[dict[str, Activation]]:
+    """The activations of each direction, by the names of our options."""
+    count = len(ACTIVATIONS_OF[op])
+    names = attributes.get("activations")
+    if names is None or (not names and op != "RNN"):  # ONNX Runtime refuses an RNN with an empty list
+        names = ACTIVATIONS_OF[op] * directions
+    known = {theirs.name.lower(): ours for ours, theirs in layout.ACTIVATIONS.items()}
+    given = ", ".join(cut(name, 20) for name in names[:6]) + (", …" if len(names) > 6 else "")
+    if len(names) != count * directions or not all(name.lower() in known for name in names):
+        expected = ", ".join(theirs.name for theirs in layout.ACTIVATIONS.values())
+        raise ValueError(
+            f"{where} attribute activations expected {count * directions} of {expected}; got {given or 'an empty list'}"
+        )
+    lists = {parameter: list(attributes.get(f"activation_{parameter}") or []) for parameter in ("alpha", "beta")}
+    for parameter, values in lists.items():
+        if len(values) > len(names):
+            raise ValueError(
+                f"{where} attribute activation_{parameter} expected at most {len(names)} numbers, got {len(values)}"
+            )
+    phis = [_activation(where, known[name.lower()], lists) for name in names]
+    found = []
+    for k in range(0, len(phis), count):
+        *gate, unit = phis[k : k + 2] if count > 1 else phis[k : k + 1]
+        if phis[k + count - 1] != unit:
+            raise ValueError(
+                f"{where} attribute activations expected one function for the candidate and the memory, got {given}; "
+                "an LSTM of jaxrnn has one activation for both"
+            )
+        found.append({"activation": unit} | ({"recurrent_activation": gate[0]} if gate else {}))
+    return found
+
+
+def _activation(where: str, name: str, lists: dict[str, list[float]]) -> Activation:
+    """An activation, with the first α and β of the lists if it has them, which are then taken out."""
+    parameters = {}
+    for parameter, values in lists.items():
+        if getattr(NAMED[name], parameter) is not None:
+            default = getattr(layout.ACTIVATIONS[name], parameter)
+            if not values and default is None:
+                theirs = layout.ACTIVATIONS[name].name
+                raise ValueError(f"{where} attribute activation_{parameter} expected a number for {theirs}, got none")
+            parameters[parameter] = values.pop(0) if values else default
+    try:
+        return Activation(name, **parameters)
+    except ValueError as error:
+        raise ValueError(f"{where} attribute activations: {error}") from error

@@ -224,7 +224,7 @@ def _operators(where: str, entries: list[_Entry], reverse: bool, dtype: Any, giv
         parts.append((form, layout.to_weights(form, fields), projection))
     if len(parts) == 1:
         return [_operator("reverse" if reverse else "forward", "", parts)]
-    alike = [(form._replace(activation=""), jax.tree.map(np.shape, arrays)) for form, *arrays in parts]
+    alike = [(layout.without_activations(form), jax.tree.map(np.shape, arrays)) for form, *arrays in parts]
     if alike[0] == alike[1]:
         return [_operator("bidirectional", "", parts)]
     return [_operator("forward", "", parts[:1]), _operator("reverse", "_reverse", parts[1:])]

@@ -69,8 +69,8 @@ def from_onnx(
         TypeError, ValueError: naming the file, node, attribute or tensor: for something that is
             not an ONNX model, a truncated or corrupted one, weights that are missing or of wrong
             shapes, a file beside the model that does not have its checksum, operators that are no
-            stack, and features that our cells do not have: `clip`, other activations, a constant
-            initial state or other lengths.
+            stack, and features that our cells do not have: the `clip` of an LSTM, an activation of its memory
+            that is not that of its candidate, a constant initial state or other lengths.
 
     Example:
         >>> import jax, jaxrnn

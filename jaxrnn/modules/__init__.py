@@ -1,7 +1,9 @@
 """Flax NNX modules over the functional API, with PyTorch's names, arguments and shapes."""
 
-from jaxrnn.modules.cells import GRUCell, LRUCell, LSTMCell, MinGRUCell, MinLSTMCell, RGLRUCell, RNNCell, SLSTMCell
-from jaxrnn.modules.layers import GRU, LRU, LSTM, RGLRU, RNN, SLSTM, MinGRU, MinLSTM
+from jaxrnn.modules.affine_cells import LRUCell, MinGRUCell, MinLSTMCell, RGLRUCell
+from jaxrnn.modules.affine_layers import LRU, RGLRU, MinGRU, MinLSTM
+from jaxrnn.modules.cells import GRUCell, LSTMCell, RNNCell, SLSTMCell
+from jaxrnn.modules.layers import GRU, LSTM, RNN, SLSTM
 from jaxrnn.modules.readout import Readout
 
 __all__ = [

@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxrnn import _checks
-from jaxrnn._types import Cell
-from jaxrnn.cells import GRUConfig, RNNConfig, lru, rg_lru, slstm
-from jaxrnn.cells._activation import ACTIVATIONS
+from jaxrnn._describe import cut
+from jaxrnn._types import Cell, format_value
+from jaxrnn.cells import GRUConfig, LSTMConfig, RNNConfig, lru, rg_lru, slstm
+from jaxrnn.cells._activation import checked_activation, checked_activations
 from jaxrnn.cells._family import checked_heads
 from jaxrnn.layers import Layer, directions
 
@@ -18,14 +19,32 @@ def _heads(where: str, hidden_size: Any, num_heads: Any) -> int:
 
 def rnn_options(where: str, hidden_size: Any, num_heads: Any, nonlinearity: Any) -> dict[str, Any]:
     """Options of :func:`jaxrnn.rnn`."""
-    _checks.name_or_function(where, "nonlinearity", nonlinearity, tuple(ACTIVATIONS))
-    return {"activation": nonlinearity, "num_heads": _heads(where, hidden_size, num_heads)}
+    activation = checked_activation(where, nonlinearity, "nonlinearity")
+    return {"activation": activation, "num_heads": _heads(where, hidden_size, num_heads)}
 
 
-def lstm_options(where: str, hidden_size: Any, num_heads: Any, proj_size: Any, **variants: Any) -> dict[str, Any]:
+def _gated_options(
+    where: str, hidden_size: Any, num_heads: Any, activation: Any, recurrent_activation: Any, variants: Mapping
+) -> dict[str, Any]:
+    """The options that cells with gates share."""
+    return {
+        **{name: _checks.boolean(where, name, value) for name, value in variants.items()},
+        "num_heads": _heads(where, hidden_size, num_heads),
+        **checked_activations(where, activation, recurrent_activation),
+    }
+
+
+def lstm_options(
+    where: str,
+    hidden_size: Any,
+    num_heads: Any,
+    proj_size: Any,
+    activation: Any,
+    recurrent_activation: Any,
+    **variants: Any,
+) -> dict[str, Any]:
     """Options of :func:`jaxrnn.lstm`; a `proj_size` of 0 is no projection, as in PyTorch."""
-    options: dict[str, Any] = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
-    options["num_heads"] = _heads(where, hidden_size, num_heads)
+    options = _gated_options(where, hidden_size, num_heads, activation, recurrent_activation, variants)
     if _checks.is_integer(proj_size) and proj_size == 0:
         return options
     proj_size = _checks.positive_int(where, "proj_size", proj_size)
@@ -41,10 +60,11 @@ def lstm_options(where: str, hidden_size: Any, num_heads: Any, proj_size: Any, *
     return {**options, "projection_size": proj_size}
 
 
-def gru_options(where: str, hidden_size: Any, num_heads: Any, **variants: Any) -> dict[str, Any]:
+def gru_options(
+    where: str, hidden_size: Any, num_heads: Any, activation: Any, recurrent_activation: Any, **variants: Any
+) -> dict[str, Any]:
     """Options of :func:`jaxrnn.gru`."""
-    options: dict[str, Any] = {name: _checks.boolean(where, name, value) for name, value in variants.items()}
-    return {**options, "num_heads": _heads(where, hidden_size, num_heads)}
+    return _gated_options(where, hidden_size, num_heads, activation, recurrent_activation, variants)
 
 
 def without_recurrent(where: str, factory: Callable[..., Cell], drawing: Mapping[str, Any]) -> Callable[..., Cell]:
@@ -108,7 +128,14 @@ def check_torch_has(where: str, layer: Layer) -> None:
     config = directions(layer)[0].config
     if isinstance(config, GRUConfig) and not config.reset_after:
         raise ValueError(f"{where}: reset_after expected True, got False; PyTorch's GRU resets after the product")
+    for option, only in (("activation", "tanh"), ("recurrent_activation", "sigmoid")):
+        given = getattr(config, option, only)
+        if isinstance(config, (LSTMConfig, GRUConfig)) and given != only:
+            raise ValueError(
+                f"{where}: {option} expected {only!r}, got {cut(format_value(given), 80)}; PyTorch has no other"
+            )
     if isinstance(config, RNNConfig) and config.activation not in ("tanh", "relu"):
         raise ValueError(
-            f"{where}: nonlinearity expected 'tanh' or 'relu', got {config.activation!r}; PyTorch has no other"
+            f"{where}: nonlinearity expected 'tanh' or 'relu', "
+            f"got {cut(format_value(config.activation), 80)}; PyTorch has no other"
         )

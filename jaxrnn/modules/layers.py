@@ -1,20 +1,11 @@
-"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; the other layers likewise."""
+"""`RNN`, `LSTM` and `GRU`: PyTorch's names, arguments, shapes and return order; `SLSTM` likewise."""
 
-import math
-from collections.abc import Callable
-from typing import Any, Unpack
+from typing import Unpack
 
-from jaxrnn.cells import gru, lstm, min_gru, min_lstm, rnn
+from jaxrnn.cells import gru, lstm, rnn
+from jaxrnn.cells._activation import AnyActivation
 from jaxrnn.modules._base import LayerOptions, Recurrent
-from jaxrnn.modules._variants import (
-    gru_options,
-    lru_factory,
-    lstm_options,
-    rg_lru_factory,
-    rnn_options,
-    slstm_factory,
-    without_recurrent,
-)
+from jaxrnn.modules._variants import gru_options, lstm_options, rnn_options, slstm_factory
 
 
 class LSTM(Recurrent):
@@ -37,6 +28,7 @@ class LSTM(Recurrent):
         peephole, coupled, layer_norm: the variants of :func:`jaxrnn.lstm`.
         num_heads: N, which divides H. The recurrent matrix of each layer and direction is block-diagonal:
             `w_h (N, H/N, 4H/N)`. Not with a projection.
+        activation, recurrent_activation: those of :func:`jaxrnn.lstm`. PyTorch has tanh and the sigmoid alone.
         checkpoint, implementation, compute_dtype: those of :func:`jaxrnn.unroll`.
         param_dtype: the dtype of the parameters.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h` and `w_proj`; `b`. As in
@@ -87,11 +79,14 @@ class LSTM(Recurrent):
         coupled: bool = False,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[LayerOptions],
     ):
         variants = {"peephole": peephole, "coupled": coupled, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            lstm, lstm_options("LSTM", hidden_size, num_heads, proj_size, **variants),
+            lstm, lstm_options("LSTM", hidden_size, num_heads, proj_size, **phis, **variants),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.proj_size = proj_size
@@ -107,6 +102,7 @@ class GRU(Recurrent):
     Args:
         reset_after, layer_norm: the variants of :func:`jaxrnn.gru`. PyTorch's is reset-after.
         num_heads: N, which divides H; `w_h` is `(N, H/N, 3H/N)`, as in :class:`LSTM`.
+        activation, recurrent_activation: those of :func:`jaxrnn.gru`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b` and `b_hn`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
             checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
@@ -141,10 +137,14 @@ class GRU(Recurrent):
         reset_after: bool = True,
         layer_norm: bool = False,
         num_heads: int = 1,
+        activation: AnyActivation = "tanh",
+        recurrent_activation: AnyActivation = "sigmoid",
         **options: Unpack[LayerOptions],
     ):
+        variants = {"reset_after": reset_after, "layer_norm": layer_norm}
+        phis = {"activation": activation, "recurrent_activation": recurrent_activation}
         super().__init__(
-            gru, gru_options("GRU", hidden_size, num_heads, reset_after=reset_after, layer_norm=layer_norm),
+            gru, gru_options("GRU", hidden_size, num_heads, **phis, **variants),
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
 
@@ -156,8 +156,7 @@ class RNN(Recurrent):
     start as PyTorch's do, at U(±1/√H).
 
     Args:
-        nonlinearity: φ: "tanh", "relu", "sigmoid", or an elementwise callable. PyTorch's state
-            dict does not hold it.
+        nonlinearity: φ, an activation as in :func:`jaxrnn.rnn`. PyTorch's state dict does not hold it.
         num_heads: N, which divides H; `w_h` is `(N, H/N, H/N)`, as in :class:`LSTM`.
         kernel_init, recurrent_init, bias_init: draw `w_x`; `w_h`; `b`.
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
@@ -184,7 +183,7 @@ class RNN(Recurrent):
         input_size: int,
         hidden_size: int,
         num_layers: int = 1,
-        nonlinearity: str | Callable[..., Any] = "tanh",
+        nonlinearity: AnyActivation = "tanh",
         bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
@@ -198,205 +197,6 @@ class RNN(Recurrent):
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
         )  # fmt: skip
         self.nonlinearity = nonlinearity
-
-
-class MinGRU(Recurrent):
-    """Layers of minimal GRUs, whose step is affine in the state, used as :class:`GRU`.
-
-    The equations are those of :func:`jaxrnn.min_gru_step`, the network is that of
-    :func:`jaxrnn.stack`. Parameters start at U(±1/√H). `implementation="associative"` runs all
-    steps in parallel.
-
-    Args:
-        kernel_init, bias_init: draw `w_x`; `b`.
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
-            bias_metadata, deterministic, rngs: as in :class:`LSTM`.
-        recurrent_init, recurrent_metadata: `None`; the cell has no recurrent weight.
-
-    Raises:
-        TypeError, ValueError: as :class:`LSTM`; for a `recurrent_init` or `recurrent_metadata`.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxrnn
-        >>> from flax import nnx
-        >>> net = jaxrnn.modules.MinGRU(8, 16, num_layers=2, implementation="associative", rngs=nnx.Rngs(0))
-        >>> output, h_n = net(jnp.ones((20, 4, 8)))
-        >>> output.shape, h_n.shape
-        ((20, 4, 16), (2, 4, 16))
-
-    Differs from:
-        1. PyTorch and Flax have none.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        **options: Unpack[LayerOptions],
-    ):
-        super().__init__(
-            without_recurrent("MinGRU", min_gru, options), {},
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
-        )  # fmt: skip
-
-
-class MinLSTM(Recurrent):
-    """Layers of minimal LSTMs, whose step is affine in the state, used as :class:`GRU`: it has no cell state.
-
-    The equations are those of :func:`jaxrnn.min_lstm_step`, the network is that of
-    :func:`jaxrnn.stack`. Parameters start at U(±1/√H). `implementation="associative"` runs all
-    steps in parallel.
-
-    Args:
-        kernel_init, bias_init: draw `w_x`; `b`.
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
-            bias_metadata, deterministic, rngs: as in :class:`LSTM`.
-        recurrent_init, recurrent_metadata: `None`; the cell has no recurrent weight.
-
-    Raises:
-        TypeError, ValueError: as :class:`LSTM`; for a `recurrent_init` or `recurrent_metadata`.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxrnn
-        >>> from flax import nnx
-        >>> net = jaxrnn.modules.MinLSTM(8, 16, num_layers=2, implementation="associative", rngs=nnx.Rngs(0))
-        >>> output, h_n = net(jnp.ones((20, 4, 8)))
-        >>> output.shape, h_n.shape
-        ((20, 4, 16), (2, 4, 16))
-
-    Differs from:
-        1. PyTorch and Flax have none.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        **options: Unpack[LayerOptions],
-    ):
-        super().__init__(
-            without_recurrent("MinLSTM", min_lstm, options), {},
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
-        )  # fmt: skip
-
-
-class RGLRU(Recurrent):
-    """Layers of real-gated linear recurrent units, whose step is affine in the state, used as :class:`GRU`.
-
-    The equations are those of :func:`jaxrnn.rg_lru_step`, the network is that of
-    :func:`jaxrnn.stack`. Parameters start at U(±1/√H), but Λ as in :func:`jaxrnn.rg_lru`.
-    `implementation="associative"` runs all steps in parallel.
-
-    Args:
-        num_blocks: N, the blocks of the gates' matrices; it divides H.
-        kernel_init, bias_init: draw `w_x` and the blocks of `w_gates`; `b` and `b_gates`. Metadata
-            are those of `w_x` and `b`.
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
-            checkpoint, implementation, compute_dtype, param_dtype, kernel_metadata,
-            bias_metadata, deterministic, rngs: as in :class:`LSTM`.
-        recurrent_init, recurrent_metadata: `None`; the cell has no recurrent weight.
-
-    Raises:
-        TypeError, ValueError: as :class:`MinGRU`; for a `num_blocks` that does not divide H.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxrnn
-        >>> from flax import nnx
-        >>> net = jaxrnn.modules.RGLRU(8, 16, num_blocks=4, rngs=nnx.Rngs(0))
-        >>> output, h_n = net(jnp.ones((20, 4, 8)))
-        >>> output.shape, h_n.shape
-        ((20, 4, 16), (1, 4, 16))
-
-    Differs from:
-        1. PyTorch and Flax have none.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        num_blocks: int = 1,
-        **options: Unpack[LayerOptions],
-    ):
-        super().__init__(
-            rg_lru_factory("RGLRU", options), {"num_blocks": num_blocks},
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, **options,
-        )  # fmt: skip
-        self.num_blocks = num_blocks
-
-
-class LRU(Recurrent):
-    """Layers of linear recurrent units, whose state is complex and whose output is real.
-
-    The equations are those of :func:`jaxrnn.lru_step`, the network is that of
-    :func:`jaxrnn.stack`. Parameters start as those of :func:`jaxrnn.lru`.
-    `implementation="associative"` runs all steps in parallel. States are complex64 for float32
-    and complex128 for float64; there are none for 16-bit dtypes.
-
-    Args:
-        output_size, r_min, r_max, max_phase: as in :func:`jaxrnn.lru`.
-        kernel_init: draws `w_x`, `w_y` and `d`. Its metadata are those of `w_x`.
-        input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, checkpoint,
-            implementation, compute_dtype, param_dtype, kernel_metadata, deterministic, rngs: as
-            in :class:`LSTM`.
-        recurrent_init, recurrent_metadata, bias_init, bias_metadata: `None`; the cell has no
-            recurrent weight and no bias.
-
-    Raises:
-        TypeError, ValueError: as :class:`LSTM`; for a ring outside the unit disk, or an
-            initialiser or metadata of what the cell does not have.
-
-    Example:
-        >>> import jax.numpy as jnp, jaxrnn
-        >>> from flax import nnx
-        >>> net = jaxrnn.modules.LRU(8, 16, 2, output_size=8, r_min=0.9, rngs=nnx.Rngs(0))
-        >>> output, h_n = net(jnp.ones((20, 4, 8)))
-        >>> output.shape, h_n.shape, h_n.dtype.name
-        ((20, 4, 8), (2, 4, 16), 'complex64')
-
-    Differs from:
-        1. PyTorch and Flax have none. `hx` is complex, and there is no `bias`.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        *,
-        output_size: int | None = None,
-        r_min: float = 0.0,
-        r_max: float = 1.0,
-        max_phase: float = 2 * math.pi,
-        **options: Unpack[LayerOptions],
-    ):
-        ring = {"r_min": r_min, "r_max": r_max, "max_phase": max_phase}
-        super().__init__(
-            lru_factory("LRU", options), {"output_size": output_size, **ring},
-            input_size, hidden_size, num_layers, False, batch_first, dropout, bidirectional, **options,
-        )  # fmt: skip
-        self.output_size = hidden_size if output_size is None else output_size
 
 
 class SLSTM(Recurrent):

@@ -14,7 +14,7 @@ from jaxrnn import _checks
 from jaxrnn._describe import cut
 from jaxrnn._types import Cell, Params, PlacedCell, Placement, PyTree
 from jaxrnn.cells import FAMILIES
-from jaxrnn.cells._activation import mixes_units
+from jaxrnn.cells._activation import is_named, mixes_units
 from jaxrnn.layers import from_directions, walk
 from jaxrnn.network import Network, stack
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
@@ -181,10 +181,16 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
 
 
 def _check_activation(where: str, cell: Cell, hidden_size: int, devices: int) -> None:
-    """Raises unless the activation does the same to every unit, so that a device can apply it to its own."""
-    activation = getattr(cell.config, "activation", "tanh")
-    if isinstance(activation, str):
-        return
+    """Raises unless the activations do the same to every unit, so that a device can apply them to its own."""
+    for option in ("activation", "recurrent_activation"):
+        activation: Any = getattr(cell.config, option, "tanh")
+        if not is_named(activation):
+            _check_function(where, cell, activation, hidden_size, devices)
+
+
+def _check_function(
+    where: str, cell: Cell, activation: Callable[[Array], Array], hidden_size: int, devices: int
+) -> None:
     expected = f"{WHERE}: {where} expected an activation that does the same to every unit by itself, as every device"
     try:
         mixes = any(mixes_units(activation, size) for size in (hidden_size, hidden_size // devices))

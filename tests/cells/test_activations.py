@@ -1,11 +1,15 @@
 """Activations as functions: which of them mix units, and their gradients against finite differences of NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
+from jaxrnn.cells._activation import NAMED, Phi
 from jaxrnn.cells._elementwise import is_elementwise
 from tests.support.registry import assert_close, quick_jit
 
@@ -110,3 +114,116 @@ def test_functions_to_other_arrays_are_refused(activation, error, message):
     cell = jaxrnn.rnn(H, activation=activation)
     with pytest.raises(error, match=message), jax.numpy_dtype_promotion("standard"):
         jaxrnn.unroll(cell, cell.init(jax.random.key(0), I), jnp.ones((T, I)))
+
+
+# Activations with names
+
+
+POINTS = np.asarray([-30.0, -2.9, -2.4, -1.0, -0.3, -1e-3, 0.0, 1e-3, 0.2, 0.7, 1.5, 2.4, 3.1, 30.0])
+WITH_PARAMETERS = {
+    "hard_sigmoid": (0.2, 0.5), "elu": (0.7,), "leaky_relu": (0.3,), "thresholded_relu": (0.5,),
+    "scaled_tanh": (1.7, 0.6), "affine": (-0.4, 0.1),
+}  # fmt: skip
+
+
+def in_numpy(name, a, alpha, beta):
+    e = np.exp(np.minimum(a, 0))
+    return {
+        "tanh": lambda: np.tanh(a),
+        "relu": lambda: np.maximum(a, 0),
+        "sigmoid": lambda: 1 / (1 + np.exp(-a)),
+        "hard_sigmoid": lambda: np.clip(alpha * a + beta, 0, 1),
+        "softsign": lambda: a / (1 + np.abs(a)),
+        "softplus": lambda: np.log1p(np.exp(-np.abs(a))) + np.maximum(a, 0),
+        "elu": lambda: np.where(a > 0, a, alpha * (e - 1)),
+        "leaky_relu": lambda: np.where(a > 0, a, alpha * a),
+        "thresholded_relu": lambda: np.where(a > alpha, a, 0),
+        "scaled_tanh": lambda: alpha * np.tanh(beta * a),
+        "affine": lambda: alpha * a + beta,
+        "identity": lambda: a,
+    }[name]()
+
+
+CASES = [(name, (), None) for name in NAMED]
+CASES += [(name, parameters, clip) for name, parameters in WITH_PARAMETERS.items() for clip in (None, 1.2)]
+
+
+@pytest.mark.parametrize(("name", "parameters", "clip"), CASES)
+def test_named_activations_and_their_slopes(name, parameters, clip, x64):
+    activation = jaxrnn.Activation(name, *parameters, clip=clip)
+    defaults = {"alpha": NAMED[name].alpha, "beta": NAMED[name].beta}
+    alpha, beta = (*parameters, *list(defaults.values())[len(parameters) :])
+    bound = np.inf if clip is None else clip
+    phi = functools.partial(in_numpy, name, alpha=alpha, beta=beta)
+    h, kept = Phi("test", activation)(jnp.asarray(POINTS))
+    np.testing.assert_allclose(h, phi(np.clip(POINTS, -bound, bound)), rtol=1e-12, atol=1e-15)
+    by_hand = Phi("test", activation).pull_back(h, kept, jnp.full_like(h, 3.0))
+    np.testing.assert_allclose(by_hand, 3 * jax.vmap(jax.grad(activation))(POINTS), rtol=1e-10, atol=1e-15)
+    smooth = (np.abs(np.abs(POINTS) - bound) > 1e-3) & (POINTS != 0)
+    change = phi(np.clip(POINTS + 1e-6, -bound, bound)) - phi(np.clip(POINTS - 1e-6, -bound, bound))
+    np.testing.assert_allclose(by_hand[smooth], 3 * change[smooth] / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+def test_activations_compare_by_what_they_compute(unhooked):
+    assert jaxrnn.Activation("hard_sigmoid", 0.2, 0.5) == jaxrnn.Activation("hard_sigmoid", alpha=np.float64(0.2))
+    cell = jaxrnn.lstm(H, recurrent_activation=jaxrnn.Activation("hard_sigmoid", 1 / 6))
+    assert cell == jaxrnn.lstm(H, recurrent_activation="hard_sigmoid")
+    assert cell != jaxrnn.lstm(H, recurrent_activation=jaxrnn.Activation("hard_sigmoid", 0.2))
+    assert jaxrnn.gru(H) != jaxrnn.gru(H, activation="relu")
+    assert repr(jaxrnn.gru(H, activation=jaxrnn.Activation("tanh", clip=3))) == (
+        "gru(4, activation=Activation('tanh', clip=3.0))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("swish",), "Activation: name expected one of 'tanh', .*; got 'swish'"),
+        (("tanh", 0.5), "Activation: alpha expected None, got float 0.5; tanh has none"),
+        (("elu", 1.0, 2.0), "Activation: beta expected None, got float 2.0; elu has none"),
+        (("elu", 0.0), "Activation: alpha expected a positive number, got 0.0"),
+        (("affine", np.inf), "Activation: alpha expected a finite number, got inf"),
+        (("relu", None, None, -1), "Activation: clip expected a positive number, got -1"),
+        (("hard_sigmoid", "0.2"), "Activation: alpha expected a positive number, got str '0.2'"),
+    ],
+)
+def test_parameters_that_an_activation_lacks_are_refused(given, message, unhooked):
+    with pytest.raises((TypeError, ValueError), match=message):
+        jaxrnn.Activation(*given)
+
+
+@pytest.mark.parametrize("option", ["activation", "recurrent_activation"])
+@pytest.mark.parametrize("factory", [jaxrnn.lstm, jaxrnn.gru, jaxrnn.modules.LSTM, jaxrnn.modules.GRUCell])
+def test_cells_with_gates_name_the_activation_that_they_refuse(factory, option):
+    is_module = factory not in (jaxrnn.lstm, jaxrnn.gru)
+    sizes, more = ((I, H), {"rngs": nnx.Rngs(0)}) if is_module else ((H,), {})
+    with pytest.raises(ValueError, match=rf"{factory.__name__}: {option} expected one of 'tanh', .* got 'swish'"):
+        factory(*sizes, **{option: "swish"}, **more)
+
+
+def test_a_function_that_changes_the_shape_is_named_by_its_option():
+    cell = jaxrnn.lstm(H, recurrent_activation=lambda a: a[:2])
+    with pytest.raises(ValueError, match="lstm: recurrent_activation expected a function to an array of the same"):
+        jaxrnn.unroll(cell, cell.init(jax.random.key(0), I), jnp.ones((T, B, I)))
+
+
+@pytest.mark.parametrize("factory", [jaxrnn.lstm, jaxrnn.gru])
+def test_saved_cells_keep_their_activations(factory, tmp_path):
+    cell = factory(H, activation="softsign", recurrent_activation=jaxrnn.Activation("hard_sigmoid", 0.2, 0.5, clip=3.0))
+    jaxrnn.save(tmp_path / "cell", cell, cell.init(jax.random.key(0), I))
+    assert jaxrnn.load(tmp_path / "cell")[0] == cell
+    with pytest.raises(ValueError, match="network expected the equations of"):
+        jaxrnn.load(tmp_path / "cell", factory(H))
+
+
+def test_modules_run_the_cells_with_their_activations():
+    phis = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
+    module = jaxrnn.modules.GRU(I, H, **phis, rngs=nnx.Rngs(0))
+    assert module.network.layers == (jaxrnn.gru(H, **phis),)
+    with pytest.raises(ValueError, match="to_torch: activation expected 'tanh', got 'relu'; PyTorch has no other"):
+        module.to_torch()
+
+
+def test_gates_of_other_activations_are_not_ablated():
+    with pytest.raises(NotImplementedError, match="which have gates that read the state and are σ"):
+        jaxrnn.analysis.ablate_gates(jaxrnn.lstm(H, recurrent_activation="hard_sigmoid"), "f", 1.0)

@@ -50,12 +50,17 @@ SQUEEZE = node("Squeeze", "a.Y one", "xs")
 FUNCTION = helper.make_node("LSTM", ["x"], ["y"], domain="other.domain")
 FROM_ONNX: dict[str, tuple[Any, dict[str, Any], str]] = {
     # attributes
-    "clip": (lstm_model({"clip": 3.0}), {}, r"node 'a' \(LSTM\) attribute clip expected to be absent, got 3.0; .* clipping"),
+    "clip": (lstm_model({"clip": 3.0}), {}, r"node 'a' \(LSTM\) attribute clip expected to be absent, got 3.0; .* but not the memory"),
+    "negative clip": (lstm_model({"clip": -1.0}, op="GRU"), {}, "attribute clip expected a positive number, got -1.0"),
     "activations": (lstm_model({"activations": ["Sigmoid", "Tanh", "Relu"]}), {},
-                    "attribute activations expected Sigmoid, Tanh, Tanh, got Sigmoid, Tanh, Relu"),
-    "activation of an RNN": (lstm_model({"activations": ["Elu"]}, op="RNN"), {}, "activations expected 1 of Tanh, Relu, Sig.*Elu"),
-    "alpha": (lstm_model({"activation_alpha": [0.5]}), {}, r"attribute activation_alpha expected to be absent, got \[0.5\]"),
-    "beta": (lstm_model({"activation_beta": [0.5]}, op="GRU"), {}, "attribute activation_beta expected to be absent"),
+                    "activations expected one function for the candidate and the memory, got Sigmoid, Tanh, Relu"),
+    "number of activations": (lstm_model({"activations": ["Sigmoid", "Tanh"]}), {}, "activations expected 3 of Tanh, .*; got Sigmoid, Tanh"),
+    "activation of an RNN": (lstm_model({"activations": ["Gelu"]}, op="RNN"), {}, "activations expected 1 of Tanh, Relu, Sig.*Gelu"),
+    "without alpha": (lstm_model({"activations": ["ScaledTanh"]}, op="RNN"), {},
+                      "attribute activation_alpha expected a number for ScaledTanh, got none"),
+    "alpha": (lstm_model({"activations": ["Elu"], "activation_alpha": [-0.5]}, op="RNN"), {}, "activations: .*alpha expected a positive number, got -0.5"),
+    "many alphas": (lstm_model({"activation_alpha": [0.5] * 4}), {}, "attribute activation_alpha expected at most 3 numbers, got 4"),
+    "coupled": (lstm_model({"input_forget": 1, "activations": ["Softsign", "Tanh", "Tanh"]}), {}, "activations expected σ.*; the coupled LSTM of ONNX"),
     "unknown": (lstm_model({"output_sequence": 1}), {}, "attribute output_sequence expected to be absent, got 1"),
     "of another operator": (lstm_model({"input_forget": 1}, op="GRU"), {}, "attribute input_forget expected to be absent"),
     "direction": (lstm_model({"direction": "backward"}), {}, "attribute direction expected one of forward, .*'backward'"),
@@ -138,7 +143,7 @@ TO_ONNX: dict[str, tuple[Any, str]] = {
     "zoneout": (of_cell(jaxrnn.regularize(GRU, zoneout=0.1)), "expected a cell without zoneout, got regularize"),
     "activation": (
         of_cell(jaxrnn.rnn(4, activation=jnp.sin)),
-        r"expected an activation out of tanh, relu, sigmoid, got rnn\(4, activation=sin\)",
+        r"expected activation to be one of tanh, relu, sigmoid, .*, got rnn\(4, activation=sin\)",
     ),
     "second layer": (
         of_cell(jaxrnn.stack([GRU, Bidirectional(GRU, jaxrnn.mgu(4))])),

@@ -39,17 +39,29 @@ def rnn(name, params, h, x):
     return h, h
 
 
+def softmax(a):
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def activations(name):
+    """Of the gates and of the units of a row of the registry."""
+    if "activations" in name:
+        return lambda a: np.clip(0.2 * np.clip(a, -3, 3) + 0.5, 0, 1), lambda a: a / (1 + np.abs(a))
+    return (softmax, np.sin) if "callables" in name else (sigmoid, np.tanh)
+
+
 def lstm(name, params, state, x):
-    p, (h, c) = fields(params), map(np.asarray, state)
+    p, (h, c), (sigma, phi) = fields(params), map(np.asarray, state), activations(name)
     a = layer_norm(x @ p["w_x"], p["scale_x"]) + layer_norm(h @ p["w_h"], p["scale_h"]) + p["b"]
     *a_i, a_f, a_g, a_o = np.split(a, a.shape[-1] // c.shape[-1], -1)
     p_i, p_f, p_o = (0, 0, 0) if p["peephole"] is None else [0, *p["peephole"]][-3:]
-    f = sigmoid(a_f + p_f * c)
-    i = sigmoid(a_i[0] + p_i * c) if a_i else 1 - f
-    c = f * c + i * np.tanh(a_g)
-    o = sigmoid(a_o + p_o * c)
+    f = sigma(a_f + p_f * c)
+    i = sigma(a_i[0] + p_i * c) if a_i else 1 - f
+    c = f * c + i * phi(a_g)
+    o = sigma(a_o + p_o * c)
     shown = c if p["scale_c"] is None else layer_norm(c, p["scale_c"]) + p["offset_c"]
-    h = o * np.tanh(shown)
+    h = o * phi(shown)
     h = h if p["w_proj"] is None else h @ p["w_proj"]
     if "regularized" in name:  # zoneout 0.3, without a key
         h, c = (0.3 * np.asarray(old) + 0.7 * new for old, new in zip(state, (h, c), strict=True))
@@ -57,20 +69,20 @@ def lstm(name, params, state, x):
 
 
 def gru(name, params, h, x):
-    p = fields(params)
+    p, (sigma, phi) = fields(params), activations(name)
     size = h.shape[-1]
     r_z, n_ = slice(0, 2 * size), slice(2 * size, 3 * size)
     x_part = layer_norm(x @ p["w_x"], p["scale_x"]) + p["b"]
     s = p["scale_h"]
     if "before" in name:
         h_rz = layer_norm(h @ p["w_h"][:, r_z], None if s is None else s[r_z])
-        r, z = np.split(sigmoid(x_part[..., r_z] + h_rz), 2, -1)
-        n = np.tanh(x_part[..., n_] + layer_norm((r * h) @ p["w_h"][:, n_], None if s is None else s[n_]))
+        r, z = map(sigma, np.split(x_part[..., r_z] + h_rz, 2, -1))
+        n = phi(x_part[..., n_] + layer_norm((r * h) @ p["w_h"][:, n_], None if s is None else s[n_]))
     else:
         h_part = layer_norm(h @ p["w_h"], s)
-        r, z = np.split(sigmoid(x_part[..., r_z] + h_part[..., r_z]), 2, -1)
+        r, z = map(sigma, np.split(x_part[..., r_z] + h_part[..., r_z], 2, -1))
         b_hn = 0 if p["b_hn"] is None else p["b_hn"]
-        n = np.tanh(x_part[..., n_] + r * (h_part[..., n_] + b_hn))
+        n = phi(x_part[..., n_] + r * (h_part[..., n_] + b_hn))
     h = (1 - z) * n + z * h
     return h, h
 

@@ -33,6 +33,18 @@ CELLS = {
     "lstm-coupled-peephole": lambda: jaxrnn.lstm(4, coupled=True, peephole=True, use_bias=False),
     "lstm-projection": lambda: jaxrnn.lstm(6, projection_size=4),
     "lstm-all": lambda: jaxrnn.lstm(6, projection_size=4, coupled=True, peephole=True),
+    "lstm-activations": lambda: jaxrnn.lstm(
+        4,
+        coupled=True,
+        peephole=True,
+        activation="softsign",
+        recurrent_activation=jaxrnn.Activation("hard_sigmoid", 0.2),
+    ),
+    "gru-activations": lambda: jaxrnn.gru(
+        4,
+        activation=jaxrnn.Activation("elu", 0.7, clip=0.9),
+        recurrent_activation=jaxrnn.Activation("hard_sigmoid", 0.3, 0.4, clip=0.9),
+    ),
     "gru-3": lambda: jaxrnn.gru(3),
 }
 

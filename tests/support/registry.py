@@ -15,6 +15,8 @@ from jaxrnn import Cell
 
 I, H, T, B = 3, 4, 6, 5  # noqa: E741
 
+HARD_SIGMOID = jaxrnn.Activation("hard_sigmoid", alpha=0.2, beta=0.5, clip=3.0)
+
 CELLS: dict[str, Callable[[], Cell]] = {
     "rnn-tanh": lambda: jaxrnn.rnn(H),
     "rnn-relu": lambda: jaxrnn.rnn(H, activation="relu", recurrent_init=jaxrnn.initializers.identity()),
@@ -31,6 +33,14 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "gru-layer-norm": lambda: jaxrnn.gru(H, layer_norm=True, use_bias=False),
     "gru-reset-before-layer-norm": lambda: jaxrnn.gru(H, reset_after=False, layer_norm=True),
     "lstm-regularized": lambda: jaxrnn.regularize(jaxrnn.lstm(H), recurrent_dropout=0.2, zoneout=0.3),
+    "lstm-activations": lambda: jaxrnn.lstm(
+        H, projection_size=3, peephole=True, activation="softsign", recurrent_activation=HARD_SIGMOID
+    ),
+    "lstm-callables": lambda: jaxrnn.lstm(H, coupled=True, activation=jnp.sin, recurrent_activation=jax.nn.softmax),
+    "gru-activations": lambda: jaxrnn.gru(H, activation="softsign", recurrent_activation=HARD_SIGMOID),
+    "gru-reset-before-callables": lambda: jaxrnn.gru(
+        H, reset_after=False, activation=jnp.sin, recurrent_activation=jax.nn.softmax
+    ),
     "rnn-heads": lambda: jaxrnn.rnn(H, num_heads=2),
     "lstm-heads": lambda: jaxrnn.lstm(H, num_heads=2),
     "lstm-heads-all": lambda: jaxrnn.lstm(H, num_heads=2, peephole=True, coupled=True, layer_norm=True),

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxrnn._types import AnyCell, Cell, LayerRules, PyTree, State
-from jaxrnn.cells.lstm import GATES, RULE, LSTMParams, LSTMState
+from jaxrnn._types import AnyCell, Cell, LayerRules, PyTree, Rule, State
+from jaxrnn.cells._activation import phis_of
+from jaxrnn.cells.lstm import GATES, RULE, LSTMParams, LSTMState, rule_for
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, HEADS, SECOND, VMAP, Implementation
 from jaxrnn.sequence.masking import select
 from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request
@@ -132,6 +133,12 @@ def _states(state: State) -> list[LSTMState]:
     return jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, LSTMState))
 
 
+def _is_lstm(rule: Any) -> bool:
+    """Whether it is the rule of an LSTM, with any activations."""
+    phis = phis_of(rule.forward) if isinstance(rule, Rule) else None
+    return phis is not None and rule == rule_for(phis.unit.activation, phis.gate.activation)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cudnn(Implementation):
     """The LSTM of NVIDIA's library. `kernel` is the call that does the work."""
@@ -164,6 +171,8 @@ class Cudnn(Implementation):
         rule = request.rule
         rules = [rule for layer in rule.layers for rule in layer] if isinstance(rule, LayerRules) else [rule]
         if any(rule != RULE for rule in rules):
+            if all(map(_is_lstm, rules)):
+                return "cuDNN's LSTM has no activations but tanh and the sigmoid"
             return "jax.experimental.rnn has no cell but cuDNN's LSTM"
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in jax.tree.leaves(request.inputs.state)):
             return _FLOAT32
