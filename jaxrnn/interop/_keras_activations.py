@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jaxrnn.cells as cells
 from jaxrnn import _checks
 from jaxrnn._describe import cut, describe, quote
+from jaxrnn.cells import Activation
 
 SAME = ("tanh", "relu", "sigmoid", "softsign", "softplus", "elu")  # the same function in every version
 KNOWN = (*SAME, "linear", "leaky_relu", "hard_sigmoid")
@@ -29,7 +29,7 @@ def activation(where: str, value: Any, keras_major: int | None) -> Any:
     if value == "hard_sigmoid":
         return _hard_sigmoid(where, keras_major)
     if value == "leaky_relu":
-        return cells.Activation("leaky_relu", SLOPE)
+        return Activation("leaky_relu", SLOPE)
     if isinstance(value, str) and value in SAME:
         return value
     given = quote(value) if isinstance(value, str) else describe(value)
@@ -48,7 +48,7 @@ def _hard_sigmoid(where: str, keras_major: int | None) -> Any:
             f"{where}: hard_sigmoid is clip(0.2 x + 0.5, 0, 1) before Keras 3 and clip(x / 6 + 0.5, 0, 1) since, "
             "expected a configuration that tells its version; put 'keras_version' into it, such as '2.15.0'"
         )
-    return "hard_sigmoid" if keras_major >= 3 else cells.Activation("hard_sigmoid", 0.2, 0.5)
+    return "hard_sigmoid" if keras_major >= 3 else Activation("hard_sigmoid", 0.2, 0.5)
 
 
 def _serialised(where: str, value: Mapping[str, Any], keras_major: int | None) -> Any:
@@ -61,6 +61,6 @@ def _serialised(where: str, value: Mapping[str, Any], keras_major: int | None) -
         name, options, default = LAYERS[str(kind)]
         slope = next((inner[option] for option in options if option in inner), default)
         slope = _checks.number(where, options[0], slope)
-        return "relu" if name == "leaky_relu" and slope == 0 else cells.Activation(name, slope)
+        return "relu" if name == "leaky_relu" and slope == 0 else Activation(name, slope)
     given = cut(f"{describe(kind) if not isinstance(kind, str) else kind} {quote(str(inner), 60)}", 120)
     raise ValueError(f"{where} expected one of {', '.join(KNOWN)}, got {given}, which is not converted")

@@ -315,12 +315,20 @@ def _():
     assert jaxrnn.gru(H).config == jaxrnn.gru(H, reset_after=True).config
 
 
-@TABLE.row("`activation=` of `SimpleRNN`")
+@TABLE.row("`activation=`, `recurrent_activation=`")
 def _():
-    for theirs_too, ours in (("tanh", "tanh"), ("relu", "relu"), ("sigmoid", "sigmoid"), (jnp.sin, jnp.sin)):
+    leaky = jaxrnn.Activation("leaky_relu", 0.2)
+    for theirs_too, ours in (("relu", "relu"), ("leaky_relu", leaky), ("linear", "identity"), (jnp.sin, jnp.sin)):
         theirs = built(layer_of("SimpleRNN", activation=theirs_too))
         cell = jaxrnn.rnn(H, activation=ours)
         assert_same(first(jaxrnn.unroll(cell, params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    options = {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}
+    for kind in ("LSTM", "GRU"):
+        theirs = built(layer_of(kind, **options))
+        cell = CELLS[kind](H, **options)
+        assert_same(first(jaxrnn.unroll(cell, params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    before = jaxrnn.Activation("hard_sigmoid", 0.2, 0.5)
+    assert before(jnp.array([-3.0, -1.0, 0.0, 5.0])) == pytest.approx([0, 0.3, 0.5, 1])
 
 
 @TABLE.row("`RNN(cell)` around your own cell")
