@@ -12,9 +12,10 @@ The derivative of a loss is written by hand, because that of ŷ cancels in it: i
 divides by ŷ. Both forward and reverse mode use it.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks, initializers
 from jaxrnn._bound import Bound
-from jaxrnn._types import AnyArray, format_call
+from jaxrnn._types import AnyArray, CellConfig
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.initializers import Initializer, draw
@@ -43,6 +44,16 @@ class ReadoutParams(NamedTuple):
     c: Float[Array, "O"] | None = None
 
 
+@dataclasses.dataclass(frozen=True, repr=False)
+class ReadoutConfig(CellConfig):
+    """The options of :func:`readout`."""
+
+    factory: ClassVar[str] = "readout"
+    output_size: int
+    activation: str = "identity"
+    use_bias: bool = True
+
+
 class Readout(NamedTuple):
     """A read-out as a record of pure functions; made by :func:`readout`.
 
@@ -52,6 +63,7 @@ class Readout(NamedTuple):
         predict: ``(params, h) -> ŷ``, ψ of the logits.
         loss: ``(params, h, targets) -> L`` `(*B,)`, as :func:`readout_loss` of the logits.
         name: what messages call it.
+        config: how it was made, which :func:`jaxrnn.save` writes.
     """
 
     init: Callable[..., ReadoutParams]
@@ -59,6 +71,7 @@ class Readout(NamedTuple):
     predict: Callable[[ReadoutParams, AnyArray], Array]
     loss: Callable[[ReadoutParams, AnyArray, AnyArray], Array]
     name: str
+    config: ReadoutConfig | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -122,13 +135,14 @@ def readout(
     use_bias = _checks.boolean("readout", "use_bias", use_bias)
     for name, value in (("kernel_init", kernel_init), ("bias_init", bias_init)):
         _checks.function("readout", name, value, "such as those of jaxrnn.initializers or jax.nn.initializers")
-    options = {"output_size": output_size, "activation": activation, "use_bias": use_bias}
+    config = ReadoutConfig(output_size, activation, use_bias)
     return Readout(
         init=Bound(_init, output_size, use_bias, kernel_init, bias_init),
         logits=Bound(_logits, output_size),
         predict=Bound(_predict, output_size, activation),
         loss=Bound(_loss_of_outputs, output_size, activation),
-        name=format_call("readout", options, {"activation": "identity", "use_bias": True}),
+        name=repr(config),
+        config=config,
     )
 
 
