@@ -12,9 +12,11 @@ from jaxrnn.interop.haiku import from_haiku, to_haiku
 from jaxrnn.interop.keras import from_keras, to_keras
 from jaxrnn.interop.onnx_export import to_onnx
 from jaxrnn.interop.onnx_import import from_onnx
+from jaxrnn.interop.onnx_nodes import OnnxRecurrent, onnx_recurrent
 from jaxrnn.interop.torch import from_torch, to_torch
 
 __all__ = [
+    "OnnxRecurrent",
     "from_cudnn",
     "from_equinox",
     "from_haiku",
@@ -23,6 +25,7 @@ __all__ = [
     "from_nnx",
     "from_onnx",
     "from_torch",
+    "onnx_recurrent",
     "read",
     "to_cudnn",
     "to_equinox",

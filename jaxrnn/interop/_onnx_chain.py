@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrnn._describe import cut, quote
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._onnx_files import Source
+from jaxrnn.interop._onnx_graphs import reads
 from jaxrnn.interop._onnx_reader import Node
 from jaxrnn.interop._onnx_values import LARGEST, Values, ancestors
 
@@ -50,13 +51,14 @@ def read_layers(values: Values, nodes: dict[int, Node], weights_of: Callable[[No
 
     `nodes` are the operators to read, by their place in the graph.
     """
-    graph = values.source.model.graph
-    needed = ancestors(graph.node, (tensor for node in nodes.values() for tensor in node.inputs.values()))
+    scope = values.source.scope
+    needed = ancestors(scope.nodes(), (tensor for node in nodes.values() for tensor in node.inputs.values()))
+    values.enter(needed)
     time, batch = values.sizes(next(iter(nodes.values())))
     sizes = (time or TIME, batch or BATCH)
     rng = np.random.default_rng(0)
     layers: list[Layer] = []
-    for k, proto in enumerate(graph.node):
+    for k, proto in enumerate(scope.graph.node):
         if k not in nodes:
             values.follow(proto, needed)
             continue
@@ -90,16 +92,22 @@ def _with_backward(forward: Layer, backward: Layer) -> Layer:
 
 
 def _projection(values: Values, node: Node, weights: layout.Weights) -> np.ndarray | None:
-    """W_p (D, H, P), if Y is multiplied by it and Rᵀ is a product W_p W_h; else `None`."""
+    """W_p (D, H, P) of the projection after an operator, if there is one."""
+    found = projection_node(values, node, weights)
+    return None if found is None else found[1]
+
+
+def projection_node(values: Values, node: Node, weights: layout.Weights) -> tuple[Any, np.ndarray] | None:
+    """The product of Y and W_p (D, H, P), and W_p, if Rᵀ is a product W_p W_h; else `None`."""
     directions, _, hidden = weights.R.shape
-    for proto in values.source.model.graph.node:
+    for proto in values.source.graph.node:
         if node.forms[0].op != "LSTM" or proto.op_type != "MatMul" or list(proto.input[:1]) != [node.output]:
             continue
         w_proj = values.constant(proto.input[1]) if len(proto.input) == 2 else None
         if w_proj is None or w_proj.ndim != 3 or w_proj.shape[:2] != (directions, hidden) or w_proj.shape[2] >= hidden:
             continue
         if all(layout.unfold(w, r.T) is not None for w, r in zip(w_proj, weights.R, strict=True)):
-            return w_proj
+            return proto, w_proj
     return None
 
 
@@ -153,8 +161,8 @@ def _last_outputs(values: Values) -> Iterator[np.ndarray]:
 
 def _is_used(source: Source, layer: Layer) -> bool:
     tensors = {node.output for node in layer.nodes}
-    read = {tensor for node in source.model.graph.node for tensor in node.input}
-    return bool(tensors & (read | {output.name for output in source.model.graph.output}))
+    read = {tensor for node in source.graph.node for tensor in reads(node)}
+    return bool(tensors & (read | {output.name for output in source.graph.output}))
 
 
 def _halves(values: Values, layer: Layer) -> list[np.ndarray]:
@@ -214,7 +222,7 @@ def _different(source: Source, layer: Layer, known: Joined) -> str:
 
 def _broken(source: Source, below: Layer, layer: Layer) -> str:
     tensor = layer.nodes[0].inputs["X"]
-    makers = (node for node in source.model.graph.node if tensor in node.output)
+    makers = (node for node in source.graph.node if tensor in node.output)
     origin = next((f"{cut(node.op_type, 40)} {quote(node.name)}" for node in makers), "outside the graph")
     text = (
         f"{source.where}: node {layer.name} expected to read the outputs of {below.name}, as layers of a stack do; "

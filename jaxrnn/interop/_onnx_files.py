@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxrnn._describe import cut, describe, quote
 from jaxrnn.interop._mappings import said
+from jaxrnn.interop._onnx_graphs import Scope, graphs_of, outermost, scopes
 
 if TYPE_CHECKING:
     import onnx
@@ -25,6 +26,11 @@ class Source(NamedTuple):
     model: Any
     folder: Path | None  # of arrays outside the model
     digests: dict[Path, str]  # of the files that were read
+    scope: Scope  # the graph that is read
+
+    @property
+    def graph(self) -> Any:
+        return self.scope.graph
 
 
 def require_onnx(where: str) -> Any:
@@ -40,7 +46,7 @@ def read_model(where: str, model: Any) -> Source:
     """The given `ModelProto`, or the one in a file."""
     onnx = require_onnx(where)
     if isinstance(model, onnx.ModelProto):
-        source = Source(where, "the model", model, None, {})
+        source = Source(where, "the model", model, None, {}, outermost(model))
     elif isinstance(model, (str, os.PathLike)):
         source = _read_file(where, model)
     else:
@@ -69,7 +75,7 @@ def _read_file(where: str, given: str | os.PathLike[str]) -> Source:
             f"{where}: {label} expected an ONNX model, got one without a graph or an operator set; "
             "is it truncated, or another kind of file?"
         )
-    return Source(where, label, parsed, path.resolve().parent, {})
+    return Source(where, label, parsed, path.resolve().parent, {}, outermost(parsed))
 
 
 def _content(where: str, given: str | os.PathLike[str]) -> tuple[Path, bytes]:
@@ -107,24 +113,26 @@ def _check_graphs(source: Source) -> None:
                         f"{source.where}: node {quote(node.name)} (Split) attribute num_outputs expected "
                         f"{len(node.output)}, as many as it has outputs, got {attribute.i}"
                     )
-                if attribute.HasField("g"):
-                    graphs.append((attribute.g, depth + 1))
-                graphs += [(below, depth + 1) for below in attribute.graphs]
+            graphs += [(below, depth + 1) for _, below in graphs_of(node)]
 
 
 def _texts(model: Any) -> Iterator[str | bytes]:
     """The names that a model is read by."""
     yield from (opset.domain for opset in model.opset_import)
-    tensors = list(model.graph.initializer)
-    for node in model.graph.node:
-        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
-        for attribute in node.attribute:
-            yield from (attribute.name, attribute.ref_attr_name)
-            tensors.append(attribute.t)
-    for tensor in tensors:
-        yield tensor.name
-        yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
-    yield from (value.name for value in (*model.graph.input, *model.graph.value_info))
+    yield from (text for function in model.functions for text in (function.domain, function.name))
+    for scope in scopes(model):
+        graph, tensors = scope.graph, []
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            for attribute in node.attribute:
+                yield from (attribute.name, attribute.ref_attr_name)
+                tensors.append(attribute.t)
+        if not scope.function or len(scope.graphs) > 1:  # a function itself has no tensors
+            tensors += graph.initializer
+            yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
+        for tensor in tensors:
+            yield tensor.name
+            yield from (text for entry in tensor.external_data for text in (entry.key, entry.value))
 
 
 def attribute_value(source: Source, where: str, attribute: "onnx.AttributeProto") -> Any:

@@ -1,6 +1,7 @@
 """Reads the recurrent operators of a model: their attributes and the tensors of their weights."""
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,21 +11,37 @@ from jaxrnn.cells import Activation
 from jaxrnn.cells._activation import NAMED
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._onnx_files import Source, attribute_value
+from jaxrnn.interop._onnx_graphs import Scope, scopes
 
 if TYPE_CHECKING:
     import onnx
 
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+INPUTS += ("W_scale", "W_zero_point", "R_scale", "R_zero_point")  # of `DynamicQuantizeLSTM`
+OUTPUTS = ("Y", "Y_h", "Y_c")
+QUANTISED = "DynamicQuantizeLSTM"
+DOMAINS = {"RNN": ("", "ai.onnx"), "GRU": ("", "ai.onnx"), "LSTM": ("", "ai.onnx"), QUANTISED: ("com.microsoft",)}
 DIRECTIONS = {"forward": 1, "reverse": 1, "bidirectional": 2}
 KNOWN = ("activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout")
 KNOWN_OF = {"RNN": KNOWN, "GRU": (*KNOWN, "linear_before_reset"), "LSTM": (*KNOWN, "input_forget")}
+KNOWN_OF[QUANTISED] = (*KNOWN[:-1], "input_forget")
 ACTIVATIONS_OF = {"RNN": ["Tanh"], "GRU": ["Sigmoid", "Tanh"], "LSTM": ["Sigmoid", "Tanh", "Tanh"]}
+
+
+class Found(NamedTuple):
+    """A recurrent operator, and the graph that it is in."""
+
+    scope: Scope
+    place: int  # in the graph
+    path: str
+    proto: "onnx.NodeProto"
 
 
 class Node(NamedTuple):
     """A recurrent operator that a cell of ours supports."""
 
-    name: str
+    name: str  # its path
+    op: str  # its type; `forms` have "LSTM" for a `DynamicQuantizeLSTM`
     forms: tuple[layout.Form, ...]  # one a direction
     direction: str
     hidden_size: int | None
@@ -33,21 +50,26 @@ class Node(NamedTuple):
     output: str | None  # the tensor of Y, if the model uses it
 
 
-def recurrent_nodes(source: Source) -> "dict[int, tuple[str, onnx.NodeProto]]":
-    """The operators by their place in the graph, each with its name, or that of its first output if it has none."""
-    return {
-        k: (node.name or next(filter(None, node.output), f"{node.op_type} {k}"), node)
-        for k, node in enumerate(source.model.graph.node)
-        if node.op_type in KNOWN_OF and node.domain in ("", "ai.onnx")
-    }
+def recurrent_nodes(model: "onnx.ModelProto") -> Iterator[Found]:
+    """The operators of all graphs, in the order of the model."""
+    for scope in scopes(model):
+        for place, proto in enumerate(scope.graph.node):
+            if proto.domain in DOMAINS.get(proto.op_type, ()):
+                yield Found(scope, place, scope.name(place), proto)
+
+
+def inputs_of(proto: "onnx.NodeProto") -> dict[str, str]:
+    """The tensors that an operator reads, by ONNX's names of its inputs; absent ones left out."""
+    return {role: tensor for role, tensor in zip(INPUTS, proto.input, strict=False) if tensor}
 
 
 def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
     """A node with its attributes; raises, naming the attribute, for what a cell of ours cannot hold."""
-    where = f"{source.where}: node {quote(name)} ({node.op_type})"
+    where = f"{source.where}: node {quote(name, 110)} ({node.op_type})"
     attributes = _attributes(source, where, node)
-    inputs = {role: tensor for role, tensor in zip(INPUTS, node.input, strict=False) if tensor}
-    for role in ("X", "W", "R"):
+    op = "LSTM" if node.op_type == QUANTISED else node.op_type
+    inputs = inputs_of(node)
+    for role in ("X", "W", "R", *(("W_scale", "R_scale") if node.op_type == QUANTISED else ())):
         if role not in inputs:
             raise ValueError(f"{where} expected an input {role}, got none")
     direction = attributes.get("direction", "forward")
@@ -60,11 +82,10 @@ def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
     options: dict[str, Any] = {
         "reset_after": bool(flags["linear_before_reset"]),
         "coupled": bool(flags["input_forget"]),
-        "clip": _clip(where, node.op_type, attributes.get("clip")),
+        "clip": _clip(where, op, attributes.get("clip")),
     }
     forms = tuple(
-        layout.Form(node.op_type, **phis, **options)
-        for phis in _activations(where, node.op_type, DIRECTIONS[direction], attributes)
+        layout.Form(op, **phis, **options) for phis in _activations(where, op, DIRECTIONS[direction], attributes)
     )
     for form in forms:
         if form.coupled and not layout.is_symmetric(form.recurrent_activation):
@@ -75,6 +96,7 @@ def read_node(source: Source, name: str, node: "onnx.NodeProto") -> Node:
             )
     return Node(
         name=name,
+        op=node.op_type,
         forms=forms,
         direction=direction,
         hidden_size=attributes.get("hidden_size"),

@@ -18,6 +18,7 @@ import numpy as np
 from jaxrnn._describe import cut, describe, quote
 from jaxrnn.interop import _onnx_quantized
 from jaxrnn.interop._onnx_files import Source, attribute_value, require_onnx, tensor_array
+from jaxrnn.interop._onnx_graphs import follow_steps, reads
 from jaxrnn.interop._onnx_reader import Node
 
 if TYPE_CHECKING:
@@ -37,16 +38,37 @@ class Values:
 
     def __init__(self, source: Source, given: Mapping[str, np.ndarray]) -> None:
         self.source = source
+        self.given = given
         self.opsets = {opset.domain: opset.version for opset in source.model.opset_import}
-        graph = source.model.graph
-        self.stored: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
-        self.arrays: dict[str, np.ndarray] = {}
+        self.stored: dict[str, Any] = {}
+        self.arrays: dict[str, np.ndarray] = dict(given)
+        self.probed: dict[str, None] = {}  # tensors that depend on random numbers, in the order of the graph
+        self.fills: dict[str, Any] = {}  # what all entries of a constant of unknown shape are, or `MIXED`
+        self.path = ""  # of the graph whose nodes are read
+
+    def enter(self, needed: frozenset[str]) -> None:
+        """Reads the constants of the graph and of those around it, and computes what those hold of `needed`."""
+        scope = self.source.scope
+        for graph, path, step in zip(scope.graphs, scope.paths, (*scope.steps, None), strict=True):
+            self.path = path
+            self._read_constants(graph, is_outermost=graph is scope.graphs[0])
+            for node in graph.node[: step[0]] if step else ():
+                self.follow(node, needed)
+
+    def _read_constants(self, graph: Any, is_outermost: bool) -> None:
+        """Initialisers and `Constant` nodes; names of the graph hide those of the graphs around it."""
+        # An input of the model may have an initialiser, which is its default; that of a body is always given.
+        bound = set() if is_outermost else {value.name for value in graph.input}
+        for name in () if is_outermost else bound.union(*(node.output for node in graph.node)):
+            for known in (self.stored, self.arrays, self.fills):
+                known.pop(name, None)
+        self.stored |= {tensor.name: tensor for tensor in graph.initializer if tensor.name not in bound}
+        for tensor in graph.initializer:
+            self.arrays.pop(tensor.name, None)
         for node in graph.node:
             if node.op_type == "Constant" and node.output:
                 self._store(node.output[0], node)
-        self.arrays |= given
-        self.probed: dict[str, None] = {}  # tensors that depend on random numbers, in the order of the graph
-        self.fills: dict[str, Any] = {}  # what all entries of a constant of unknown shape are, or `MIXED`
+        self.arrays |= self.given
 
     def _store(self, name: str, node: "onnx.NodeProto") -> None:
         """The value of a `Constant`."""
@@ -65,7 +87,7 @@ class Values:
                     ) from error
 
     def _label(self, node: "onnx.NodeProto") -> str:
-        return f"{self.source.where}: node {quote(node.name)} ({cut(node.op_type, 40)})"
+        return f"{self.source.where}: node {quote(self.path + node.name)} ({cut(node.op_type, 40)})"
 
     def get(self, name: str) -> np.ndarray | None:
         """The array of a tensor, or `None` if it depends on the inputs of the model."""
@@ -100,12 +122,16 @@ class Values:
     @functools.cached_property
     def _shapes(self) -> dict[str, list[int]]:
         """The shapes that the model states or that follow from those, with 0 for a size that is not fixed."""
-        graph = self.source.model.graph
+        scope = self.source.scope
+        graphs = scope.graphs
         with suppress(Exception):  # onnx has no error of its own for graphs it cannot follow
-            graph = require_onnx(self.source.where).shape_inference.infer_shapes(self.source.model).graph
+            inferred = require_onnx(self.source.where).shape_inference.infer_shapes(self.source.model).graph
+            graphs = tuple(follow_steps(inferred, scope.steps))
         return {
             value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for graph in graphs
             for value in (*graph.value_info, *graph.input)
+            if value.type.tensor_type.HasField("shape")
         }
 
     def follow(self, node: "onnx.NodeProto", needed: frozenset[str]) -> None:
@@ -124,9 +150,19 @@ class Values:
                     self.arrays[name] = array
                     self.probed |= {name: None} if random else {}
                 return
+        if node.op_type == "Shape":
+            self._follow_shape(node, inputs[:1], outputs[0])
         if node.op_type in _onnx_quantized.KNOWN:
             self._follow_quantised(node, inputs, outputs[0])
         self._follow_fills(node, inputs, outputs)
+
+    def _follow_shape(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
+        """The sizes that a `Shape` returns, if the model fixes them: exporters cut weights at the H of a state."""
+        sizes = self._shapes.get(inputs[0]) if inputs else None
+        ends = {attribute.name: attribute.i for attribute in node.attribute}
+        sizes = None if sizes is None else sizes[ends.get("start") : ends.get("end")]
+        if sizes and min(sizes) > 0:
+            self.arrays[output] = np.array(sizes, np.int64)
 
     def _follow_quantised(self, node: "onnx.NodeProto", inputs: list[str], output: str) -> None:
         arrays = [self.constant(name) for name in inputs]
@@ -204,5 +240,5 @@ def ancestors(nodes: "Iterable[onnx.NodeProto]", tensors: Iterable[str]) -> froz
     found = set(tensors)
     for node in reversed(list(nodes)):
         if found.intersection(node.output):
-            found.update(node.input)
+            found.update(reads(node))
     return frozenset(found - {""})

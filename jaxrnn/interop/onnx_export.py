@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jaxrnn._types import CELL_TYPES, AnyCell, Params
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._mappings import as_numpy, hint_of_module, items, listed
 from jaxrnn.interop._onnx_files import require_onnx
+from jaxrnn.interop._onnx_put import put
 from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
 from jaxrnn.layers import MERGES, check_directions, directions, walk_layer
 from jaxrnn.network import Network
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # A given h_0 goes through the pseudo-inverse of W_p, which multiplies its rounding by the condition number.
 CONDITION_LIMIT = 100.0
+OPSET = 17
 
 
 def to_onnx(
@@ -36,7 +38,9 @@ def to_onnx(
     batch_first: bool = False,
     reverse: bool = False,
     names: Mapping[str, str] | None = None,
-    opset: int = 17,
+    opset: int = OPSET,
+    into: "onnx.ModelProto | str | os.PathLike[str] | None" = None,
+    nodes: str | Sequence[str] | None = None,
 ) -> "onnx.ModelProto":
     """A network as an ONNX model of the operators RNN, LSTM and GRU, with time and batch of any size.
 
@@ -70,6 +74,10 @@ def to_onnx(
         reverse: reads from the last step to the first, as ``unroll(reverse=True)``.
         names: other names for inputs and outputs, as ``{"x": "audio", "y": "features"}``.
         opset: the version of ONNX's operators to write, 14 or later.
+        into: another model, or the path of its file. The result is a copy of it in which the operators that
+            :func:`from_onnx` reads have the weights of `params`, in their dtype; the rest stays as it is. With
+            it only `path`, `reverse` and `nodes` may be given.
+        nodes: with `into`, the paths or names of the operators, as for :func:`from_onnx`; by default all.
 
     Returns:
         The `onnx.ModelProto`.
@@ -78,7 +86,8 @@ def to_onnx(
         ImportError: without the package `onnx`.
         TypeError, ValueError: for params of another network, and for what ONNX does not
             have: other cells, layer normalisation, zoneout, activations and merges of your
-            own; and an initial state given to a projection that is nearly singular.
+            own; and an initial state given to a projection that is nearly singular. With `into`, naming the
+            operator, for a network of other sizes, forms or layers, and for quantised weights.
 
     Example:
         >>> import jax, jaxrnn
@@ -87,6 +96,10 @@ def to_onnx(
         >>> model = to_onnx(net, net.init(jax.random.key(0), 8), lengths=True)
         >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
         (['x', 'lengths'], ['y', 'h_n_l0', 'c_n_l0', 'h_n_l1'])
+
+        >>> trained = to_onnx(net, net.init(jax.random.key(1), 8), into=model)  # the same model, other weights
+        >>> trained.graph.node == model.graph.node, trained == model
+        (True, False)
 
     Differs from:
         1. ONNX computes with one W_h for each operator and feeds back all of h. An LSTM with a
@@ -110,6 +123,14 @@ def to_onnx(
     parts = _parts(where, network, params)
     if reverse and any(len(entries) == 2 for entries in parts.entries):
         raise ValueError(f"{where}: reverse expected False for a network that reads both ways, got True")
+    if into is not None:
+        _check_alone(where, lengths, initial_state, batch_first, names, opset)
+        model = put(where, parts.entries, parts.merge, parts.residual, into, nodes, reverse)
+        if target is not None:
+            _files.write_whole(where, target, model.SerializeToString())
+        return model
+    if nodes is not None:
+        raise ValueError(f"{where}: nodes expected a model as into, whose operators they are, got none")
     dtype = _dtype(where, parts.entries, opset)
     options = Options(lengths, initial_state == "inputs", parts.merge)
     operators = [_operators(where, entry, reverse, dtype, options.given) for entry in parts.entries]
@@ -134,6 +155,14 @@ def to_onnx(
     if target is not None:
         _files.write_whole(where, target, model.SerializeToString())
     return model
+
+
+def _check_alone(where: str, lengths: bool, initial_state: str, batch_first: bool, names: Any, opset: int) -> None:
+    """Raises for options that a given model has already decided."""
+    options = {"lengths": lengths, "batch_first": batch_first, "names": names is not None, "opset": opset != OPSET}
+    for name, changed in {**options, "initial_state": initial_state != "zeros"}.items():
+        if changed:
+            raise ValueError(f"{where}: {name} expected its default with into, whose inputs and outputs stay")
 
 
 class _Entry(NamedTuple):

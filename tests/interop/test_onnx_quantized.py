@@ -149,7 +149,8 @@ MALFORMED: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "a zero point of eight-bit floats": ({"q": numbers("float8_e5m2", SHAPE, 0), "z": np.ones((), jnp.float8_e5m2)}, {}),
     "scales of integers": ({"s": np.int32(3)}, {}),
     "floats": ({"q": np.ones(SHAPE, np.float32)}, {}),
-    "an attribute of a newer version": ({}, {"output_dtype": 1}),
+    "an attribute of another operator": ({}, {"precision": 1}),
+    "an output that is no float": ({}, {"output_dtype": 3}),
 }  # fmt: skip
 
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from flax import serialization as flax_serialization
 from jax import export
 
 import jaxrnn
@@ -237,13 +236,10 @@ def test_every_record_of_parameters_and_states_is_registered():
     assert found == set(_records.RECORDS)
 
 
-def test_records_go_through_an_artifact_and_flax():
+def test_records_go_through_an_artifact():
     net = jaxrnn.stack([jaxrnn.lstm(H, layer_norm=True)], bidirectional=True)
     params = net.init(jax.random.key(0), I)
     artifact = export.export(quick_jit(net.unroll))(jax.eval_shape(lambda: params), spec(f"t, b, {I}"))
     again = export.deserialize(artifact.serialize())
     xs = random_like(1, jax.ShapeDtypeStruct((7, 5, I), jnp.float32), jnp.float32)
     assert_close(again.call(params, xs), quick_jit(net.unroll)(params, xs), "float32")
-    restored = flax_serialization.from_bytes(params, flax_serialization.to_bytes(params))
-    assert jax.tree.structure(restored) == jax.tree.structure(params)
-    assert_close(restored, params, "float32")
