@@ -97,8 +97,8 @@ def _check_container(where: str, at: tuple[str, ...], network: Any, params: Any)
     check_network(where, network, at)
     if type(params) is not type(network):
         raise TypeError(
-            f"{where}: {_of('network', at)} expected what params are of, or params in a {type(network).__name__} as the "
-            f"networks, got {cut(describe(network), 120)} and {cut(describe(params), 120)}{hint_of_params(params)}"
+            f"{where}: {_of('network', at)} expected what params are of, or params in a {type(network).__name__} as "
+            f"networks are, got {cut(describe(network), 120)} and {cut(describe(params), 120)}{hint_of_params(params)}"
         )
     if isinstance(network, dict):
         missing = [key for key in network if key not in params]
@@ -121,7 +121,9 @@ def hint_of_network(where: str, given: Any) -> str:
         return f"; give its `.{parts[0]}`" + (
             " and its `.params`" if where == "save" else ", then call its `load(params)`"
         )
-    if any(given is factory for factory in (*configuration.FACTORIES.values(), readout)):
+    if given is readout:
+        return "; call it: readout(...)"
+    if any(given is factory for factory in configuration.FACTORIES.values()):
         return f"; call it to make a cell: {given.__name__}(...)"
     return "; make one of the cells with jaxrnn.stack" if isinstance(given, (list, tuple)) else ""
 
