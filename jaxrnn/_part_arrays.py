@@ -34,7 +34,7 @@ def with_input_sizes(node: Node, arrays: Mapping[str, np.ndarray]) -> Node:
     return node._replace(children={name: with_input_sizes(child, arrays) for name, child in node.children.items()})
 
 
-def expected(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.ShapeDtypeStruct]:
+def expected(node: Node, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The shapes of all arrays by their names; those beside the networks have any."""
     found: dict[str, Any] = {}
     for leaf in walk(node):
@@ -124,7 +124,7 @@ def compare(
     what: str,
     network: Any,
     given: Mapping[str, np.ndarray],
-    expected: Mapping[str, jax.ShapeDtypeStruct],
+    expected: Mapping[str, Any],
     hint: str = "",
 ) -> None:
     """Raises unless `given` has the names and shapes of `expected`, and numbers of the same kind."""
