@@ -74,7 +74,7 @@ def _convert(found: Configuration, prefix: Prefix, num_heads: Any, weights: Weig
     nodes = [read_node(found, entry, num_heads) for entry in choose(found, prefix)]
     network, layers = network_of(where, nodes), []
     for node in nodes:
-        params = read_layers(weights(node))
+        params = read_layers(weights(node), both_ways=node.merge is not None)
         params = (params,) if lay.is_record(params) else params
         check_params(where, node, params)
         layers += params

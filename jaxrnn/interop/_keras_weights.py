@@ -87,12 +87,19 @@ def read_weights(where: str, weights: Any, prefix: str) -> maps.Entries:
     return entries._replace(values=values)
 
 
-def read_layers(entries: maps.Entries) -> Any:
-    """The params: a tuple over layers, or the record alone of names without a path."""
+def read_layers(entries: maps.Entries, both_ways: bool | None = None) -> Any:
+    """The params: a tuple over layers, or the record alone of names without a path.
+
+    Args:
+        entries: of the weights.
+        both_ways: whether they are of one `Bidirectional`, forward first; `None`: the names tell.
+    """
     paths = paths_in(entries)
     if "" in paths:
         return _cell(entries)
-    pairs = _pairs(entries, paths)
+    pairs = _pairs(entries, paths) if both_ways is None else {}
+    if both_ways and len(paths) == 2:
+        pairs = {paths[0]: paths[1]}
     cells = {path: _cell(maps.child(entries, path)) for path in paths}
     for halves in pairs.items():
         features = {entries.label(f"{path}/kernel"): len(cells[path].w_x) for path in halves}

@@ -76,7 +76,8 @@ def from_keras(
 
     What is not part of inference is ignored: dropout, regularisers, initialisers, `Dropout` and `Masking`
     between. Pass the mask or the lengths to `unroll`, and states from call to call for `stateful`. All outputs
-    and states are returned, whatever `return_sequences` says: see :func:`last_output`.
+    and states are returned, whatever `return_sequences` says: see :func:`last_output`. A dtype policy is ignored
+    too: `unroll` computes in the dtypes of weights and inputs.
 
     Args:
         weights: paths to arrays: `{w.path: w for w in layer.weights}` of a layer or of a model that has only

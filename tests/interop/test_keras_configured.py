@@ -56,6 +56,7 @@ def model() -> Any:
 
     layers, sequences = keras.layers, {"return_sequences": True}
     halves = layers.LSTM(H, activation="softsign", recurrent_activation="hard_sigmoid", **sequences)
+    other = layers.GRU(H, activation="elu", go_backwards=True, name="other", **sequences)
     stacked = [layers.LSTMCell(H, activation="elu"), layers.GRUCell(H, reset_after=False, use_bias=False)]
     return drawn(
         keras.Sequential(
@@ -63,6 +64,7 @@ def model() -> Any:
                 layers.Input((None, I)),
                 layers.Masking(),
                 layers.Bidirectional(halves, merge_mode="ave", name="both"),
+                layers.Bidirectional(layers.LSTM(H, **sequences), "ave", backward_layer=other, name="two"),
                 layers.GRU(H, name="after", activation="softplus", dropout=0.5, **sequences),
                 layers.Dropout(0.5),
                 layers.GRU(H, name="before", reset_after=False, recurrent_activation="hard_sigmoid", **sequences),
@@ -83,6 +85,7 @@ def expected() -> tuple[jaxrnn.Network, Any]:
     assert repr(network) == (
         "stack([Bidirectional(forward=lstm(4, activation='softsign', recurrent_activation='hard_sigmoid'), "
         "backward=lstm(4, activation='softsign', recurrent_activation='hard_sigmoid')), "
+        "Bidirectional(forward=lstm(4), backward=gru(4, activation='elu')), "
         "gru(4, activation='softplus'), gru(4, reset_after=False, recurrent_activation='hard_sigmoid'), "
         "lstm(4, activation='elu'), gru(4, use_bias=False, reset_after=False), "
         "rnn(4, use_bias=False, activation=Activation('leaky_relu', alpha=0.3))], merge='average')"
@@ -131,8 +134,8 @@ def test_files_give_what_the_live_model_gives(suffix, tmp_path):
     model().save(path)
     assert_same(interop.from_keras(path))
     network, params = interop.from_keras(str(path), ["model/after", "before"])
-    assert repr(network) == f"stack([{expected()[0].layers[1]}, {expected()[0].layers[2]}])"
-    chex.assert_trees_all_equal(params, expected()[1][1:3], strict=True)
+    assert repr(network) == f"stack([{expected()[0].layers[2]}, {expected()[0].layers[3]}])"
+    chex.assert_trees_all_equal(params, expected()[1][2:4], strict=True)
 
 
 def test_configurations_beside_weights_give_what_the_live_model_gives():

@@ -6,6 +6,7 @@ import marshal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import chex
 import h5py
@@ -16,6 +17,7 @@ from jaxrnn import Activation, interop
 from tests.support.fuzzing.answers import Attempt, complaint
 from tests.support.keras_files import arrays_of, layer, lstm_file, new_file, old_file, options, sequential
 
+ROOT = Path(__file__).parents[2]
 LSTM = {f"lstm/lstm_cell/{name}": array for name, array in arrays_of("LSTM").items()}
 OLD_SIGMOID = Activation("hard_sigmoid", 0.2, 0.5)
 pytestmark = pytest.mark.usefixtures("unhooked")
@@ -177,7 +179,7 @@ for name in ("keras", "tf_keras", "tensorflow"):
 import jaxrnn
 print([repr(jaxrnn.interop.from_keras(path)[0]) for path in {paths!r}])
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.split("\n")[0] == "['stack([lstm(4)])', 'stack([lstm(4)])']"
 
 
