@@ -74,8 +74,9 @@ def read_weights(where: str, weights: Any, prefix: str) -> maps.Entries:
     """The entries of a mapping below `prefix`, without the ":0" with which TensorFlow's names end."""
     entries = maps.read_mapping(where, "weights", weights, prefix, "/")
     values = {}
+    is_keras_1 = not any(name.removesuffix(":0").endswith("kernel") for name in entries.values)
     for name, value in entries.values.items():
-        if KERAS_1.fullmatch(name):
+        if is_keras_1 and KERAS_1.fullmatch(name):
             raise ValueError(
                 f"{where}: {entries.label(name)} expected a kernel, recurrent_kernel or bias, got a weight as Keras 1 "
                 "named them; load the model in Keras 2 and save it again"

@@ -268,6 +268,8 @@ def test_weights_of_keras_1_are_refused_with_the_next_step():
         ValueError, match="from_keras: entry 'lstm_1_W_i' expected a kernel.* Keras 1 .*load the model in"
     ):
         interop.from_keras({"lstm_1_W_i": LSTM["lstm/lstm_cell/kernel"]})
+    own = {"own/scale_b": 3, **LSTM}  # of another layer, whose name ends as those did
+    assert repr(read(sequential(layer("Own", "own"), layer("LSTM")), own, "lstm")[0]) == "stack([lstm(4)])"
 
 
 def test_prefixes_of_weights_alone_are_strings():
