@@ -95,10 +95,10 @@ class Activation:
     Example:
         >>> import jax.numpy as jnp, jaxrnn
         >>> hard_sigmoid = jaxrnn.Activation("hard_sigmoid", alpha=0.2, beta=0.5)
-        >>> hard_sigmoid(jnp.array([-3.0, 0.0, 1.0])).tolist()
-        [0.0, 0.5, 0.699999988079071]
+        >>> hard_sigmoid(jnp.array([-3.0, 0.0, 2.5])).tolist()
+        [0.0, 0.5, 1.0]
         >>> jaxrnn.lstm(64, recurrent_activation=hard_sigmoid)
-        lstm(64, recurrent_activation=Activation('hard_sigmoid', alpha=0.2, beta=0.5))
+        lstm(64, recurrent_activation=Activation('hard_sigmoid', alpha=0.2))
 
     Differs from:
         1. Keras before 3, ONNX: their `hard_sigmoid` has α = 0.2. That of Keras 3, JAX and PyTorch has α = 1/6.

@@ -12,13 +12,16 @@ import numpy as np
 from jaxrnn import _checks, _files
 from jaxrnn._describe import cut, describe, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Params
+from jaxrnn.interop import _onnx_head as head
 from jaxrnn.interop import _onnx_layout as layout
 from jaxrnn.interop._mappings import as_numpy, hint_of_module, items, listed
 from jaxrnn.interop._onnx_files import require_onnx
+from jaxrnn.interop._onnx_head import Around
 from jaxrnn.interop._onnx_put import put
 from jaxrnn.interop._onnx_writer import Graph, Operator, Options, write_layer
 from jaxrnn.layers import MERGES, check_directions, directions, walk_layer
 from jaxrnn.network import Network
+from jaxrnn.readouts import Readout, ReadoutParams
 
 if TYPE_CHECKING:
     import onnx
@@ -37,6 +40,9 @@ def to_onnx(
     initial_state: str = "zeros",
     batch_first: bool = False,
     reverse: bool = False,
+    embedding: Any = None,
+    last_output: bool = False,
+    readout: tuple[Readout, ReadoutParams] | None = None,
     names: Mapping[str, str] | None = None,
     opset: int = OPSET,
     into: "onnx.ModelProto | str | os.PathLike[str] | None" = None,
@@ -47,17 +53,18 @@ def to_onnx(
     =================  ===============================================================
     input              shape and meaning
     =================  ===============================================================
-    ``x``              (time, batch, I)
+    ``x``              (time, batch, I); with ``embedding``, ``tokens`` (time, batch) int32 in its place
     ``lengths``        (batch,) int32, with ``lengths=True``
     ``h_0_l{k}``       (D, batch, H), with ``initial_state="inputs"``, for each layer k;
                        D is 2 for a layer that reads both ways, else 1
     ``c_0_l{k}``       (D, batch, H), of an LSTM
     =================  ===============================================================
 
-    The outputs are ``y`` (time, batch, ·), zero past a sequence's length, and the final
-    states ``h_n_l{k}`` and ``c_n_l{k}``, shaped as the initial ones. The states of a single
-    cell have no ``_l{k}`` in their names. If the two directions of a layer differ in kind or
-    size, their states are separate, the backward ones as ``h_0_l{k}_reverse``, each with D = 1.
+    The outputs are ``y`` (time, batch, ·), zero past a sequence's length before the read-out, or with
+    ``last_output`` (batch, ·), and the final states ``h_n_l{k}`` and ``c_n_l{k}``, shaped as the
+    initial ones. The states of a single cell have no ``_l{k}`` in their names. If the two directions
+    of a layer differ in kind or size, their states are separate, the backward ones as
+    ``h_0_l{k}_reverse``, each with D = 1.
 
     Every variant that the operators support is written so that ONNX Runtime computes what
     :func:`jaxrnn.unroll` does: biases, peepholes, both forms of the GRU, coupled gates,
@@ -72,6 +79,12 @@ def to_onnx(
         initial_state: "zeros", or "inputs" to give the states with each call.
         batch_first: makes ``x`` and ``y`` (batch, time, ·); the states stay as they are.
         reverse: reads from the last step to the first, as ``unroll(reverse=True)``.
+        embedding: a table `(V, I)`, whose rows are the inputs of tokens 0 to V - 1.
+        last_output: whether ``y`` is the output of each sequence's last step, as
+            :func:`jaxrnn.last_output` reads it, of both halves of a last layer that reads both ways;
+            with `reverse` that of step 0, which is read last. Zeros for a sequence of length 0.
+        readout: a pair `(jaxrnn.readout(...), its params)`: ``y`` is then ŷ = ψ(h V + c). For
+            logits give a read-out with `activation="identity"`.
         names: other names for inputs and outputs, as ``{"x": "audio", "y": "features"}``.
         opset: the version of ONNX's operators to write, 14 or later.
         into: another model, or the path of its file. The result is a copy of it in which the operators that
@@ -97,6 +110,13 @@ def to_onnx(
         >>> [x.name for x in model.graph.input], [y.name for y in model.graph.output]
         (['x', 'lengths'], ['y', 'h_n_l0', 'c_n_l0', 'h_n_l1'])
 
+        >>> read = jaxrnn.readout(10, activation="softmax")
+        >>> head = (read, read.init(jax.random.key(1), 32))
+        >>> table = jax.random.normal(jax.random.key(2), (100, 8))
+        >>> whole = to_onnx(net, net.init(jax.random.key(0), 8), embedding=table, last_output=True, readout=head)
+        >>> [x.name for x in whole.graph.input], whole.graph.node[-1].op_type
+        (['tokens'], 'Softmax')
+
         >>> trained = to_onnx(net, net.init(jax.random.key(1), 8), into=model)  # the same model, other weights
         >>> trained.graph.node == model.graph.node, trained == model
         (True, False)
@@ -120,47 +140,34 @@ def to_onnx(
     )
     _checks.one_of(where, "initial_state", initial_state, ("zeros", "inputs"))
     opset = _checked_opset(where, opset, onnx.defs.onnx_opset_version())
+    around = head.checked(where, embedding, last_output, readout)
     parts = _parts(where, network, params)
     if reverse and any(len(entries) == 2 for entries in parts.entries):
         raise ValueError(f"{where}: reverse expected False for a network that reads both ways, got True")
     if into is not None:
-        _check_alone(where, lengths, initial_state, batch_first, names, opset)
+        _check_alone(where, lengths, initial_state, batch_first, around, names, opset)
         model = put(where, parts.entries, parts.merge, parts.residual, into, nodes, reverse)
         if target is not None:
             _files.write_whole(where, target, model.SerializeToString())
         return model
     if nodes is not None:
         raise ValueError(f"{where}: nodes expected a model as into, whose operators they are, got none")
-    dtype = _dtype(where, parts.entries, opset)
     options = Options(lengths, initial_state == "inputs", parts.merge)
-    operators = [_operators(where, entry, reverse, dtype, options.given) for entry in parts.entries]
-    _check_sizes(where, parts, operators)
-
-    graph = Graph(onnx, dtype)
-    leading = ("batch", "time") if batch_first else ("time", "batch")
-    x = graph.input("x", *leading, operators[0][0].weights[0].W.shape[1])
-    if lengths:
-        graph.input("lengths", "batch", dtype="int32")
-    if batch_first:
-        x = graph.node("Transpose", [x], "x_time_first", perm=[1, 0, 2])
-    for k, layer in enumerate(operators):
-        states = "" if isinstance(network, CELL_TYPES) else f"_l{k}"
-        y = write_layer(graph, f"layer_{k}", states, x, layer, options)
-        x = graph.node("Add", [y, x], f"layer_{k}.residual") if parts.residual and k else y
-    if batch_first:
-        x = graph.node("Transpose", [x], "y_batch_first", perm=[1, 0, 2])
-    graph.output("y", x, *leading, _output_size(operators[-1], parts.merge))
-
+    graph = _graph(where, onnx, network, parts, options, _Reading(batch_first, reverse), around, opset)
     model = graph.model(_checked_names(where, names, graph), opset)
     if target is not None:
         _files.write_whole(where, target, model.SerializeToString())
     return model
 
 
-def _check_alone(where: str, lengths: bool, initial_state: str, batch_first: bool, names: Any, opset: int) -> None:
+def _check_alone(
+    where: str, lengths: bool, initial_state: str, batch_first: bool, around: Around, names: Any, opset: int
+) -> None:
     """Raises for options that a given model has already decided."""
     options = {"lengths": lengths, "batch_first": batch_first, "names": names is not None, "opset": opset != OPSET}
-    for name, changed in {**options, "initial_state": initial_state != "zeros"}.items():
+    options |= {"last_output": around.last_output, "initial_state": initial_state != "zeros"}
+    options |= {"embedding": around.embedding is not None, "readout": around.read_out is not None}
+    for name, changed in options.items():
         if changed:
             raise ValueError(f"{where}: {name} expected its default with into, whose inputs and outputs stay")
 
@@ -179,6 +186,53 @@ class _Parts(NamedTuple):
     entries: list[list[_Entry]]  # of every layer, one a direction
     merge: str
     residual: bool
+
+
+class _Reading(NamedTuple):
+    """How the sequences are laid and read."""
+
+    batch_first: bool
+    reverse: bool
+
+
+def _graph(
+    where: str, onnx: Any, network: Any, parts: _Parts, options: Options, reading: _Reading, around: Around, opset: int
+) -> Graph:
+    """The nodes of the whole model."""
+    dtype = _dtype(where, parts.entries, around, opset)
+    operators = [_operators(where, entry, reading.reverse, dtype, options.given) for entry in parts.entries]
+    _check_sizes(where, parts, operators)
+    graph = Graph(onnx, dtype)
+    leading = ("batch", "time") if reading.batch_first else ("time", "batch")
+    x = head.write_input(where, graph, around, leading, operators[0][0].weights[0].W.shape[1])
+    if options.lengths:
+        graph.input("lengths", "batch", dtype="int32")
+    if reading.batch_first:
+        x = graph.node("Transpose", [x], "x_time_first", perm=[1, 0, 2])
+    for k, layer in enumerate(operators):
+        states = "" if isinstance(network, CELL_TYPES) else f"_l{k}"
+        y = write_layer(graph, f"layer_{k}", states, x, layer, options)
+        x = graph.node("Add", [y, x], f"layer_{k}.residual") if parts.residual and k else y
+    size = _output_size(operators[-1], parts.merge)
+    if around.last_output:
+        x = head.write_last_output(graph, x, _ends(where, parts, operators[-1], options, reading))
+    if around.read_out is not None:
+        x, size = head.write_read_out(where, graph, around.read_out, x, size)
+    if reading.batch_first and not around.last_output:
+        x = graph.node("Transpose", [x], "y_batch_first", perm=[1, 0, 2])
+    graph.output("y", x, *(("batch",) if around.last_output else leading), size)
+    return graph
+
+
+def _ends(where: str, parts: _Parts, layer: list[Operator], options: Options, reading: _Reading) -> head.Ends:
+    """Where the last outputs of the last layer are."""
+    sizes = tuple(operator.output_size for operator in layer for _ in operator.forms)
+    if len(sizes) == 2 and (parts.merge != "concat" or sizes[0] != sizes[1]):
+        raise ValueError(
+            f"{where}: last_output expected a last layer of one direction, or of two of one size with merge='concat', "
+            f"got sizes {sizes} and merge={parts.merge!r}; jaxrnn.last_output reads each half at its own end"
+        )
+    return head.Ends(options.lengths, reading.reverse, sizes)
 
 
 def _parts(where: str, network: Any, params: Any) -> _Parts:
@@ -228,9 +282,10 @@ def _checked_opset(where: str, opset: Any, newest: int) -> int:
     return int(opset)
 
 
-def _dtype(where: str, entries: list[list[_Entry]], opset: int) -> Any:
+def _dtype(where: str, entries: list[list[_Entry]], around: Around, opset: int) -> Any:
     """The promoted dtype of all params."""
     every = [array.dtype for layer in entries for entry in layer for array in entry.fields.values()]
+    every += [array.dtype for array in around.arrays]
     dtype = functools.reduce(jnp.promote_types, every)
     if dtype not in (jnp.float16, jnp.float32, jnp.float64) and not (dtype == jnp.bfloat16 and opset >= 22):
         raise ValueError(
