@@ -138,6 +138,30 @@ def test_files_give_what_the_live_model_gives(suffix, tmp_path):
     chex.assert_trees_all_equal(params, expected()[1][2:4], strict=True)
 
 
+def test_every_activation_both_ways_from_every_source(tmp_path):
+    import keras
+
+    layers, made = keras.layers, []
+    for k, name in enumerate(NAMES):
+        kind = (layers.LSTM, layers.GRU, layers.SimpleRNN)[k % 3]
+        options = {"activation": name, "return_sequences": True}
+        options |= {} if kind is layers.SimpleRNN else {"recurrent_activation": NAMES[k - 3]}
+        options |= {"reset_after": k % 2 == 0} if kind is layers.GRU else {}
+        made.append(layers.Bidirectional(kind(H, **options), merge_mode="ave", name=name))
+    theirs = drawn(keras.Sequential([layers.Input((None, I)), *made], name="all"), 3)
+    network, params = interop.from_keras(theirs)
+    ours = network.unroll(params, XS, implementation="reference")[1]
+    assert np.ptp(ours) > 0.01
+    assert gap(np.asarray(ours), first(theirs(first(XS)))) <= TOLERANCE
+    found = [way.config.activation for layer in network.layers for way in layer]
+    assert found == [OURS.get(name, name) for name in NAMES for _ in range(2)]
+    for suffix in ("keras", "h5"):
+        theirs.save(tmp_path / f"all.{suffix}")
+        again = interop.from_keras(tmp_path / f"all.{suffix}")
+        assert repr(again[0]) == repr(network)
+        chex.assert_trees_all_equal(again[1], params, strict=True)
+
+
 def test_configurations_beside_weights_give_what_the_live_model_gives():
     weights = {w.path: w for w in model().weights}
     assert_same(interop.from_keras(weights, config=model().get_config()))
