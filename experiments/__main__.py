@@ -43,6 +43,7 @@ SCRIPTS = (
     Script("gates", "what trained gates do, and which of them matter", "4"),
     Script("lstm_vs_gru", "equal parameters: quality and seconds side by side", "7"),
     Script("parallel_in_time", "Newton's iterations beside Lyapunov exponents; depth and time of three ways", "10"),
+    Script("real_models", "published networks by jaxrnn and by their own engines, side by side", "0.5"),
     Script("long_sequence", "trains an LSTM through 100,000 steps at once", "0.5", quick=False),
     Script("benchmarks.speed", "forward, train step and compilation beside five other libraries", "10 to 30"),
     Script("benchmarks.memory", "memory of a train step over T, by what is kept and by library", "1"),

@@ -34,6 +34,7 @@ from experiments.lstm_vs_gru.tables import tables as tables_of_lstm_vs_gru
 from experiments.lstm_vs_gru.tables import tables_of_heads
 from experiments.memory_tasks.markdown import tables as tables_of_memory_tasks
 from experiments.parallel_in_time.tables import tables as tables_of_parallel_in_time
+from experiments.real_models.tables import tables as tables_of_real_models
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by: python -m experiments summary -->", "<!-- end -->"
@@ -82,6 +83,7 @@ PAGES = {
             "lstm_vs_gru_heads": tables_of_heads,
             "memory_tasks": tables_of_memory_tasks,
             "parallel_in_time": tables_of_parallel_in_time,
+            "real_models": tables_of_real_models,
         },
     ),
     "benchmarks/README.md": Page(
@@ -96,6 +98,7 @@ PAGES = {
             "latency": _tables.of_latency,
         },
     ),
+    "../docs/deploy.md": Page(FOLDER / "benchmarks" / "results", {"latency": _tables.of_one_step}),
     "benchmarks/SCALING.md": Page(FOLDER / "benchmarks" / "results", {"scaling": _scaling_tables.of_scaling}),
 }
 

@@ -119,6 +119,18 @@ def of_latency(record: Record) -> dict[str, str]:
     }
 
 
+def of_one_step(record: Record) -> dict[str, str]:
+    """Of `latency`: least and median microseconds of a step of a cell, by hidden units."""
+    found: dict[str, dict[str, str]] = {}
+    for row in record["rows"]:
+        if (row["what"], row["contestant"]) == ("step", "cell"):
+            size = row["shape"].rpartition(",")[2]
+            found.setdefault(size, {})[row["cell"]] = f"{_short(row['min_us'])}, {_short(row['median_us'])}"
+    cells = list(dict.fromkeys(row["cell"] for row in record["rows"] if row["what"] == "step"))
+    lines = [[size, *(times.get(cell, "-") for cell in cells)] for size, times in found.items()]
+    return {"one_step": markdown(["H", *cells], lines)}
+
+
 def _microseconds(record: Record, what: str, names: dict[str, str], heading: str) -> str:
     found: dict[str, dict[str, float]] = {}
     for row in record["rows"]:

@@ -21,7 +21,7 @@ from jaxrnn.cells import (
     RGLRUParams,
     SLSTMParams,
 )
-from jaxrnn.cells._activation import phis_of
+from jaxrnn.cells._activation import GatePhis, phis_of
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
@@ -127,7 +127,12 @@ def family_of_params(where: str, params: Any) -> Family:
 
 def family_of_rule(params: Any, rule: Any) -> Family | None:
     """The family of a cell with these parameters, unless `accumulate` of its rule is the user's own."""
-    return None if is_own(rule.accumulate) else _family(params)
+    return None if has_own_equations(rule.accumulate) else _family(params)
+
+
+def has_own_equations(functions: Any) -> bool:
+    """Whether a rule, or functions of one, are not the library's; activations may be the user's."""
+    return is_own(functions, besides=(GatePhis,))
 
 
 def part_of_gate(family: Family, gate: str, tree: Any) -> Any:
@@ -198,8 +203,9 @@ def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Fam
     """The family of a cell that has gates, and its parameters' shapes; `by_state`: gates σ(a) that read the state."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
     family = _family(shapes)
-    is_other = by_state and (type(shapes) in (*AFFINE, SLSTMParams) or not _has_sigmoids(cell.rule))
-    if family is None or not family.gates or cell.rule is None or is_own(cell.rule.forward) or is_other:
+    rule = cell.rule if family is not None else None
+    is_other = by_state and (type(shapes) in (*AFFINE, SLSTMParams) or not _has_sigmoids(rule))
+    if family is None or not family.gates or rule is None or has_own_equations(rule.forward) or is_other:
         expected = "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, which have gates"
         if by_state:
             expected = "an LSTM, GRU or MGU, which have gates that read the state and are σ(a)"

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, Rule, State, Tape
-from jaxrnn.analysis._families import Values, family_of_rule, own_residual, part_of_gate
+from jaxrnn.analysis._families import Values, family_of_rule, has_own_equations, own_residual, part_of_gate
 from jaxrnn.analysis._trajectory import check_floating, check_inputs, scalar
 from jaxrnn.cells import LSTMParams
 from jaxrnn.cells._activation import phis_of
@@ -42,7 +42,6 @@ from jaxrnn.sequence.implementations.bptt import (
     run_forward,
     step_back,
 )
-from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.masking import only
 from jaxrnn.sequence.request import Inputs, Options
 
@@ -257,7 +256,7 @@ def _with_output(rule: Rule, inputs: Inputs, dstates: State, dys: Array) -> Stat
 
 def _cell_state(rule: Rule, params: Params, tape: Tape, mask: Any, states: State, gates: Values) -> Array | None:
     """δC_t: the carry, and what comes through h_t, and with peepholes through o_t."""
-    is_own_equation = is_own((rule.forward, rule.accumulate))
+    is_own_equation = has_own_equations((rule.forward, rule.accumulate))
     if not isinstance(params, LSTMParams) or is_own_equation or own_residual(tape.residual) is not tape.residual:
         return None
     phis = phis_of(rule.forward)

@@ -25,12 +25,11 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
-from jaxrnn.analysis._families import Values, family_of_params, own_residual
+from jaxrnn.analysis._families import Values, family_of_params, has_own_equations, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
 from jaxrnn.cells._activation import phis_of
 from jaxrnn.cells.lstm import hidden
-from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.masking import select
 
 
@@ -101,7 +100,7 @@ def cell_state_jacobian_terms(
     where = "cell_state_jacobian_terms"
     check_reduce(where, reduce, "of one term")
     rule = getattr(cell, "rule", None)
-    if not isinstance(params, LSTMParams) or rule is None or is_own(rule):
+    if not isinstance(params, LSTMParams) or rule is None or has_own_equations(rule):
         got = type(params).__name__ if hasattr(params, "_fields") else _checks.describe(params)
         raise NotImplementedError(
             f"{where}: cell expected an LSTM of this library with its params, "

@@ -51,7 +51,7 @@ def scopes(model: "onnx.ModelProto") -> Iterator[Scope]:
     """Every graph of a model, each before those inside it, and then those of its functions."""
     yield from _below(outermost(model))
     for function in model.functions:
-        path = f"{function.domain}.{function.name}".lstrip(".")
+        path = f"{function.domain}.{function.name}".strip(".") or "function"
         yield from _below(Scope((function,), (f"{path}/",), (), path))
 
 

@@ -88,8 +88,9 @@ def to_onnx(
         names: other names for inputs and outputs, as ``{"x": "audio", "y": "features"}``.
         opset: the version of ONNX's operators to write, 14 or later.
         into: another model, or the path of its file. The result is a copy of it in which the operators that
-            :func:`from_onnx` reads have the weights of `params`, in their dtype; the rest stays as it is. With
-            it only `path`, `reverse` and `nodes` may be given.
+            :func:`from_onnx` reads have the weights of `params`, in their dtype. The rest stays as it is, even
+            nodes that computed an old weight and are no longer read. Operators of several graphs get theirs one
+            after another, each `into` the last result. Only `path`, `reverse` and `nodes` may be given with it.
         nodes: with `into`, the paths or names of the operators, as for :func:`from_onnx`; by default all.
 
     Returns:

@@ -93,7 +93,7 @@ Bidirectional(forward=lstm(32, peephole=True), backward=lstm(32, peephole=True))
         1. ONNX: its two biases are added, except for the candidate of a GRU with `linear_before_reset`.
         2. ONNX: a projection that :func:`to_onnx` folded is separated again, up to rounding.
         3. ONNX Runtime: its `DynamicQuantizeLSTM` also quantises x and h, so its outputs differ from those of an
-           LSTM with the same weights, by 1e-2 in the tests.
+           LSTM with the same weights, by 1 % of the largest output in the tests.
     """
     reverse, num_heads = _checks.boolean(WHERE, "reverse", reverse), _checks.size(WHERE, "num_heads", num_heads)
     source = read_model(WHERE, model)

@@ -59,7 +59,7 @@ def onnx_recurrent(model: "onnx.ModelProto | str | os.PathLike[str]") -> tuple[O
         >>> model = jaxrnn.interop.to_onnx(net, net.init(jax.random.key(0), 8), lengths=True)
         >>> (node,) = jaxrnn.interop.onnx_recurrent(model)
         >>> node.path, node.kind, node.input_size, node.hidden_size, node.X, node.sequence_lens
-        ('layer_0.run', 'GRU', 8, 16, 'x', 'lengths')
+        ('layer_0', 'GRU', 8, 16, 'x', 'lengths')
     """
     source = read_model("onnx_recurrent", model)
     records = []

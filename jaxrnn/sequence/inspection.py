@@ -18,12 +18,14 @@ from jaxrnn.sequence.request import Inputs
 MOVES = ("transpose", "reshape", "slice", "squeeze", "broadcast_in_dim")  # primitives that do not change numbers
 
 
-def is_own(value: Any) -> bool:
-    """Whether a function, or a record of functions, has any that the library does not define."""
+def is_own(value: Any, besides: tuple[type, ...] = ()) -> bool:
+    """Whether a function, or a record of functions but one of the types `besides`, has any that is the user's."""
+    if isinstance(value, besides):
+        return False
     if isinstance(value, functools.partial):
-        return is_own((value.func, value.args, tuple(value.keywords.values())))
+        return is_own((value.func, value.args, tuple(value.keywords.values())), besides)
     if isinstance(value, tuple):
-        return any(map(is_own, value))
+        return any(is_own(one, besides) for one in value)
     return callable(value) and not str(getattr(value, "__module__", "")).startswith("jaxrnn.")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import LSTMState, analysis
-from tests.support import in_numpy
+from tests.support import in_numpy, opened
 from tests.support.analysis import TOLERANCE, assert_logs, close
 from tests.support.registry import AFFINE, CELLS, LENGTHS, B, H, T, assert_close, loss_of, make
 
@@ -31,7 +31,7 @@ def product(a, w, scale):
     return a @ w if scale is None else normal(a @ w) * scale
 
 
-def read_out(p, o, c, xp=np):
+def read_out(p, o, c, xp=np, phi=np.tanh):
     """Computes h from c and o."""
     u = c
     if p.norm is not None:
@@ -39,24 +39,24 @@ def read_out(p, o, c, xp=np):
         centred = by_head - by_head.mean(-1, keepdims=True)
         u = (centred / xp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)).reshape(c.shape)
         u = u * p.norm.scale_c + p.norm.offset_c
-    m = o * xp.tanh(u)
+    m = o * phi(u)
     return m if p.w_proj is None else m @ p.w_proj
 
 
-def lstm_step(p, state, x, fixed):
+def lstm_step(p, state, x, fixed, sigma=sigmoid, phi=np.tanh):
     scale_x, scale_h = (None, None) if p.norm is None else p.norm[:2]
     a = product(x, p.w_x, scale_x) + product(state.h, p.w_h, scale_h) + (0 if p.b is None else p.b)
     *a_i, a_f, a_g, a_o = np.split(a, a.shape[-1] // state.c.shape[-1], axis=-1)
     *p_i, p_f, p_o = [0.0] * (len(a_i) + 2) if p.peephole is None else p.peephole
-    f = fixed.get("f", sigmoid(a_f + p_f * state.c))
-    i = fixed.get("i", sigmoid(a_i[0] + p_i[0] * state.c) if a_i else 1 - f)
-    g = np.tanh(a_g)
+    f = fixed.get("f", sigma(a_f + p_f * state.c))
+    i = fixed.get("i", sigma(a_i[0] + p_i[0] * state.c) if a_i else 1 - f)
+    g = phi(a_g)
     c = f * state.c + i * g
-    o = fixed.get("o", sigmoid(a_o + p_o * c))
-    return LSTMState(read_out(p, o, c), c), {"i": i, "f": f, "g": g, "o": o}
+    o = fixed.get("o", sigma(a_o + p_o * c))
+    return LSTMState(read_out(p, o, c, phi=phi), c), {"i": i, "f": f, "g": g, "o": o}
 
 
-def gru_step(reset_after, p, h, x, fixed):
+def gru_step(reset_after, p, h, x, fixed, sigma=sigmoid, phi=np.tanh):
     scale_x, scale_h = (None, None) if p.norm is None else p.norm
     both = 2 * h.shape[-1]
     x_r, x_z, x_n = np.split(product(x, p.w_x, scale_x) + (0 if p.b is None else p.b), 3, axis=-1)
@@ -64,18 +64,18 @@ def gru_step(reset_after, p, h, x, fixed):
         h_r, h_z, h_n = np.split(product(h, p.w_h, scale_h), 3, axis=-1)
     else:
         h_r, h_z = np.split(product(h, p.w_h[:, :both], None if scale_h is None else scale_h[:both]), 2, axis=-1)
-    r, z = fixed.get("r", sigmoid(x_r + h_r)), fixed.get("z", sigmoid(x_z + h_z))
+    r, z = fixed.get("r", sigma(x_r + h_r)), fixed.get("z", sigma(x_z + h_z))
     if reset_after:
-        n = np.tanh(x_n + r * (h_n + (0 if p.b_hn is None else p.b_hn)))
+        n = phi(x_n + r * (h_n + (0 if p.b_hn is None else p.b_hn)))
     else:
-        n = np.tanh(x_n + product(r * h, p.w_h[:, both:], None if scale_h is None else scale_h[both:]))
+        n = phi(x_n + product(r * h, p.w_h[:, both:], None if scale_h is None else scale_h[both:]))
     return (1 - z) * n + z * h, {"r": r, "z": z, "n": n}
 
 
-def mgu_step(p, h, x, fixed):
+def mgu_step(p, h, x, fixed, sigma=sigmoid, phi=np.tanh):
     (x_f, x_n), (w_f, w_n) = np.split(x @ p.w_x + p.b, 2, axis=-1), np.split(p.w_h, 2, axis=-1)
-    f = fixed.get("f", sigmoid(x_f + h @ w_f))
-    n = np.tanh(x_n + (f * h) @ w_n)
+    f = fixed.get("f", sigma(x_f + h @ w_f))
+    n = phi(x_n + (f * h) @ w_n)
     return (1 - f) * h + f * n, {"f": f, "n": n}
 
 
@@ -84,6 +84,7 @@ def by_hand(name, case, fixed=None):
     step = {"lstm": lstm_step, "gru": functools.partial(gru_step, "before" not in name), "mgu": mgu_step}[
         name[:4].strip("-")
     ]
+    step = functools.partial(step, **dict(zip(("sigma", "phi"), in_numpy.activations(name), strict=True)))
     if "heads" in name:
         one_head = step
         step = lambda p, s, x, fixed: in_numpy.by_head(lambda _, *own: one_head(*own, fixed), name, p, s, x)  # noqa: E731
@@ -120,7 +121,8 @@ def test_gate_values_follow_the_equations(name, x64):
         close([got.below, got.above], [(rows < 0.1).mean(0), (rows > 0.9).mean(0)])
         np.testing.assert_array_equal(got.histogram, [np.histogram(unit, 20, (0, 1))[0] for unit in rows.T])
         if gate == ("z" if name.startswith("gru") else "f"):
-            close(got.retention_time, -1 / np.log(1 - rows if name.startswith("mgu") else rows).mean(0))
+            with np.errstate(divide="ignore"):  # a hard sigmoid is 0
+                close(got.retention_time, -1 / np.log(1 - rows if name.startswith("mgu") else rows).mean(0))
         else:
             assert got.retention_time is None
 
@@ -306,7 +308,7 @@ def test_four_terms_sum_to_the_derivative(name, x64):
     terms = analysis.cell_state_jacobian_terms(case.cell, p, case.xs, case.state)
 
     def memory(c, o, x):
-        return case.cell.step(p, LSTMState(read_out(p, o, c, jnp), c), x)[0].c
+        return case.cell.step(p, LSTMState(read_out(p, o, c, jnp, opened.activations(name)[1]), c), x)[0].c
 
     exact = jax.jit(jax.vmap(jax.vmap(jax.jacobian(memory))))(jnp.asarray(c), jnp.asarray(o), case.xs[1:])
     close(sum(terms), exact)
@@ -357,7 +359,7 @@ def test_recurrent_spectrum_equals_numpy(name, x64):
     case = case_of(name)
     found = analysis.recurrent_spectrum(case.params, powers=3)
     w_h, names = np.asarray(case.params.w_h), list(found)
-    lstm = "fgo" if name in ("lstm-coupled", "lstm-all", "lstm-heads-all") else "ifgo"
+    lstm = "fgo" if name in opened.COUPLED else "ifgo"
     known = {"gru": "rzn", "mgu": "fn", "lstm": lstm, "rnn": "h", "indrnn": "h"}.get(name.split("-")[0])
     assert names == list(known or case.cell.config.gates)
     w_proj = getattr(case.params, "w_proj", None)

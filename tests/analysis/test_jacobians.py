@@ -136,8 +136,11 @@ def test_jacobian_products_equal_brute_force(name, x64):
     assert_logs(found.log_norms, log_lengths(name, np.eye(wanted.shape[-1]), True)[::-1])
     with np.errstate(divide="ignore"):
         volumes = np.cumsum(np.linalg.slogdet(jacobians(name))[1][::-1])[::-1]
+        condition = np.linalg.cond(jacobians(name))
     assert np.exp(volumes[0]) == 0
-    np.testing.assert_allclose(found.log_singular_values.sum(-1), volumes, rtol=TOLERANCE)
+    # Of a Jacobian that is singular up to rounding, the determinant is rounding.
+    exact = np.isneginf(volumes) | np.logical_and.accumulate((condition < 1e12)[::-1])[::-1]
+    np.testing.assert_allclose(found.log_singular_values.sum(-1)[exact], volumes[exact], rtol=TOLERANCE)
 
 
 @BY_NAME

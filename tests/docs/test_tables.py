@@ -12,6 +12,7 @@ from experiments import _summary as summary
 OTHERS = {
     "README.md": ["set"],  # the data
     "benchmarks/README.md": [],
+    "../docs/deploy.md": ["you serve from"],  # what to take when
     "benchmarks/SCALING.md": ["what is too large or too slow"],
 }
 

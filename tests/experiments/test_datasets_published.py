@@ -1,6 +1,7 @@
 """Published facts about the data sets, checked for each set that the data folder has."""
 
 import numpy as np
+import onnx
 import pytest
 
 from experiments.datasets import (
@@ -12,10 +13,12 @@ from experiments.datasets import (
     images,
     music,
     poems,
+    pretrained,
     text,
     vowels,
 )
 from experiments.datasets._sources import Package
+from experiments.real_models import g2p
 
 
 def known(source, check):
@@ -120,6 +123,26 @@ def test_airline_persistence_matches_the_tutorials():
         np.testing.assert_allclose(error, [48.66, 42.32], atol=0.01)
 
     known(airline.AIRLINE, check)
+
+
+def test_published_network_spells_as_its_page_shows():
+    def check():
+        weights = pretrained.load_g2p()
+        assert {name: weights[name].shape for name in ("enc_emb", "enc_w_hh", "dec_emb", "fc_w")} == {
+            "enc_emb": (29, 256), "enc_w_hh": (768, 256), "dec_emb": (74, 256), "fc_w": (74, 256),
+        }  # fmt: skip
+        answer = g2p.answer_of(g2p.logits_by_numpy(weights, list(g2p.PUBLISHED)))
+        assert answer.decisions == list(g2p.PUBLISHED.values())
+
+    known(pretrained.G2P, check)
+
+
+@pytest.mark.parametrize("source", [pretrained.SILERO, pretrained.NSNET2], ids=lambda source: source.name)
+def test_published_models_are_onnx(source):
+    def check():
+        onnx.checker.check_model(onnx.load_model_from_string(pretrained.load_model(source)))
+
+    known(source, check)
 
 
 @pytest.mark.parametrize(("name", "means"), [("mnist", [0.1307, 4.4539]), ("fashion-mnist", [0.2860, 4.5])])

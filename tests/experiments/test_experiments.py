@@ -324,16 +324,18 @@ def test_readme_sample_matches_the_record():
 
 def test_summary_replaces_only_the_tables(tmp_path, monkeypatch):
     texts = {name: (summary.FOLDER / name).read_text(encoding="utf-8") for name in summary.PAGES}
-    (tmp_path / "benchmarks").mkdir()
+    folder = tmp_path / "experiments"
+    for name in texts:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         emptied = summary.MARKED.sub(r"<!-- table: \1/\2 -->\n| no |\n<!-- end -->", text)
         assert emptied != text
         emptied = summary.with_table(emptied, "| no |") if summary.BEGIN in text else emptied
-        (tmp_path / name).write_text(emptied, encoding="utf-8")
-    monkeypatch.setattr(summary, "FOLDER", tmp_path)
+        (folder / name).write_text(emptied, encoding="utf-8")
+    monkeypatch.setattr(summary, "FOLDER", folder)
     assert listing.main(["summary"]) == 0
     for name, text in texts.items():
-        assert (tmp_path / name).read_text(encoding="utf-8") == text
+        assert (folder / name).read_text(encoding="utf-8") == text
 
 
 def test_rows_of_a_record_are_made_by_its_script():

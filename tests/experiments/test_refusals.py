@@ -25,7 +25,16 @@ from experiments.training import sizes
 from tests.support.training import filled
 
 ROOT = Path(experiments.__file__).parent
-PACKAGES = ("bptt_by_hand", "gradient_flow", "memory_tasks", "gates", "lstm_vs_gru", "parallel_in_time", "datasets")
+PACKAGES = (
+    "bptt_by_hand",
+    "gradient_flow",
+    "memory_tasks",
+    "gates",
+    "lstm_vs_gru",
+    "parallel_in_time",
+    "real_models",
+    "datasets",
+)
 BEGUN = {  # what a script calls when it begins to work, if that is not `run`
     "benchmarks.gpu": "compared",
     "benchmarks.scaling": "timed start",  # the first only if something is to be timed

@@ -26,6 +26,7 @@ from tests.support.onnx_nested import (
     lstm,
     model,
     nested_ifs,
+    newest_opset,
     scanned,
     squeeze,
     tensor,
@@ -35,7 +36,6 @@ from tests.support.peers import peer
 from tests.support.registry import LENGTHS, gap
 
 YES = np.array([True])
-NEWEST = onnx.defs.onnx_opset_version()
 
 
 def refused(given: Any, message: str, **options: Any) -> None:
@@ -68,9 +68,10 @@ def test_operators_inside_loop_and_scan_are_read():
     assert gap(np.stack([by_numpy(read, one) for one in several]), expected) <= CLOSE
 
 
-@pytest.mark.parametrize(("opset", "ir"), [(7, 3), (11, 6), (13, 7), (21, 10), (NEWEST, 10)])
+@pytest.mark.parametrize(("opset", "ir"), [(7, 3), (11, 6), (13, 7), (21, 10), (0, 10)])
 def test_operators_of_every_opset_are_read(opset, ir):
-    assert_same(nested_ifs(1, "outermost", opset, ir, "GRU"), c=YES)
+    """0 stands for the newest."""
+    assert_same(nested_ifs(1, "outermost", opset or newest_opset(), ir, "GRU"), c=YES)
 
 
 def branches(second: str = "b") -> onnx.ModelProto:
@@ -148,6 +149,46 @@ def test_inner_names_hide_outer_ones():
     then = next(a.g for a in computed.graph.node[0].attribute if a.name == "then_branch")
     then.node.insert(0, node("Relu", "x", "rnn_W"))
     refused(computed, "node 'If_0.then_branch/rnn' input W expected a constant, got 'rnn_W', which the model computes")
+
+
+def test_outer_constants_that_were_read_before_are_hidden_too():
+    """B is the sum of two tensors `half`, of which the outer one is read first, by the outer graph."""
+    made, weights = lstm()
+    ones = np.ones((1, 32), np.float32)
+    inside = body([node("Add", "doubled half", "rnn_B"), made], [tensor("rnn_Y")])
+    inside.initializer.append(numpy_helper.from_array(5 * ones, "half"))
+    holder = helper.make_node("If", ["c"], ["y"], name="If_0", then_branch=inside, else_branch=body([], [tensor("x")]))
+    given = model_of([node("Add", "half half", "doubled"), holder], {**weights, "half": ones}, ["y"])
+    del given.graph.initializer[2]  # B of the outer graph
+    _, (params,) = from_onnx(given)
+    np.testing.assert_array_equal(params.b, np.full(16, 14.0))  # 2 + 5, of both biases
+
+
+def test_outputs_that_only_an_inner_graph_reads_are_used():
+    """The last layer is joined otherwise than those below, in a branch."""
+    below, weights = operator("a", "x", I, H)
+    above, more = operator("b", "xs", H, H)
+    between = [node("ReduceSum", "a.Y one", "xs", keepdims=0), above]
+    for op, message in (("Identity", "node 'b' expected merge='sum' and residual=False around it"), ("", "")):
+        graph = body([node("Identity", "b.Y" if op else "x", "z")], [tensor("z")])
+        made = helper.make_node("If", ["c"], ["y"], then_branch=graph, else_branch=graph)
+        given = model_of([below, *between, made], weights | more | {"one": np.array([1])}, ["y"])
+        if message:
+            refused(given, message)
+        else:
+            assert from_onnx(given)[0].merge == "sum"
+
+
+def test_graphs_in_a_list_are_named_by_their_number():
+    """ONNX's own operators hold single graphs; an attribute may hold several."""
+    made, weights = lstm()
+    holder = helper.make_node("Switch", ["k"], ["y"], name="Switch_0", domain="mine")
+    holder.attribute.append(helper.make_attribute("cases", [body([], [tensor("x")]), body([made], [tensor("rnn_Y")])]))
+    given = model_of([holder], weights, ["y"])
+    network, params = from_onnx(given, nodes="Switch_0.cases[1]/rnn")
+    alone = from_onnx(model_of([made], weights, ["rnn_Y"]))
+    assert repr(network) == repr(alone[0])
+    np.testing.assert_array_equal(params[0].w_h, alone[1][0].w_h)
 
 
 def test_refusals_inside_graphs_name_the_path():
@@ -263,6 +304,9 @@ def newer_torch(made_of: str) -> onnx.ModelProto:
 def test_models_of_the_newer_exporter_of_torch_are_read():
     """Its weights are cut at the H of a state whose batch is not known, which the model states or onnx infers."""
     assert_same(newer_torch("stated sizes"))
+    unknown = newer_torch("no sizes")
+    unknown.graph.value_info.append(tensor("zeros", 1, "b", "h"))
+    refused(unknown, "node 'node_LSTM' input W expected a constant, got 'W', which the model computes")
     without = newer_torch("no sizes")
     without.graph.node[1].input[2] = "x"  # the sizes of the state are not known
     refused(without, "node 'node_LSTM' input W expected a constant, got 'W', which the model computes")

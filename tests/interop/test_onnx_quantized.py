@@ -115,6 +115,32 @@ def test_scales_of_float16_give_weights_of_float16():
     np.testing.assert_array_equal(np.asarray(layer.forward.w_x)[:, :4].T, expected[0, :4])
 
 
+@pytest.mark.parametrize("output", [np.float16, np.float32], ids=["float16", "float32"])
+@pytest.mark.parametrize("scale", [np.float16, np.float32], ids=["scale of float16", "scale of float32"])
+def test_the_type_of_an_output_may_be_given(scale, output):
+    """Opset 23 gives `DequantizeLinear` its `output_dtype`, which also is the precision of the product."""
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(output))
+    arrays = [numbers("int8", SHAPE, 0), scales((16,), scale), numbers("int8", (16,), 2)]
+    ours = folded("DequantizeLinear", arrays, {"axis": 1, "output_dtype": number})
+    shifted = arrays[0].astype(np.float64) - arrays[2].astype(np.float64)[:, None]
+    exact = shifted * arrays[1].astype(np.float64)[:, None]
+    assert ours is not None
+    assert ours.dtype == output
+    np.testing.assert_array_equal(ours, exact.astype(np.float32).astype(output))
+
+
+def test_the_type_of_a_quantised_tensor_may_be_given():
+    x, scale = np.array([-300.0, -1.0, 0.5, 300.0], np.float32), np.float32(1)
+    number = helper.np_dtype_to_tensor_dtype(np.dtype(np.int8))
+    ours = folded("QuantizeLinear", [x, np.asarray(scale)], {"output_dtype": number})
+    assert ours is not None
+    assert ours.dtype == np.int8
+    assert ours.tolist() == [-128, -1, 0, 127]
+    other = [x, np.asarray(scale), np.asarray(np.uint8(3))]
+    assert folded("QuantizeLinear", other, {"output_dtype": number}) is None  # a zero point of another type
+    assert folded("QuantizeLinear", [x, np.asarray(scale)], {"output_dtype": 999}) is None
+
+
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_quantised_networks_compute_what_onnxruntime_does(op):
     """All weights are quantised, some of them joined or transposed afterwards, and a scale is a `Constant`."""

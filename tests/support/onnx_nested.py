@@ -1,5 +1,7 @@
 """ONNX models with recurrent operators inside `If`, `Loop` and `Scan`, and what they compute, in NumPy."""
 
+import contextlib
+import functools
 from typing import Any
 
 import numpy as np
@@ -107,6 +109,17 @@ def scanned() -> onnx.ModelProto:
     inside = body([made, *squeeze("rnn_Y", "out", 1, 17)], [tensor("out", T, B, H)], (tensor("one", T, B, I),))
     scan = helper.make_node("Scan", ["xs"], ["ys"], name="Scan_0", body=inside, num_scan_inputs=1)
     return model([scan], [tensor("xs", "n", T, B, I)], [tensor("ys", "n", T, B, H)], **weights)
+
+
+@functools.cache
+def newest_opset() -> int:
+    """The newest opset that both onnx and ONNX Runtime have; either may be ahead."""
+    for opset in reversed(range(21, onnx.defs.onnx_opset_version() + 1)):
+        given = model([node("Relu", "x", "y")], [tensor("x", 1)], [tensor("y", 1)], opset, 10)
+        with contextlib.suppress(Exception):  # onnxruntime has an error of its own for each cause
+            by_runtime(given, x=np.ones(1, np.float32))
+            return opset
+    return 21
 
 
 def by_runtime(given: onnx.ModelProto, **feeds: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from tests.support.in_jax import in_order_of_reading, limited
 from tests.support.registry import AFFINE, COMPLEX, H, cell_of, quick_jit
 
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
+COUPLED = ("lstm-coupled", "lstm-all", "lstm-heads-all", "lstm-callables")
 GATES = {
     "rnn": "h",
     "indrnn": "h",
@@ -30,8 +31,7 @@ GATES = {
 
 def gates_of(name: str) -> Any:
     """The names of the gates of a cell of the registry, in the order of their columns."""
-    coupled = name in ("lstm-coupled", "lstm-all", "lstm-heads-all")
-    return "fgo" if coupled else GATES[name.split("-")[0]]
+    return "fgo" if name in COUPLED else GATES[name.split("-")[0]]
 
 
 def names_of(name: str) -> str:
@@ -41,6 +41,13 @@ def names_of(name: str) -> str:
         return "ab"
     more = {"lstm": "C", "gru": "" if "before" in name else "q"}
     return gates_of(name) + more.get(family, "")
+
+
+def activations(name):
+    """Of the gates and of the units."""
+    if "activations" in name:
+        return lambda a: jnp.clip(0.2 * jnp.clip(a, -3, 3) + 0.5, 0, 1), lambda a: a / (1 + jnp.abs(a))
+    return (jax.nn.softmax, jnp.sin) if "callables" in name else (sigmoid, tanh)
 
 
 def _norm(a, scale):
@@ -75,35 +82,37 @@ def _slstm(name, p, state, x, e):
 
 
 def _lstm(name, p, state, x, e):
+    sigma, phi = activations(name)
     h, c = state
     scale_x, scale_h = _scales(p)
     a = _biased(_norm(x @ p.w_x, scale_x) + _norm(h @ p.w_h, scale_h), p.b)
     a = {gate: part + e[gate] for gate, part in zip(gates_of(name), jnp.split(a, len(gates_of(name)), -1), strict=True)}
     peephole = dict(zip("ifo" if "i" in a else "fo", [] if p.peephole is None else p.peephole, strict=False))
     peep = lambda gate, c: a[gate] + (peephole[gate][None] * c if gate in peephole else 0)  # noqa: E731
-    f = sigmoid(peep("f", c))
-    i = sigmoid(peep("i", c)) if "i" in a else 1 - f
-    c = f * c + i * tanh(a["g"]) + e["C"]
-    o = sigmoid(peep("o", c))
+    f = sigma(peep("f", c))
+    i = sigma(peep("i", c)) if "i" in a else 1 - f
+    c = f * c + i * phi(a["g"]) + e["C"]
+    o = sigma(peep("o", c))
     read = c if p.norm is None else _norm(c, p.norm.scale_c) + p.norm.offset_c[None]
-    h = o * tanh(read)
+    h = o * phi(read)
     return type(state)(h if p.w_proj is None else h @ p.w_proj, c)
 
 
 def _gru(name, p, h, x, e):
+    sigma, phi = activations(name)
     scale_x, scale_h = _scales(p)
     x_r, x_z, x_n = jnp.split(_biased(_norm(x @ p.w_x, scale_x), p.b), 3, -1)
     if "before" in name:
         size = h.shape[-1]
         rz, n = slice(0, 2 * size), slice(2 * size, 3 * size)
         h_r, h_z = jnp.split(_norm(h @ p.w_h[:, rz], None if scale_h is None else scale_h[rz]), 2, -1)
-        r, z = sigmoid(x_r + h_r + e["r"]), sigmoid(x_z + h_z + e["z"])
+        r, z = sigma(x_r + h_r + e["r"]), sigma(x_z + h_z + e["z"])
         recurrent = _norm((r * h) @ p.w_h[:, n], None if scale_h is None else scale_h[n])
     else:
         h_r, h_z, q = jnp.split(_norm(h @ p.w_h, scale_h), 3, -1)
-        r, z = sigmoid(x_r + h_r + e["r"]), sigmoid(x_z + h_z + e["z"])
+        r, z = sigma(x_r + h_r + e["r"]), sigma(x_z + h_z + e["z"])
         recurrent = r * (_biased(q, p.b_hn) + e["q"])
-    return (1 - z) * tanh(x_n + recurrent + e["n"]) + z * h
+    return (1 - z) * phi(x_n + recurrent + e["n"]) + z * h
 
 
 def _mgu(name, p, h, x, e):

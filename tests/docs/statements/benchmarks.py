@@ -1,6 +1,7 @@
 """What the pages of the benchmarks say beside their tables."""
 
 from experiments.benchmarks import _floors, _gpu_checks, _scaling_paper, _summary, _tables, memory, scaling, speed
+from jaxrnn.sequence import registry, request
 from tests.docs.statements import record, says, span
 
 README, SCALING = "experiments/benchmarks/README.md", "experiments/benchmarks/SCALING.md"
@@ -329,3 +330,31 @@ def gather_beyond_a_node():
 def bytes_of_states_and_gates():
     total = 2 * 512 * 64 * 2048 * 6 * 4
     return f"2 x 512 x 64 x 2,048 x 6 x 4 = {total / 1e9:.1f} GB"
+
+
+# Deployment
+
+
+@says("docs/deploy.md")
+def call_of_one_step_beside_many():
+    def least(what, shape, contestant):
+        rows = record("benchmarks/latency")["rows"]
+        chosen = {"what": what, "cell": "lstm", "shape": shape, "contestant": contestant}
+        (row,) = [row for row in rows if all(row[key] == value for key, value in chosen.items())]
+        return row["min_us"]
+
+    one, many = least("step", "8,1,64,64", "cell"), least("sequence", "10000,1,64,64", "default")
+    return f"An LSTM with 64 units took {one:.1f} µs in a call of one step, and {many:.1f} µs a step in one call of 10,000 steps"
+
+
+@says("docs/deploy.md")
+def implementations_with_symbols():
+    every = registry.IMPLEMENTATIONS.values()
+    time, batch = (
+        {each.name for each in every if feature in each.supports}
+        for feature in (request.SYMBOLIC_TIME, request.SYMBOLIC_BATCH)
+    )
+    assert time == {"bptt", "scan"}
+    assert batch - time == {"associative", "reference"}
+    return """Implementations "bptt" and "scan" support a symbolic number of steps; "associative" and "reference" support a symbolic
+    batch alone; the others support neither, and refuse it"""

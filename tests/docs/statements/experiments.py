@@ -24,6 +24,7 @@ from experiments import (
 from experiments.command import devices
 from experiments.datasets import _table, airline, translation
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
+from experiments.real_models import compare, g2p
 from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
 from tests.experiments import test_processes
 
@@ -55,6 +56,7 @@ def scripts_that_use_one_loop():
     assert [name for name in without if not name.startswith("benchmarks.")] == [
         "bptt_by_hand",
         "parallel_in_time",  # trains by the function of gradient_flow
+        "real_models",  # which others trained
         "long_sequence",
         "datasets",
     ]
@@ -381,3 +383,42 @@ def figures_of_the_long_sequence():
     return f"""an update took {min(found["seconds"]):.0f} s on two busy cores, and {found["temporary_bytes"] / 2**20:.0f} MiB of temporary
     memory; the process had {found["peak_resident_bytes"] / 2**20:,.0f} MiB at its peak (`results/long_sequence.json`). The loss fell
     from {first:.3f} to {second:.3f} in the first update."""
+
+
+# Real models
+
+
+def published(model):
+    (row,) = [row for row in record("real_models")["models"] if row["model"] == model]
+    return row
+
+
+@says(PAGE)
+def rounding_of_logits():
+    row, found = published("g2p-en"), published("g2p-en")["rounding"]
+    assert row["published"] == row["as_published"] == len(g2p.PUBLISHED)
+    (word,), number = g2p.PUBLISHED, lambda value, digits: f"{value:.{digits}e}".replace("e-0", "e-")
+    apart, engine, ours = (number(found[name], 1) for name in ("logits", "engine_from_float64", "ours_from_float64"))
+    step = number(np.spacing(np.float32(found["largest"])), 0)
+    return f"""Words are spelled alike, `{word}` as on the package's page. Probabilities are compared, since logits reach
+    {found["largest"]:.0f}, where float32 has steps of {step}: logits differ by up to {apart}, and from the same loop in float64
+    by {engine} (NumPy) and {ours} (jaxrnn)."""
+
+
+@says(PAGE)
+def what_is_heard():
+    heard, cleaned, config = published("silero-vad"), published("nsnet2"), record("real_models")["config"]
+    first, second = heard["stretches"]
+    before, theirs, ours = (f"{db:.1f} dB" for db in cleaned["decibels"])
+    assert first == second
+    assert theirs == ours
+    return f"""In {config["seconds"]} seconds of it both engines hear the same {first} stretches of speech.
+    Noise was {before} below the speech before NSNet2 and {ours} after, by both."""
+
+
+@says(PAGE)
+def tolerance_of_real_models():
+    assert record("real_models")["tolerance"] == compare.TOLERANCE
+    return f"The exit code is 1 if a decision differs, or a number by more than {compare.TOLERANCE:.0e}.".replace(
+        "e-0", "e-"
+    )

@@ -11,7 +11,7 @@ import jaxrnn
 import jaxrnn.sequence
 from experiments import __main__ as listing
 from experiments.command import devices, options
-from experiments.datasets import _table
+from experiments.datasets import _table, pretrained
 from experiments.training import runs
 from jaxrnn import _checks, configuration, initializers
 from jaxrnn import layers as layers_of_networks
@@ -220,7 +220,8 @@ def largest_size():
 
 @says(CHANGELOG)
 def data_sets():
-    return f"`experiments.datasets`: {WORDS[len(_table.SETS)]} data sets"
+    sets = [source for source in _table.SETS.values() if source not in pretrained.NETWORKS]
+    return f"`experiments.datasets`: {WORDS[len(sets)]} data sets"
 
 
 @says(CHANGELOG)

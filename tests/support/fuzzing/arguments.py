@@ -31,6 +31,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "from_equinox": (interop.from_equinox, {"weights": weights["equinox gru"], "prefix": ""}),
         "from_cudnn": (interop.from_cudnn, {"flat": flat_array, "input_size": I, "hidden_size": H, "num_layers": 2, "bidirectional": False, "kind": "lstm"}),
         "from_onnx": (interop.from_onnx, {"model": model, "nodes": None, "weights": None, "reverse": False}),
+        "onnx_recurrent": (interop.onnx_recurrent, {"model": model}),
         "to_torch": (interop.to_torch, {**record, "prefix": ""}),
         "to_keras": (interop.to_keras, {**record, "prefix": ""}),
         "to_nnx": (interop.to_nnx, {**record, "optimized": False}),
@@ -41,6 +42,9 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
         "to_onnx": (interop.to_onnx, {
             "network": CELLS["gru"], "params": RECORDS["gru"], "path": None, "lengths": False, "initial_state": "zeros",
             "batch_first": False, "reverse": False, "names": None, "opset": 17,
+        }),
+        "to_onnx into": (interop.to_onnx, {
+            "network": CELLS["gru"], "params": RECORDS["gru"], "path": None, "reverse": False, "into": model, "nodes": None,
         }),
         "read": (interop.read, {"path": "nowhere"}),
     }  # fmt: skip
@@ -61,8 +65,10 @@ def attempt_with(where: str, name: str, odd: str) -> Attempt:
     """The call of a function with the argument `name` replaced by an odd value."""
     function, arguments = CALLS[where]
     names: tuple[str, ...] = (name, "params") if name == "network" else (name,)  # those of another cell
-    if name in ("path", "model"):
+    if name in ("path", "model", "into"):
         names = ("a path", "path", "model", "file")
     if name in ("state_dict", "weights", "variables", "params"):
         names = (name, "entry", "names", *(("a path", "path", "file") if where == "from_keras" else ()))
-    return Attempt(f"{where}({name}={odd})", where, names, lambda: function(**{**arguments, name: ODD[odd]()}))
+    return Attempt(
+        f"{where}({name}={odd})", where.split()[0], names, lambda: function(**{**arguments, name: ODD[odd]()})
+    )

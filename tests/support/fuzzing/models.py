@@ -29,7 +29,7 @@ def models(seed: int = 0) -> list[onnx.ModelProto]:
     ]  # fmt: skip
     made = [interop.to_onnx(net, new(net)) for net in networks]
     made.append(interop.to_onnx(networks[0], new(networks[0]), lengths=True, initial_state="inputs", batch_first=True))
-    return [*made, quantised(made[1]), with_constants(made[0])]
+    return [*made, quantised(made[1]), with_constants(made[0]), inside_graphs(made[3]), of_runtime()]
 
 
 def quantised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -55,7 +55,35 @@ def with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def inside_graphs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its nodes in a branch of an `If` in the body of a `Loop`; its weights stay where they are."""
+    model = copy.deepcopy(model)
+    graph = model.graph
+    for op, name, inputs in (("If", "then_branch", ["c"]), ("Loop", "body", ["n", ""])):
+        inner = onnx.GraphProto(name="inner", node=graph.node, output=graph.output)
+        graph.ClearField("node")
+        outputs = [value.name for value in graph.output]
+        graph.node.append(helper.make_node(op, inputs, outputs, name=f"{op}_0", **{name: inner}))
+    return model
+
+
+def of_runtime() -> onnx.ModelProto:
+    """A `DynamicQuantizeLSTM`."""
+    arrays = {"W": np.ones((1, I, 4 * H), np.int8), "R": np.ones((1, H, 4 * H), np.int8)}
+    arrays |= {
+        f"{name}_{part}": np.ones((1, 4 * H), kind)
+        for name in "WR"
+        for part, kind in (("s", np.float32), ("z", np.int8))
+    }
+    inputs = ["x", "W", "R", "", "", "", "", "", "W_s", "W_z", "R_s", "R_z"]
+    made = helper.make_node("DynamicQuantizeLSTM", inputs, ["Y"], name="a", domain="com.microsoft", hidden_size=H)
+    held = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    value = helper.make_empty_tensor_value_info
+    return helper.make_model(helper.make_graph([made], "graph", [value("x")], [value("Y")], held))
+
+
 MODELS = models()
+READ = [interop.from_onnx(model) for model in MODELS]
 
 
 def damaged_bytes(rng: np.random.Generator) -> Attempt:
@@ -116,8 +144,8 @@ def _messages(message: Any) -> Iterator[Any]:
 
 def changed_model(rng: np.random.Generator) -> Attempt:
     """A model with a few fields changed, cleared, repeated or exchanged."""
-    model = copy.deepcopy(MODELS[rng.integers(len(MODELS))])
-    done = []
+    chosen = int(rng.integers(len(MODELS)))
+    model, done = copy.deepcopy(MODELS[chosen]), []
     for _ in range(int(rng.integers(1, 4))):
         every = list(_messages(model))
         message = every[rng.integers(len(every))]
@@ -130,7 +158,13 @@ def changed_model(rng: np.random.Generator) -> Attempt:
         except (TypeError, ValueError, AttributeError, KeyError):
             continue
         done.append(f"{message.DESCRIPTOR.name}.{field.name}")
-    return Attempt(f"changed {', '.join(done)}", "from_onnx", (), lambda: interop.from_onnx(model))
+    calls: dict[str, Callable[[], Any]] = {
+        "from_onnx": lambda: interop.from_onnx(model),
+        "onnx_recurrent": lambda: interop.onnx_recurrent(model),
+        "to_onnx": lambda: interop.to_onnx(*READ[chosen], into=model),
+    }
+    where = str(rng.choice(list(calls), p=[0.6, 0.2, 0.2]))
+    return Attempt(f"{where} of {chosen} with changed {', '.join(done)}", where, (), calls[where])
 
 
 def _change(rng: np.random.Generator, message: Any, field: Any) -> None:
