@@ -1,6 +1,7 @@
 """Lists the experiments, and writes the tables of results on the pages from the committed records.
 
 python -m experiments
+python -m experiments --help
 python -m experiments summary
 """
 
@@ -29,8 +30,8 @@ SCRIPTS = (
     Script("mnist_1d", "MNIST-1D by the published protocol", "3"),
     Script("japanese_vowels", "speakers by their vowels: lengths, both directions", "2"),
     Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "15"),
-    Script("char_lm", "learns any text by its characters, and goes on after a prompt", "6"),
-    Script("poems", "learns Tang quatrains and writes new ones", "9"),
+    Script("char_lm", "learns any text by its characters; `char_lm sample` goes on after a prompt", "6"),
+    Script("poems", "learns Tang quatrains; `poems write` writes new ones", "9"),
     Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
     Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
@@ -54,7 +55,7 @@ SCRIPTS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 2 for any argument but `summary`."""
+    """Returns the exit code: 2 for any argument but `summary` and `--help`."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if given == ["summary"]:
         from experiments import _summary  # imports every script, which the list does not need
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ValueError, OSError) as error:
             return complain("experiments", error)
         return 0
-    if given:
+    if given and given not in (["--help"], ["-h"]):
         hint = "run one as python -m experiments.NAME"
         return complain("experiments", f"expected nothing or summary, got {shown(given[0])}; {hint}")
     table = Table(title="python -m experiments.NAME; each explains its options with --help", title_justify="left")
@@ -74,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for script in SCRIPTS:
         table.add_row(script.name, script.about, script.minutes)
     Console(width=110).print(table)
+    print(
+        "Commands that use what a script wrote explain their options too: python -m experiments.char_lm sample --help, "
+        "python -m experiments.poems write --help"
+    )
     print(
         "--quick is a version of about a minute at most of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick)
     )

@@ -39,7 +39,11 @@ from experiments.training.sizes import check_training
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunOptions):
-    """A language model of characters."""
+    """A language model of characters.
+
+    The model is written to OUT/model.safetensors. To go on after a prompt with it: python -m experiments.char_lm sample
+    --help. In Python: networks, params = jaxrnn.load("OUT/model.safetensors").
+    """
 
     text: Path | None = None
     """Any text file in UTF-8; by default tiny-shakespeare."""

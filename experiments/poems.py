@@ -42,7 +42,11 @@ from experiments.training.sizes import check_training, shapes_of
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunOptions):
-    """A language model of Tang quatrains."""
+    """A language model of Tang quatrains.
+
+    The model is written to OUT/model.safetensors. To write poems with it: python -m experiments.poems write --help.
+    In Python: networks, params = jaxrnn.load("OUT/model.safetensors").
+    """
 
     data_dir: Path | None = None
     """Where the poems are; otherwise the folder in JAXRNN_DATA, otherwise the user's cache."""

@@ -1,11 +1,12 @@
 """The safetensors file of a saved network: arrays by name, and a JSON object.
 
-An array's name is the path of its parameter, such as ``0.forward.w_x``. Of the two entries of
-the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its checksum:
+An array's name is the path of its parameter, such as ``0.forward.w_x``; docs/file_format.md lists them. Of the two
+entries of the file's metadata, ``jaxrnn`` is a JSON object, and ``jaxrnn_crc32`` its checksum:
 
-    version         the version of this layout: 1
-    configuration   how the network was made (:mod:`jaxrnn.configuration`), or null
-    input_size      I
+    version         of this layout: 1 for one network, 2 for a tree of networks, read-outs and arrays
+    configuration   how the network was made (:mod:`jaxrnn.configuration`), or null; of version 2 the tree
+                    (:mod:`jaxrnn._parts`)
+    input_size      I; of version 2 null, as each network in the tree has its own
     checksums       the CRC-32 of the bytes of every array, to find which one is corrupted or missing
     metadata        the user's metadata
 
@@ -28,7 +29,7 @@ import numpy as np
 from jaxrnn import _checks
 from jaxrnn._describe import cut, describe, listed, quote
 
-VERSION = 1
+VERSIONS = (1, 2)
 ENTRY, ENTRY_CHECKSUM = "jaxrnn", "jaxrnn_crc32"
 DTYPES = {
     "F64": jnp.float64, "F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16, "BOOL": jnp.bool_,
@@ -41,14 +42,19 @@ OTHER_FILES = {
     b"\x89HDF": "an HDF5 file, as Keras writes",
     b"\x93NUMPY": "a NumPy file",
 }
+NEXT_STEPS = {
+    b"PK": "jaxrnn.interop.from_keras reads a .keras file; write others with safetensors, as interop.read says",
+    b"\x89HDF": "jaxrnn.interop.from_keras reads it",
+}
 
 
 class Content(NamedTuple):
     """The content of a file."""
 
     arrays: dict[str, np.ndarray]
+    version: int
     configuration: dict[str, Any] | None
-    input_size: int
+    input_size: int | None
     metadata: dict[str, Any]
 
 
@@ -91,9 +97,9 @@ def write(where: str, path: Path, content: Content) -> None:
     serialise = _safetensors(where).numpy.save
     checksums = {name: zlib.crc32(array.tobytes()) for name, array in content.arrays.items()}
     rest = {name: part for name, part in content._asdict().items() if name != "arrays"}
-    entry = json.dumps({"version": VERSION, **rest, "checksums": checksums})
-    whole = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
-    write_whole(where, path, whole)
+    entry = json.dumps({**rest, "checksums": checksums})
+    text = serialise(content.arrays, {ENTRY: entry, ENTRY_CHECKSUM: str(zlib.crc32(entry.encode()))})
+    write_whole(where, path, text)
 
 
 def write_whole(where: str, path: Path, content: bytes) -> None:
@@ -122,7 +128,7 @@ def read(where: str, path: Path) -> Content:
     arrays, metadata = read_arrays(where, path)
     entry = _entry(where, path, metadata)
     _compare_checksums(f"{where}: {shown(path)}", arrays, entry["checksums"])
-    return Content(arrays, entry["configuration"], entry["input_size"], entry["metadata"])
+    return Content(arrays, *(entry[name] for name in Content._fields[1:]))
 
 
 def _compare_checksums(where: str, arrays: Mapping[str, np.ndarray], checksums: Mapping[str, Any]) -> None:
@@ -139,20 +145,26 @@ def _compare_checksums(where: str, arrays: Mapping[str, np.ndarray], checksums: 
             raise ValueError(f"{where}: {quote(name)} does not have its checksum; the file is corrupted")
 
 
+def whole(where: str, path: Path) -> bytes:
+    """The bytes of a file."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _os_error(error, f"{where}: path: {error.strerror or cut(str(error))}", path) from error
+
+
 def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """The arrays of any safetensors file, in their own dtypes, and its metadata."""
     deserialise = _safetensors(where).deserialize
+    content = whole(where, path)
     try:
-        whole = path.read_bytes()
-    except OSError as error:
-        raise _os_error(error, f"{where}: path: {error.strerror or cut(str(error))}", path) from error
-    try:
-        tensors = deserialise(whole)
+        tensors = deserialise(content)
     except Exception as error:
-        guess = next((kind for magic, kind in OTHER_FILES.items() if whole.startswith(magic)), "")
+        guess = next((kind for magic, kind in OTHER_FILES.items() if content.startswith(magic)), "")
         damaged = f"one that is truncated, corrupted or another ({cut(str(error))})"
         got = f"{guess}; nothing of it was run" if guess else damaged
-        raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}") from error
+        step = next((f"; {step}" for magic, step in NEXT_STEPS.items() if content.startswith(magic)), "")
+        raise ValueError(f"{where}: {shown(path)}: expected a safetensors file, got {got}{step}") from error
     arrays = {}
     for name, tensor in tensors:
         if tensor["dtype"] not in DTYPES:
@@ -160,7 +172,7 @@ def read_arrays(where: str, path: Path) -> tuple[dict[str, np.ndarray], dict[str
                 f"{where}: {shown(path)}: {cut(name, 80)} expected one of {', '.join(DTYPES)}, got {tensor['dtype']}"
             )
         arrays[name] = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
-    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return arrays, header.get("__metadata__") or {}
 
 
@@ -190,15 +202,18 @@ def _entry(where: str, path: Path, metadata: Mapping[str, str]) -> dict[str, Any
         raise ValueError(f"{where}: {ENTRY} in its metadata expected JSON: {cut(str(error))}") from error
     entry = entry if isinstance(entry, dict) else {}
     version: Any = entry.get("version")
-    if _checks.is_integer(version) and version > VERSION:
+    if _checks.is_integer(version) and version > VERSIONS[-1]:
         raise ValueError(
-            f"{where}: version expected at most {VERSION}, got {quote(version)}; update jaxrnn, a newer one wrote it"
+            f"{where}: version expected at most {VERSIONS[-1]}, got {quote(version)}; update jaxrnn, a newer one "
+            "wrote it"
         )
     size: Any = entry.get("input_size")
+    is_tree = _checks.is_integer(version) and version == 2
+    is_size = _checks.is_integer(size) and 1 <= size <= _checks.LARGEST_SIZE
     valid = {
-        "version": _checks.is_integer(version) and version == VERSION,
-        "configuration": isinstance(entry.get("configuration", 0), (dict, type(None))),
-        "input_size": _checks.is_integer(size) and 1 <= size <= _checks.LARGEST_SIZE,
+        "version": _checks.is_integer(version) and version in VERSIONS,
+        "configuration": isinstance(entry.get("configuration", 0), dict if is_tree else (dict, type(None))),
+        "input_size": (size is None and "input_size" in entry) if is_tree else is_size,
         "checksums": isinstance(entry.get("checksums"), dict),
         "metadata": isinstance(entry.get("metadata"), dict),
     }

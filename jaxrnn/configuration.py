@@ -82,6 +82,16 @@ def build(entry: Any, most_layers: int | None = None) -> Network | Cell:
     return _called(at, stack, {**options, "cells": layers})
 
 
+def build_call(factory: Callable[..., Any], entry: Mapping[str, Any]) -> Any:
+    """What a factory makes with the options in `entry`, all of them and no others.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    known = [option for option in inspect.signature(factory).parameters if not option.endswith("_init")]
+    return _called("configuration", factory, _options("configuration", factory.__name__, entry, known))
+
+
 def equations(entry: Any) -> Any:
     """The entries of `describe` that outputs depend on in evaluation: without dropout, or what draws parameters."""
     if isinstance(entry, list):

@@ -6,21 +6,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
-from jaxrnn import _checks, _files, configuration
-from jaxrnn._describe import cut, describe, listed, quote
-from jaxrnn._types import CELL_TYPES, AnyCell, Params
+from jaxrnn import _checks, _files
+from jaxrnn import _part_arrays as held
+from jaxrnn import _parts as parts
+from jaxrnn._describe import cut, describe, quote
+from jaxrnn._types import CELL_TYPES, Params
 from jaxrnn.network import Network
 
-KINDS = (jnp.floating, jnp.signedinteger, jnp.unsignedinteger, jnp.bool_)
+Networks = parts.Part | Mapping[str, Any]
 
 
 def save(
     path: str | os.PathLike[str],
-    network: Network | AnyCell,
+    network: Networks,
     params: Params,
     metadata: Mapping[str, Any] | None = None,
     *,
@@ -33,11 +32,13 @@ def save(
 
     Args:
         path: the file, usually `*.safetensors`; an existing one is replaced.
-        network: a network from :func:`stack`, or a cell; for a module of `jaxrnn.modules` its
-            `network`. The options that it was made with are written, without its initialisers,
-            later changes by `_replace`, and the devices of `model_parallel`.
+        network: a network from :func:`stack`, a cell, or a read-out from :func:`readout`; for a module of
+            `jaxrnn.modules` its `network`. Of a larger model, a dictionary of them by name, which may hold
+            dictionaries, lists and tuples of them. The options that they were made with are written, without
+            initialisers, later changes by `_replace`, and the devices of `model_parallel`.
         params: its parameters, real numbers of 8 to 64 bits, whose dtypes are kept; for a module
-            its `params`.
+            its `params`. For a dictionary of networks, a dictionary with the parameters of each by the same
+            name, and beside them arrays, such as an embedding, in dictionaries, lists and tuples.
         metadata: any other data that JSON can hold: dictionaries with strings for keys, lists,
             strings, finite numbers, booleans, `None`.
         params_only: leaves the configuration out, for a network that cannot be written: one
@@ -60,29 +61,38 @@ def save(
         ...     net, params, metadata = jaxrnn.load(path, return_metadata=True)
         >>> net.dropout, params[0].forward.w_x.shape, metadata
         (0.1, (8, 128), {'epoch': 3})
+        >>> read = jaxrnn.readout(10, activation="softmax")
+        >>> trained = {"net": params, "read": read.init(jax.random.key(1), 32), "embedding": jax.numpy.ones((5, 8))}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "model.safetensors")
+        ...     jaxrnn.save(path, {"net": net, "read": read}, trained)
+        ...     model, trained = jaxrnn.load(path)
+        >>> model["read"], sorted(trained)
+        (readout(10, activation='softmax'), ['embedding', 'net', 'read'])
 
     Differs from:
         1. PyTorch: the file is no pickle, and it holds the configuration of the network.
         2. Keras: the file holds no optimiser state; use Orbax for that.
     """
     where, path = "save", _files.checked_path("save", path)
-    _check_network(where, network)
+    tree, hint = parts.split(where, network, params), parts.hint_of_params(params)
     params_only = _checks.boolean(where, "params_only", params_only)
-    arrays = _arrays(where, params)
-    input_size = _input_size(network, arrays)
-    expected = _abstract(network, input_size)
-    _compare(where, "params", network, arrays, _named(expected), _hint_of_params(params))
-    if jax.tree.structure(params) != jax.tree.structure(expected):
-        raise TypeError(
-            f"{where}: params expected {describe(expected)}, got {describe(params)}{_hint_of_params(params)}"
-        )
-    configured = None if params_only else _describe(network)
+    arrays = held.arrays_in(where, params)
+    tree = held.with_input_sizes(tree, arrays)
+    wanted = held.expected(tree, arrays)
+    held.compare(where, "params", network, arrays, wanted, hint)
+    like = held.assemble(tree, wanted)
+    if jax.tree.structure(params) != jax.tree.structure(like):
+        raise TypeError(f"{where}: params expected {describe(like)}, got {describe(params)}{hint}")
+    configured = parts.describe_node(tree, params_only)
     plain = {} if metadata is None else _plain(where, metadata)
-    _files.write(where, path, _files.Content(arrays, configured, input_size, plain))
+    one = isinstance(network, (Network, *CELL_TYPES))
+    layout = (1, configured["network"], tree.input_size) if one else (2, configured, None)
+    _files.write(where, path, _files.Content(arrays, *layout, plain))
 
 
 def load(
-    path: str | os.PathLike[str], network: Network | AnyCell | None = None, *, return_metadata: bool = False
+    path: str | os.PathLike[str], network: Networks | None = None, *, return_metadata: bool = False
 ) -> tuple[Any, ...]:
     """Reads what :func:`save` wrote: a network, built from its configuration, and its parameters.
 
@@ -90,13 +100,15 @@ def load(
 
     Args:
         path: the file.
-        network: the network or cell to load into; `None` builds the one that was saved, with
+        network: the network, cell or read-out to load into; `None` builds the one that was saved, with
             the default initialisers. A given one must have the equations of the file and its
-            arrays by name and shape; its dropout may differ.
+            arrays by name and shape; its dropout may differ. Of several, a dictionary by name, as was
+            saved; those that it lacks are built.
         return_metadata: also return the metadata.
 
     Returns:
-        `(network, params)`, with `return_metadata` also the metadata, a dictionary. The
+        `(network, params)`, with `return_metadata` also the metadata, a dictionary. Of several networks, the
+        dictionary of them, and that of the parameters and the arrays beside them, as they were saved. The
         params have the dtypes that were saved, and are on the default device.
 
     Raises:
@@ -123,180 +135,13 @@ def load(
     where, path = "load", _files.checked_path("load", path)
     return_metadata = _checks.boolean(where, "return_metadata", return_metadata)
     if network is not None:
-        _check_network(where, network)
+        parts.check_network(where, network)
     saved = _files.read(where, path)
-    network = _choose(where, path, saved, network)
-    expected = _abstract(network, saved.input_size)
-    _compare(where, _files.shown(path), network, saved.arrays, _named(expected))
-    leaves = [_to_jax(where, path, name, saved.arrays[name]) for name in _named(expected)]
-    params = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+    tree = parts.build(where, _files.shown(path), saved, network)
+    network, wanted = parts.networks_in(tree), held.expected(tree, saved.arrays)
+    held.compare(where, _files.shown(path), network, saved.arrays, wanted)
+    params = held.assemble(tree, {name: held.to_jax(where, path, name, saved.arrays[name]) for name in wanted})
     return (network, params, saved.metadata) if return_metadata else (network, params)
-
-
-# Networks and their parameters
-
-
-def _named(params: Params) -> dict[str, Any]:
-    """The leaves by their paths, such as `0.forward.w_x`; a bare array is `params`."""
-    return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".") or "params"
-
-
-def _abstract(network: Network | AnyCell, input_size: int) -> Params:
-    return jax.eval_shape(lambda key: network.init(key, input_size), jax.random.key(0))
-
-
-def _input_size(network: Network | AnyCell, arrays: Mapping[str, np.ndarray]) -> int:
-    """The input size of params, read from the first axis whose size depends on it, in any cell."""
-    one, two = (_named(_abstract(network, size)) for size in (1, 2))
-    for name, array in arrays.items():
-        if name not in one or array.ndim != len(one[name].shape):
-            continue
-        for got, first, second in zip(array.shape, one[name].shape, two[name].shape, strict=True):
-            if first != second:
-                return max(1, 1 + (got - first) // (second - first))
-    return 1
-
-
-def _compare(
-    where: str,
-    what: str,
-    network: Any,
-    given: Mapping[str, np.ndarray],
-    expected: Mapping[str, jax.ShapeDtypeStruct],
-    hint: str = "",
-) -> None:
-    """Raises unless `given` has the names and shapes of `expected`, and numbers of the same kind."""
-    where = f"{where}: {what}"
-    remedy = hint or f"; is it of another network than {cut(repr(network), 100)}?"
-    missing = [name for name in expected if name not in given]
-    if missing:
-        raise ValueError(f"{where}: expected arrays {cut(listed(missing))}, got none{remedy}")
-    extra = [name for name in given if name not in expected]
-    if extra:
-        raise ValueError(f"{where}: expected no arrays {cut(listed(extra))}, got them{remedy}")
-    for name, want in expected.items():
-        got, name = given[name], cut(name, 80)
-        if tuple(got.shape) != tuple(want.shape):
-            raise ValueError(f"{where}: {name} expected shape {tuple(want.shape)}, got {tuple(got.shape)}{remedy}")
-        if not any(jnp.issubdtype(got.dtype, kind) and jnp.issubdtype(want.dtype, kind) for kind in KINDS):
-            raise ValueError(f"{where}: {name} expected numbers like {want.dtype}, got {got.dtype}")
-
-
-def _arrays(where: str, params: Params) -> dict[str, np.ndarray]:
-    """The leaves of params by their paths, which are their names in the file."""
-    hint = _hint_of_params(params)
-    leaves = _checks.leaves_with_path(where, "params", params)
-    named = {_name(path): leaf for path, leaf in leaves}
-    if len(named) != len(leaves):
-        raise ValueError(f"{where}: params expected leaves with paths of their own, got {describe(params)}")
-    for name in named:
-        if name == "__metadata__" or name != name.encode("utf-8", "replace").decode():
-            raise ValueError(f"{where}: params expected names that safetensors can hold, got {quote(name)}")
-    return {name: _numbers(f"{where}: params: {cut(name, 80)}", leaf, hint) for name, leaf in named.items()}
-
-
-def _numbers(where: str, leaf: Any, hint: str) -> np.ndarray:
-    """A leaf of params as a row-major NumPy array."""
-    if isinstance(leaf, Tracer):
-        raise TypeError(f"{where} expected numbers, got a traced array; save outside of jit and grad")
-    if not _checks.is_array(leaf):
-        raise TypeError(f"{where} expected an array, got {describe(leaf)}{hint}")
-    if isinstance(leaf, np.ma.MaskedArray):
-        raise TypeError(f"{where} expected an array, got a masked one; fill it first")
-    if not any(leaf.dtype == dtype for dtype in _files.DTYPES.values()):
-        raise TypeError(f"{where} expected real numbers of 8 to 64 bits, got {describe(leaf)}{hint}")
-    if isinstance(leaf, jax.Array) and leaf.is_deleted():
-        raise ValueError(f"{where} expected numbers, got a deleted array; was it donated to a compiled function?")
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        raise ValueError(
-            f"{where} expected an array on devices of this process, got one on those of several; "
-            "gather it with jax.experimental.multihost_utils.process_allgather"
-        )
-    return np.asarray(leaf, order="C")
-
-
-def _to_jax(where: str, path: os.PathLike[str], name: str, array: np.ndarray) -> jax.Array:
-    """An array of the file in JAX, in the same dtype."""
-    if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
-        raise ValueError(
-            f"{where}: {_files.shown(path)}: {cut(name, 80)} is {array.dtype}, "
-            "which needs jax.config.update('jax_enable_x64', True)"
-        )
-    return jnp.array(array)
-
-
-def _check_network(where: str, network: Any) -> None:
-    if not isinstance(network, (Network, *CELL_TYPES)):
-        expected = f"{where}: network expected one from jaxrnn.stack, or a cell"
-        raise TypeError(f"{expected}, got {describe(network)}{_hint_of_network(where, network)}")
-    if not callable(network.init):
-        raise TypeError(f"{where}: network expected one with a function init, got {describe(network.init)}")
-
-
-def _hint_of_network(where: str, given: Any) -> str:
-    """What to give instead of what is no network."""
-    parts = [name for name in ("network", "cell") if isinstance(_checks.attribute(given, name), (Network, *CELL_TYPES))]
-    if parts and _is_of_flax(given):
-        return f"; give its `.{parts[0]}`" + (
-            " and its `.params`" if where == "save" else ", then call its `load(params)`"
-        )
-    if any(given is factory for factory in configuration.FACTORIES.values()):
-        return f"; call it to make a cell: {given.__name__}(...)"
-    return "; make one of the cells with jaxrnn.stack" if isinstance(given, (list, tuple)) else ""
-
-
-def _hint_of_params(given: Any) -> str:
-    return "; of a module give its `.params`" if _is_of_flax(given) else ""
-
-
-def _is_of_flax(value: Any) -> bool:
-    """Whether it is a module or a state of Flax, which is not imported for the question."""
-    return any(str(kind.__module__).startswith("flax.") for kind in type(value).__mro__)
-
-
-def _describe(network: Network | AnyCell) -> Any:
-    try:
-        return configuration.describe(network)
-    except (TypeError, ValueError) as error:
-        remedy = "params_only=True saves without it, and load is then given the network"
-        raise type(error)(f"save: network: {cut(str(error), 300)}; {remedy}") from error
-
-
-def _choose(
-    where: str, path: os.PathLike[str], saved: _files.Content, network: Network | AnyCell | None
-) -> Network | AnyCell:
-    """The network of the file, or the given one if it has the same equations."""
-    shown = _files.shown(path)
-    if saved.configuration is None:
-        if network is None:
-            raise ValueError(f"{where}: network expected one, got None; {shown} was saved with params_only")
-        return network
-    try:
-        built = configuration.build(saved.configuration, most_layers=len(saved.arrays))  # a layer has an array or more
-    except (ValueError, RecursionError) as error:
-        remedy = "is it corrupted, or of a newer version of jaxrnn?"
-        raise ValueError(f"{where}: {shown}: {cut(str(error), 280)}; {remedy}") from error
-    if network is None:
-        return built
-    given = _equations(network)
-    if given is not None and given != _equations(built):
-        raise ValueError(
-            f"{where}: network expected the equations of {shown}, {cut(repr(built), 100)}, "
-            f"got {cut(repr(network), 100)}; load without a network gives params that can go with any"
-        )
-    return network
-
-
-def _equations(network: Network | AnyCell) -> Any:
-    """The equations of a network as data, or `None` if it cannot be described."""
-    try:
-        return configuration.equations(configuration.describe(network))
-    except (TypeError, ValueError):
-        return None
 
 
 def _plain(where: str, metadata: Any) -> dict[str, Any]:

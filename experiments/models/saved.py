@@ -1,4 +1,10 @@
-"""A trained language model in one file: its parameters, its options and its alphabet, in safetensors, with a digest."""
+"""A trained language model in one file, which `jaxrnn.load` reads: networks, parameters, options and alphabet.
+
+    networks, params, about = jaxrnn.load("results/char_lm/model.safetensors", return_metadata=True)
+
+`networks` holds "net" and "read_out", `params` their parameters and the "embedding" `(V, E)`, `about` the options
+and the symbol of each token.
+"""
 
 import hashlib
 import json
@@ -7,10 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from safetensors import safe_open
-from safetensors.numpy import save_file
 
+import jaxrnn
 from experiments.command.devices import is_first, wait_for_all
 from experiments.command.memory import check_fits
 from experiments.command.messages import one_line, shown
@@ -46,14 +54,21 @@ def save_model(folder: Path, script: str, options: Mapping[str, Any], symbols: t
         symbols: of each token.
         params: with a first axis of seeds.
     """
-    # safetensors writes the bytes of memory, and a compiled function may return a transposed layout.
-    arrays = {name: np.ascontiguousarray(leaf[0]) for name, leaf in _named(params).items()}
-    about = {"symbols": list(symbols), **_of_model(options)}
-    signed = {**about, "digest": _digest(about, arrays)}
+    module = model_of(len(symbols), options).bind(jax.tree.map(lambda leaf: leaf[0], params))
+    about = {"script": script, "symbols": list(symbols), **_of_model(options)}
     if is_first():
         with whole_file(folder / FILE) as partial:
-            save_file(arrays, partial, {script: json.dumps(signed)})
+            jaxrnn.save(partial, _networks_of(module), _trained(module), about)
     wait_for_all("the model is saved")
+
+
+def _networks_of(module: LanguageModel) -> dict[str, Any]:
+    return {"net": module.layers.network, "read_out": module.readout.readout}
+
+
+def _trained(module: LanguageModel) -> dict[str, Any]:
+    embedding = module.embedding.embedding[...]
+    return {"embedding": embedding, "net": module.layers.params, "read_out": module.readout.params}
 
 
 def load_model(folder: Path, script: str) -> Saved:
@@ -68,17 +83,43 @@ def load_model(folder: Path, script: str) -> Saved:
             f"--model {shown(folder, 200)} holds no {FILE}; train one with: python -m experiments.{script}"
         )
     try:
-        with safe_open(path, framework="np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(file.metadata()[script])
-        if about.pop("digest") != _digest(about, arrays):
-            raise ValueError("it is not what was saved")
-        model = model_of(len(about["symbols"]), about)
-        like = jax.eval_shape(model.init, jax.random.key(0))
-        leaves = [arrays[name].reshape(leaf.shape) for name, leaf in _named(like).items()]
+        return _read_older(path, script) or _read(path, script)
     except Exception as error:  # a damaged file can raise any error in the reader
         what = one_line(f"{type(error).__name__} {error}", 150)
         raise ValueError(f"--model {shown(path, 200)} is damaged, or not of this script: {what}") from error
+
+
+def _read(path: Path, script: str) -> Saved:
+    networks, trained, about = jaxrnn.load(path, return_metadata=True)
+    if about["script"] != script:
+        raise ValueError(f"it is of {about['script']}")
+    model = model_of(len(about["symbols"]), about)
+    module = model.bind(_zeros(model))
+    if _networks_of(module) != networks:
+        raise ValueError("its networks are not those of its options")
+    module.embedding.embedding[...] = trained["embedding"]
+    module.layers.load(trained["net"])
+    module.readout.load(trained["read_out"])
+    return Saved(model, nnx.state(module, nnx.Param), tuple(about["symbols"]))
+
+
+def _zeros(model: Functional[LanguageModel]) -> Any:
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _read_older(path: Path, script: str) -> Saved | None:
+    """Of a file as earlier versions wrote them, with a digest; `None` for another one."""
+    with safe_open(path, framework="np") as file:
+        if script not in (file.metadata() or {}):
+            return None
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(file.metadata()[script])
+    if about.pop("digest") != _digest(about, arrays):
+        raise ValueError("it is not what was saved")
+    model = model_of(len(about["symbols"]), about)
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = [arrays[name].reshape(leaf.shape) for name, leaf in _named(like).items()]
     return Saved(model, jax.tree.unflatten(jax.tree.structure(like), leaves), tuple(about["symbols"]))
 
 

@@ -101,13 +101,19 @@ def read_mapping(where: str, argument: str, mapping: Any, prefix: str, separator
         values[name] = value
     if collection and any(name.startswith(collection + separator) for name in values):
         prefix = collection + separator + prefix
-    below = {name[len(prefix) :]: value for name, value in values.items() if name.startswith(prefix)}
+    return select(Entries(where, "", separator, values), argument, prefix)
+
+
+def select(entries: Entries, argument: str, prefix: str) -> Entries:
+    """The entries below a prefix, which is empty or ends with a separator."""
+    below = {name[len(prefix) :]: value for name, value in entries.values.items() if name.startswith(prefix)}
     if not below:
         hint = "; does prefix lead to them?" if prefix else ""
         raise ValueError(
-            f"{where}: {argument} expected entries below {quote(prefix, LONGEST_NAME)}, got {listed(values)}{hint}"
+            f"{entries.where}: {argument} expected entries below {quote(prefix, LONGEST_NAME)}, got "
+            f"{listed(entries.values)}{hint}"
         )
-    return Entries(where, prefix, separator, below)
+    return entries._replace(prefix=prefix, values=below)
 
 
 def join_prefix(where: str, prefix: Any, separator: str) -> str:

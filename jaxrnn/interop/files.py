@@ -10,8 +10,8 @@ from jaxrnn import _files
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays in a safetensors file, for the converters here.
 
-    Only safetensors files are read. To write one from a PyTorch checkpoint that you trust:
-    `safetensors.torch.save_file(module.state_dict(), path)`.
+    Only safetensors files are read; :func:`from_keras` reads `.keras` and `.h5`. To write one from a PyTorch
+    checkpoint: `weights = torch.load(old, weights_only=True)`, then `safetensors.torch.save_file(weights, path)`.
 
     Args:
         path: the file.

@@ -1,104 +1,112 @@
-"""Keras: `SimpleRNN`, `LSTM`, `GRU`, their cells, and `Bidirectional`.
+"""Keras: `SimpleRNN`, `LSTM`, `GRU`, their cells, and `Bidirectional`: weights, layers, models and files.
 
-    kernel (I, GH)    recurrent_kernel (H, GH)    bias (GH,), of a GRU with reset_after (2, 3H)
-
-LSTM gates are i f c o, as ours; GRU gates are z r h. The path before the last "/" names the layer.
+The modules `_keras_*` read weights by name, configurations, and files.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, overload
 
 import numpy as np
 
-from jaxrnn._describe import quote
 from jaxrnn._types import Params
+from jaxrnn.interop import _keras_configured as configured
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
-from jaxrnn.interop._sizes import Claim, fit
-from jaxrnn.layers import Bidirectional
+from jaxrnn.interop._keras_weights import layout_of, read_layers, read_weights
+from jaxrnn.network import Network
 
 PEER = "Keras"
-ORDER = {"rnn": (0,), "lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # z r h in the places of r z n
 NAMES = {"rnn": "simple_rnn", "lstm": "lstm", "gru": "gru"}
-LEAVES = ("kernel", "recurrent_kernel", "bias")
 
 
-def _layout(kind: str, bias: str | None) -> dict[str, lay.Part]:
-    gates = ORDER[kind]
-    layout = {"kernel": lay.Part("w_x", gates), "recurrent_kernel": lay.Part("w_h", gates)}
-    if bias == "one":
-        layout["bias"] = lay.Part("b", gates)
-    if bias == "two":
-        layout |= {"bias[0]": lay.Part("b_x", gates), "bias[1]": lay.Part("b_h", gates)}
-    return layout
+class KerasLayer(Protocol):
+    """A layer, a cell or a model of Keras."""
+
+    @property
+    def weights(self) -> Sequence[Any]: ...
+    def get_config(self) -> dict[str, Any]: ...
 
 
-def _cell(entries: maps.Entries) -> Params:
-    maps.check_names(entries, ("kernel", "recurrent_kernel"), optional=("bias",))
-    entries = maps.arrays(entries)
-    sizes = lay.sizes_of(fit(entries.where, {kind: _claims(entries, kind) for kind in lay.GATES}))
-    values, bias = dict(entries.values), "one" if "bias" in entries.values else None
-    if bias and values["bias"].ndim == 2:
-        values["bias[0]"], values["bias[1]"] = values.pop("bias")
-        bias = "two"
-    fields = lay.gather(entries._replace(values=values), _layout(sizes.kind, bias), sizes)
-    return lay.record(entries.where, sizes.kind, lay.fold_biases(sizes.kind, fields))
+@overload
+def from_keras(weights: Mapping[str, Any], prefix: str = "", *, config: None = None, num_heads: int = 1) -> Params: ...
+@overload
+def from_keras(
+    weights: Mapping[str, Any],
+    prefix: str | Sequence[str] = "",
+    *,
+    config: Mapping[str, Any],
+    num_heads: int = 1,
+) -> tuple[Network, Params]: ...
+@overload
+def from_keras(
+    weights: str | os.PathLike[str] | KerasLayer,
+    prefix: str | Sequence[str] = "",
+    *,
+    config: Mapping[str, Any] | None = None,
+    num_heads: int = 1,
+) -> tuple[Network, Params]: ...
+def from_keras(
+    weights: Mapping[str, Any] | str | os.PathLike[str] | KerasLayer,
+    prefix: str | Sequence[str] = "",
+    *,
+    config: Mapping[str, Any] | None = None,
+    num_heads: int = 1,
+) -> Any:
+    """The network and the parameters of a layer, a model or a file of Keras; of weights alone, the parameters.
 
+    | given | returned |
+    |---|---|
+    | a mapping of weights | params |
+    | a mapping of weights, and `config` | `(network, params)` |
+    | a layer, a cell or a model of Keras | `(network, params)` |
+    | the path of a `.keras` or `.h5` file | `(network, params)` |
 
-def _claims(entries: maps.Entries, kind: str) -> list[Claim]:
-    """What the shapes of a cell's entries say; a GRU with reset_after has two biases in one entry."""
-    bias = entries.values.get("bias")
-    made = lay.claims(entries.label, entries.values, _layout(kind, None if bias is None else "one"), kind)
-    if kind == "gru" and bias is not None and bias.ndim == 2:
-        made[-1] = made[-1]._replace(axes=(("", 2), *made[-1].axes), note="of a GRU with reset_after")
-    return made
+    **Weights alone** do not tell activations. The columns of `recurrent_kernel` tell the kind: H for a
+    SimpleRNN, 3H for a GRU, 4H for an LSTM. A GRU's bias (2, 3H) is that of `reset_after=True` and gives a
+    `b_hn`; one of (3H,) is that of `reset_after=False`, for `jaxrnn.gru(H, reset_after=False)`. They compute
+    what Keras does if the layer has the defaults of Keras 3 and of tf.keras 2: tanh, and the sigmoid for
+    gates. The default for gates was `hard_sigmoid` = clip(0.2 x + 0.5, 0, 1) in Keras 1, in standalone
+    Keras 2 and in tf.keras of TensorFlow 1: give the configuration of such a layer.
 
+    **With the configuration** the cells have the layer's activations, biases and form of GRU. Consecutive
+    layers become one network. `hard_sigmoid` is that of the version that wrote the file, or of the module of
+    the layer; of a bare configuration, `keras_version` in it tells, or the entries that only Keras 2 has
+    (`implementation`, `time_major`) or only Keras 3 (`seed`, `zero_output_for_mask`).
 
-def _pairs(entries: maps.Entries, paths: list[str]) -> dict[str, str]:
-    """The path of the backward half of every `Bidirectional`, by that of its forward half."""
-    parents = [match[1] for path in paths if (match := re.match(r"(|.*?/)forward_", path))]
-    pairs = {}
-    for parent in dict.fromkeys(parents):
-        below = [path for path in paths if path.startswith(parent)]
-        if len(below) == 1:  # a layer whose own name begins with "forward_"
-            continue
-        forward = [path for path in below if path.startswith(f"{parent}forward_")]
-        backward = [path for path in below if path.startswith(f"{parent}backward_")]
-        if not len(forward) == len(backward) == 1 or len(below) > 2:
-            raise ValueError(
-                f"{entries.where}: expected one cell below {quote(entries.prefix + parent + 'forward_')} and one "
-                f"below {quote(entries.prefix + parent + 'backward_')}, got "
-                f"{maps.listed((entries.prefix + path for path in below), 160)}; convert each with its prefix"
-            )
-        pairs[forward[0]] = backward[0]
-    return pairs
-
-
-def from_keras(weights: Mapping[str, Any], prefix: str = "", *, num_heads: int = 1) -> Params:
-    """The parameters in a mapping of Keras's weights.
-
-    The columns of `recurrent_kernel` tell the kind: H for a SimpleRNN, 3H for a GRU, 4H for an
-    LSTM. A GRU's bias (2, 3H) is that of `reset_after=True` and gives a `b_hn`; one of (3H,) is
-    that of `reset_after=False`, for `jaxrnn.gru(H, reset_after=False)`. Two biases of one gate are
-    summed, except for n.
+    What is not part of inference is ignored: dropout, regularisers, initialisers, `Dropout` and `Masking`
+    between. Pass the mask or the lengths to `unroll`, and states from call to call for `stateful`. All outputs
+    and states are returned, whatever `return_sequences` says: see :func:`last_output`. A dtype policy is ignored
+    too: `unroll` computes in the dtypes of weights and inputs.
 
     Args:
-        weights: paths to arrays: `{w.path: w for w in layer.weights}` of a layer or of a model
-            that has only recurrent layers.
-        prefix: the beginning of the paths, such as "sequential/lstm"; other entries are ignored.
+        weights: paths to arrays: `{w.path: w for w in layer.weights}` of a layer or of a model that has only
+            recurrent layers; a ":0" at the end is ignored. Or a layer, a cell, a Sequential or functional
+            model of Keras. Or the path of a file, which is read by h5py and json: no Keras is imported, and no
+            code in it, as of a Lambda layer, is run.
+        prefix: of weights alone, or with the configuration of one layer: the beginning of the paths, such as
+            "sequential/lstm"; other entries are ignored. With a model: the name of a layer, as "lstm" or
+            "encoder/lstm" in a model "encoder" inside, or a list of names of layers that follow each other;
+            layers around them are ignored.
+        config: `get_config()` of the layer or model, or what `to_json()` holds. Beside a path it is that of a
+            file of weights alone.
         num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
             entries between units of different heads are exactly zero.
 
     Returns:
-        The network's tuple over layers, in the order of the mapping, with a `Bidirectional` where
-        a path continues with `forward_` and `backward_`. Names without a path ("kernel",
-        "recurrent_kernel", "bias", after the prefix) give the record alone. Dtypes are kept.
+        The network's tuple over layers, in the order of the mapping or the model, with a `Bidirectional` where
+        a path continues with `forward_` and `backward_`. Dtypes are kept. With a configuration `(network,
+        params)`, the network a :func:`stack` also for a single cell. Of weights alone, names without a path
+        ("kernel", "recurrent_kernel", "bias", after the prefix) give the record alone.
 
     Raises:
-        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
-            or dtype; for a `Bidirectional` of stacked cells, or with a `backward_layer` of another
-            name; for float64 where JAX does not enable it.
+        TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape or dtype; for a
+            `Bidirectional` of stacked cells, or, of weights alone, with a `backward_layer` of another name; for
+            float64 where JAX does not enable it. Naming the layer: for activations, classes and `merge_mode`
+            that are not converted, `go_backwards`, layers of other kinds around or between those that are
+            converted, and a `hard_sigmoid` of an unknown version. For a file that is damaged.
+        OSError: for a file that cannot be read.
+        ImportError: without h5py, for a path; `pip install "jaxrnn[interop]"` installs it.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -107,28 +115,25 @@ def from_keras(weights: Mapping[str, Any], prefix: str = "", *, num_heads: int =
         >>> (params,) = jaxrnn.interop.from_keras(weights)
         >>> params.w_x.shape, jaxrnn.interop.from_keras(weights, "lstm/lstm_cell").w_x.shape
         ((3, 16), (3, 16))
+        >>> options = {"units": 4, "activation": "softsign", "recurrent_activation": "sigmoid", "use_bias": False}
+        >>> network, params = jaxrnn.interop.from_keras(weights, config={"class_name": "LSTM", "config": options})
+        >>> network
+        stack([lstm(4, use_bias=False, activation='softsign')])
 
     Differs from:
-        1. Keras: activations are not among the weights; an RNN's is `jaxrnn.rnn(H, activation=...)`,
-           the others have tanh and the sigmoid, which are Keras's defaults.
+        1. Keras: a layer with `go_backwards` is refused; here it is an option of `unroll`, and outputs stay at the
+           position of their input.
         2. Keras: whether a GRU without biases resets before or after the product is not among
-           the weights; `reset_after` of :func:`gru` sets it.
+           the weights; `reset_after` of :func:`gru` sets it. The configuration tells.
     """
-    entries = maps.read_mapping("from_keras", "weights", weights, prefix, "/")
-    paths = list(dict.fromkeys(name.rpartition("/")[0] for name in entries.values))
-    if "" in paths:
-        return lay.by_head(entries.where, _cell(entries), num_heads)
-    pairs = _pairs(entries, paths)
-    cells = {path: _cell(maps.child(entries, path)) for path in paths}
-    for halves in pairs.items():
-        features = {entries.label(f"{path}/kernel"): len(cells[path].w_x) for path in halves}
-        lay.check_inputs(entries.where, features)
-    layers = tuple(
-        Bidirectional(cells[path], cells[pairs[path]]) if path in pairs else cells[path]
-        for path in paths
-        if path not in pairs.values()
-    )
-    return lay.by_head(entries.where, layers, num_heads)
+    where = "from_keras"
+    prefix = configured.check_prefix(where, prefix, config, weights)
+    if isinstance(weights, Mapping):
+        if config is not None:
+            return configured.from_mapping(where, weights, prefix, config, num_heads)
+        return lay.by_head(where, read_layers(read_weights(where, weights, str(prefix))), num_heads)
+    read = configured.from_file if configured.is_path(weights) else configured.from_object
+    return read(where, weights, prefix, config, num_heads)
 
 
 def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
@@ -180,8 +185,8 @@ def to_keras(params: Params, prefix: str = "") -> dict[str, np.ndarray]:
 def _entries(prefix: str, layer: lay.Layer) -> dict[str, np.ndarray]:
     kind = layer.sizes.kind
     if kind == "gru" and "b_hn" in layer.fields:
-        entries = lay.scatter(lay.unfold_biases(layer), _layout(kind, "two"))
+        entries = lay.scatter(lay.unfold_biases(layer), layout_of(kind, "two"))
         entries["bias"] = np.stack([entries.pop("bias[0]"), entries.pop("bias[1]")])
     else:
-        entries = lay.scatter(layer, _layout(kind, "one" if "b" in layer.fields else None))
+        entries = lay.scatter(layer, layout_of(kind, "one" if "b" in layer.fields else None))
     return {prefix + name: maps.to_numpy(array) for name, array in entries.items()}

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrnn import _checks
+from jaxrnn._describe import quote
 from jaxrnn._types import Params
 from jaxrnn.interop import _layouts as lay
 from jaxrnn.interop import _mappings as maps
@@ -19,6 +20,8 @@ from jaxrnn.interop._sizes import fit
 from jaxrnn.layers import from_directions
 
 PEER = "PyTorch"
+WRAPPERS = ("module", "_orig_mod")  # what DataParallel and torch.compile put into the names
+RECURRENT = re.compile(r"((?:.*\.)?)weight_hh(?:_l0)?")
 OF_A_LAYER = re.compile(r"(?:weight_ih|weight_hh|weight_hr|bias_ih|bias_hh)_l([0-9]{1,18})(_reverse)?")
 
 
@@ -33,6 +36,42 @@ def _layout(suffix: str, kind: str, biases: bool, projection: bool) -> lay.Layou
     if projection:
         layout |= {"weight_hr": lay.Part("w_proj", transposed=True)}
     return {name + suffix: part for name, part in layout.items()}
+
+
+def _beginnings(entries: maps.Entries) -> list[str]:
+    """The prefixes below which a recurrent layer or cell has its weights."""
+    return list(dict.fromkeys(match[1] for match in map(RECURRENT.fullmatch, entries.values) if match))
+
+
+def _bare(prefix: str) -> list[str]:
+    """The parts of a prefix without those of wrappers."""
+    return [part for part in prefix.split(".")[:-1] if part not in WRAPPERS]
+
+
+def _select(entries: maps.Entries, prefix: Any) -> maps.Entries:
+    """The entries below the prefix, which may lack the names of wrappers.
+
+    Raises:
+        ValueError: with the prefixes of the layers, if there is none at this one.
+    """
+    where, prefix = entries.where, maps.join_prefix(entries.where, prefix, ".")
+    beginnings = _beginnings(entries)
+    alike = [other for other in beginnings if _bare(other) == _bare(prefix)]
+    if prefix not in beginnings and len(alike) == 1:
+        prefix = alike[0]
+    if prefix in beginnings or not any(beginnings):
+        return maps.select(entries, "state_dict", prefix)
+    below = [other for other in beginnings if _bare(other)[: len(_bare(prefix))] == _bare(prefix)]
+    listed = maps.listed([other.removesuffix(".") for other in below or beginnings], 240)
+    if not below:
+        raise ValueError(
+            f"{where}: state_dict expected entries below {quote(prefix, 60)}, got {listed}, below which layers begin; "
+            "does prefix lead to them?"
+        )
+    raise ValueError(
+        f"{where}: state_dict expected the weights of one layer below {quote(prefix, 60)}, got those of layers below "
+        f"{listed}; prefix selects one"
+    )
 
 
 class _Names(NamedTuple):
@@ -101,7 +140,8 @@ def from_torch(
         state_dict: names to arrays, from `module.state_dict()` or :func:`read`. Tensors may
             require a gradient, be on another device, or be bfloat16, which is converted exactly.
         prefix: the path of the module in a larger dict, such as "encoder.rnn"; other entries
-            are ignored.
+            are ignored. "module" and "_orig_mod", which DataParallel and `torch.compile` put into names, may be
+            left out.
         kind: "rnn", "lstm" or "gru", to require that kind.
         num_heads: N; with more than 1 every `w_h` is returned as the blocks `(N, D, G*D)` of N heads, if all
             entries between units of different heads are exactly zero.
@@ -113,7 +153,8 @@ def from_torch(
 
     Raises:
         TypeError, ValueError: naming the entry that is missing, unexpected, or of a wrong shape
-            or dtype; for float64 where JAX does not enable it.
+            or dtype; for float64 where JAX does not enable it; with the prefixes of the layers in a larger dict,
+            if `prefix` leads to none of them.
 
     Example:
         >>> import numpy as np, jaxrnn
@@ -129,7 +170,7 @@ def from_torch(
     where = "from_torch"
     if kind is not None:
         _checks.one_of(where, "kind", kind, (*lay.RECORDS, None))
-    entries = maps.read_mapping(where, "state_dict", state_dict, prefix, ".")
+    entries = _select(maps.read_mapping(where, "state_dict", state_dict, "", "."), prefix)
     if kind not in (None, "lstm") and any(name.startswith("weight_hr") for name in entries.values):
         raise ValueError(f"{where}: kind expected 'lstm' with a projection (weight_hr), got {kind!r}")
     cell = not any(map(OF_A_LAYER.fullmatch, entries.values)) and {"weight_ih", "weight_hh"} & {*entries.values}

@@ -315,12 +315,20 @@ def _():
     assert jaxrnn.gru(H).config == jaxrnn.gru(H, reset_after=True).config
 
 
-@TABLE.row("`activation=` of `SimpleRNN`")
+@TABLE.row("`activation=`, `recurrent_activation=`")
 def _():
-    for theirs_too, ours in (("tanh", "tanh"), ("relu", "relu"), ("sigmoid", "sigmoid"), (jnp.sin, jnp.sin)):
+    leaky = jaxrnn.Activation("leaky_relu", 0.2)
+    for theirs_too, ours in (("relu", "relu"), ("leaky_relu", leaky), ("linear", "identity"), (jnp.sin, jnp.sin)):
         theirs = built(layer_of("SimpleRNN", activation=theirs_too))
         cell = jaxrnn.rnn(H, activation=ours)
         assert_same(first(jaxrnn.unroll(cell, params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    options = {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}
+    for kind in ("LSTM", "GRU"):
+        theirs = built(layer_of(kind, **options))
+        cell = CELLS[kind](H, **options)
+        assert_same(first(jaxrnn.unroll(cell, params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    before = jaxrnn.Activation("hard_sigmoid", 0.2, 0.5)
+    assert before(jnp.array([-3.0, -1.0, 0.0, 5.0])) == pytest.approx([0, 0.3, 0.5, 1])
 
 
 @TABLE.row("`RNN(cell)` around your own cell")
@@ -375,6 +383,29 @@ def _():
         own = params_of(jaxrnn.stack([cell(H)]), 3, dtype=jnp.float32)
         theirs.set_weights(list(interop.to_keras(own).values()))
         assert_same(first(jaxrnn.unroll(cell(H), own[0], XS)[1]), theirs(first(XS)))
+
+    gates = {
+        "recurrent_activation": "hard_sigmoid"
+    }  # which differs by more than rounding, and only the configuration tells
+    theirs = built(layer_of("GRU", **gates))
+    assert_same(first(jaxrnn.unroll(jaxrnn.gru(H, **gates), params_in(theirs)[0], XS)[1]), theirs(first(XS)))
+    alone = first(jaxrnn.unroll(jaxrnn.gru(H), params_in(theirs)[0], XS)[1])
+    assert np.abs(alone - theirs(first(XS))).max() > 0.01
+
+
+@TABLE.row("a layer, a `Sequential`, `.keras`, `.h5`")
+def _():
+    import keras
+
+    layer = built(layer_of("GRU", reset_after=False, activation="softsign", name="gru"))
+    model = keras.Sequential([keras.layers.Input((None, I)), layer, keras.layers.Dense(2)])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        model.save(path)
+        for source, prefix in ((layer, ""), (model, "gru"), (path, "gru")):
+            network, params = interop.from_keras(source, prefix)
+            assert repr(network) == f"stack([gru({H}, reset_after=False, activation='softsign')])"
+            assert_same(first(network.unroll(params, XS)[1]), layer(first(XS)))
 
 
 @TABLE.row("`model.save`, `load_model`")

@@ -17,7 +17,7 @@ import pytest
 import jaxrnn
 from experiments import __main__ as listing
 from experiments import _summary as summary
-from experiments import sequential_images
+from experiments import char_lm, poems, sequential_images
 from experiments.command import figures, options, report, script
 from experiments.command.devices import DeviceOptions
 from experiments.datasets.batching import shuffled
@@ -303,6 +303,14 @@ def test_every_script_is_listed_once(capsys):
     assert sorted(names) == sorted(scripts | packages | benchmarks)
     for row in listing.SCRIPTS:
         assert row.name in shown
+    for given in (["--help"], ["-h"]):
+        assert listing.main(given) == 0
+        assert capsys.readouterr().out == shown
+    for command in ("char_lm sample", "poems write"):  # where a person looks for what reads a trained model
+        assert f"python -m experiments.{command} --help" in shown
+        with pytest.raises(SystemExit):
+            {"char_lm": char_lm, "poems": poems}[command.split()[0]].main(["--help"])
+        assert f"python -m experiments.{command}" in " ".join(capsys.readouterr().out.split())
     assert listing.main(["gates"]) == 2
     assert "got gates; run one as python -m experiments.NAME" in capsys.readouterr().err
 

@@ -1,12 +1,16 @@
 """The language model: its loss over windows and over the whole text, its states, and the text that it writes."""
 
 import functools
+import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+import jaxrnn
 from experiments.models import language, saved
 from experiments.models.cells import AFFINE, HEADED, check_heads, label_of
 from experiments.training.loop import begin, make_optimiser, training
@@ -164,11 +168,32 @@ def test_saved_models_hold_their_heads_and_older_ones_have_none(tmp_path):
     tokens, free = jnp.zeros((2, 1), int), jnp.full((3, 1), -1)
     written = language.write(found.model, found.params, tokens, free, jnp.float32(1.0), jax.random.key(0))
     assert written.shape == (3, 1)
+    networks, trained, about = jaxrnn.load(tmp_path / saved.FILE, return_metadata=True)
+    assert repr(networks) == "{'net': stack([gru(4, num_heads=2)]), 'read_out': readout(3, activation='softmax')}"
+    assert about == {"script": "char_lm", "symbols": ["a", "b", "c"], **given}
+    xs = trained["embedding"][jnp.array([[0], [2], [1]])]  # by hand what the model computes
+    logits = networks["read_out"].logits(trained["read_out"], networks["net"].unroll(trained["net"], xs)[1])
+    theirs = found.model.bind(found.params)(jnp.array([[0], [2], [1]]))[0]
+    np.testing.assert_allclose(logits, theirs, rtol=1e-6)
     older = {name: value for name, value in given.items() if name != "num_heads"}
     shapes = [
         jax.eval_shape(saved.model_of(3, own).init, jax.random.key(0)) for own in (older, {**given, "num_heads": 1})
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_models_of_earlier_versions_are_read(tmp_path):
+    about = {"symbols": ["a", "b"], "cell": "rnn", "embedding": 2, "hidden_size": 3, "layers": 1, "dropout": 0.0}
+    params = filled(saved.model_of(2, about))
+    arrays = {name: np.asarray(leaf) for name, leaf in saved._named(params).items()}
+    assert sorted(arrays)[0] == "embedding.embedding.value"
+    for script, digest in (("char_lm", saved._digest(about, arrays)), ("char_lm", "other"), ("poems", "other")):
+        save_file(arrays, tmp_path / saved.FILE, {script: json.dumps({**about, "digest": digest})})
+        if digest == "other":
+            with pytest.raises(ValueError, match="is damaged, or not of this script"):
+                saved.load_model(tmp_path, "char_lm")
+        else:
+            chex.assert_trees_all_equal(saved.load_model(tmp_path, "char_lm").params, params)
 
 
 def test_heads_are_checked_by_cell_and_units():

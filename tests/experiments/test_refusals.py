@@ -290,7 +290,7 @@ def test_damaged_models_and_samples_beyond_the_memory_are_refused(tmp_path, refu
         len(content) - 1,
         symbol,
         content.index(b"gru"),
-        content.index(b"digest"),
+        content.index(b"checksums"),
     ):  # the first is of a weight
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         said = refusal("char_lm sample", "--model", str(tmp_path), "--prompt", "abc")

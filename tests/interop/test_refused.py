@@ -104,12 +104,12 @@ JUNK = np.zeros(1, [("a", "f4")])
 REFUSED = {
     # the mapping
     "a module": (lambda: interop.from_torch(object()), TypeError, "from_torch: state_dict expected a mapping of names to arrays, got object .*; files .*; of a module give the weights, not the module"),
-    "a path": (lambda: interop.from_keras("weights.h5"), TypeError, "from_keras: weights expected a mapping of names to arrays, got str 'weights.h5'; files are read with jaxrnn.interop.read"),
+    "a path": (lambda: interop.from_torch("net.pt"), TypeError, "from_torch: state_dict expected a mapping of names to arrays, got str 'net.pt'; files are read with jaxrnn.interop.read"),
     "names": (lambda: interop.from_torch({3.0: ones(1)}), TypeError, "from_torch: names expected strings, or tuples of strings and integers, got float 3.0"),
     "twice": (lambda: interop.from_nnx({**NNX, "dense_h": {"bias": ones(4 * H)}}), ValueError, "from_nnx: entry 'dense_h.bias' expected once, got it twice, flat and nested"),
     "nothing": (lambda: interop.from_equinox({}), ValueError, "from_equinox: weights expected entries below '', got no entries"),
     "prefix": (lambda: interop.from_torch(TORCH, prefix="net"), ValueError, "from_torch: state_dict expected entries below 'net.', got 'weight_ih_l0', 'weight_hh_l0', 'bias_ih_l0', 'bias_hh_l0'"),
-    "no prefix": (lambda: interop.from_torch(interop.to_torch((LSTM,), "net")), ValueError, "from_torch: expected entry 'weight_ih_l0', got 'net.weight_ih_l0', .*; prefix selects a part"),
+    "no prefix": (lambda: interop.from_torch(interop.to_torch((LSTM,), "net")), ValueError, "from_torch: state_dict expected the weights of one layer below '', got those of layers below 'net'; prefix selects one"),
     "prefix type": (lambda: interop.from_torch(TORCH, prefix=("net",)), TypeError, "from_torch: prefix expected a string, got tuple"),
     "traced": (lambda: jax.jit(interop.from_equinox)(EQUINOX), TypeError, "from_equinox: entry 'bias' expected a concrete array, got float32\\[12\\]; convert outside jit"),
     "records": (lambda: interop.from_torch(broken(TORCH, "bias_ih_l0", JUNK)), TypeError, "from_torch: entry 'bias_ih_l0' expected a floating-point array"),
@@ -254,6 +254,49 @@ def test_read_returns_every_array_of_a_file(weights):
         assert interop.from_torch(found, "lstm")[0].w_h.dtype == jnp.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
+def test_narrow_weights_of_a_file_give_the_numbers_that_were_written(dtype, tmp_path):
+    wide = {name: np.random.default_rng(1).standard_normal(w.shape) for name, w in TORCH.items()}
+    save_file({f"net.{name}": w.astype(dtype) for name, w in wide.items()}, tmp_path / "weights")
+    (params,) = interop.from_torch(interop.read(tmp_path / "weights"), "net")
+    assert params.w_x.dtype == dtype
+    np.testing.assert_array_equal(params.w_x, wide["weight_ih_l0"].T.astype(dtype))
+    np.testing.assert_array_equal(params.w_h, wide["weight_hh_l0"].T.astype(dtype))
+    np.testing.assert_array_equal(params.b, wide["bias_ih_l0"].astype(dtype) + wide["bias_hh_l0"].astype(dtype))
+
+
+def test_layers_of_a_whole_checkpoint_are_listed():
+    parts = {"encoder.rnn": (LSTM,), "decoder": (GRU,), "cell": RNN}
+    whole = {name: w for prefix, params in parts.items() for name, w in interop.to_torch(params, prefix).items()}
+    whole["head.weight"] = ones(5, H)
+    for prefix, wanted in parts.items():
+        assert type(jax.tree.leaves(interop.from_torch(whole, prefix), is_leaf=lambda p: hasattr(p, "w_x"))[0]) is type(
+            wanted if hasattr(wanted, "w_x") else wanted[0]
+        )
+    listed = "got those of layers below 'encoder.rnn', 'decoder', 'cell'; prefix selects one"
+    with pytest.raises(
+        ValueError, match=f"^from_torch: state_dict expected the weights of one layer below '', {listed}$"
+    ):
+        interop.from_torch(whole)
+    listed = "got 'encoder.rnn', 'decoder', 'cell', below which layers begin; does prefix lead to them"
+    for prefix in ("rnn", "head"):
+        with pytest.raises(ValueError, match=f"^from_torch: state_dict expected entries below '{prefix}.', {listed}"):
+            interop.from_torch(whole, prefix)
+    with pytest.raises(ValueError, match="one layer below 'encoder.', got those of layers below 'encoder.rnn'; prefix"):
+        interop.from_torch(whole, "encoder")
+    for given, prefix in (
+        ({f"module.{name}": w for name, w in whole.items()}, "encoder.rnn"),
+        ({f"module._orig_mod.{name}": w for name, w in whole.items()}, "encoder.rnn"),
+        ({name.replace("rnn", "_orig_mod.rnn"): w for name, w in whole.items()}, "encoder.rnn"),
+        ({f"module.{name}": w for name, w in TORCH.items()}, ""),
+    ):
+        assert interop.from_torch(given, prefix)[0].w_x.tolist() == LSTM.w_x.tolist()
+    both = {**interop.to_torch((LSTM,), "module.a"), **interop.to_torch((RNN,), "_orig_mod.a")}
+    assert isinstance(interop.from_torch(both, "_orig_mod.a")[0], RNNParams)
+    with pytest.raises(ValueError, match="below 'a.', got those of layers below 'module.a', '_orig_mod.a'; prefix"):
+        interop.from_torch(both, "a")
+
+
 class Armed:
     """Unpickling it creates a file."""
 
@@ -283,8 +326,8 @@ def header(text: bytes) -> bytes:
 SPAN = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
 FILES = {
     "empty": (b"", "truncated, corrupted"),
-    "zip": (b"PK\x03\x04" + bytes(40), "a zip archive, as torch.save, .*; nothing of it was run"),
-    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file, as Keras writes; nothing"),
+    "zip": (b"PK\x03\x04" + bytes(40), "a zip archive, as torch.save, .*; nothing of it was run; jaxrnn.interop.from_keras reads a .keras file"),
+    "hdf5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an HDF5 file, as Keras writes; nothing of it was run; jaxrnn.interop.from_keras reads it"),
     "npy": (b"\x93NUMPY\x01\x00" + bytes(40), "a NumPy file; nothing"),
     "text": (b"weights: none at all", "truncated, corrupted"),
     "no JSON": (header(b"{]"), "truncated, corrupted"),

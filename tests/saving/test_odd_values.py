@@ -150,7 +150,7 @@ def test_files_without_one_of_their_entries_are_refused_by_name(tmp_path):
     genuine, seen = path.read_bytes(), []
     forge(path, lambda _, entry: seen.append(entry))
     for at in places(seen[0]):
-        if not at or isinstance(at[-1], int) or at[-1] in configuration.BEFORE:
+        if not at or isinstance(at[-1], int) or any(at[-1] in known for known in configuration.BEFORE.values()):
             continue
         left = {name: value for name, value in found(seen[0], at[:-1]).items() if name != at[-1]}
         path.write_bytes(genuine)

@@ -24,7 +24,7 @@ def calls() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     record = {"params": RECORDS["lstm"]}
     return {
         "from_torch": (interop.from_torch, {"state_dict": weights["torch lstm"], "prefix": "", "kind": None}),
-        "from_keras": (interop.from_keras, {"weights": weights["keras gru"], "prefix": ""}),
+        "from_keras": (interop.from_keras, {"weights": weights["keras gru"], "prefix": "", "config": None}),
         "from_nnx": (interop.from_nnx, {"weights": weights["nnx lstm"], "prefix": ""}),
         "from_linen": (interop.from_linen, {"variables": weights["linen gru"], "prefix": ""}),
         "from_haiku": (interop.from_haiku, {"params": weights["haiku gru"], "prefix": ""}),
@@ -68,7 +68,7 @@ def attempt_with(where: str, name: str, odd: str) -> Attempt:
     if name in ("path", "model", "into"):
         names = ("a path", "path", "model", "file")
     if name in ("state_dict", "weights", "variables", "params"):
-        names = (name, "entry", "names")
+        names = (name, "entry", "names", *(("a path", "path", "file") if where == "from_keras" else ()))
     return Attempt(
         f"{where}({name}={odd})", where.split()[0], names, lambda: function(**{**arguments, name: ODD[odd]()})
     )
