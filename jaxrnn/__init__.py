@@ -58,11 +58,11 @@ from jaxrnn.sequence.implementations.newton import Newton
 from jaxrnn.sequence.unroll import unroll
 
 if TYPE_CHECKING:
-    from jaxrnn import analysis, interop, modules
+    from jaxrnn import analysis, interop, modules, testing
 
 __version__ = "0.1.0"
 
-_ON_FIRST_USE = ("analysis", "interop", "modules")
+_ON_FIRST_USE = ("analysis", "interop", "modules", "testing")
 
 __all__ = [
     "Activation",
@@ -129,6 +129,7 @@ __all__ = [
     "slstm_step",
     "split_heads",
     "stack",
+    "testing",
     "unroll",
 ]
 

@@ -83,7 +83,10 @@ def write_input(where: str, graph: Graph, around: Around, leading: tuple[str, st
 
 
 def write_last_output(graph: Graph, y: str, ends: Ends) -> str:
-    """Adds what selects the outputs (batch, ·) of the steps that each direction reads last."""
+    """Adds what selects the outputs (batch, ·) of the steps that each direction reads last.
+
+    They are zeros for a sequence of length 0, as the operators' outputs are past a length.
+    """
     backwards = [ends.reverse] if len(ends.halves) == 1 else [False, True]
     halves = [y]
     if len(ends.halves) == 2:
@@ -91,12 +94,7 @@ def write_last_output(graph: Graph, y: str, ends: Ends) -> str:
         halves = ["y_forward", "y_backward"]
         graph.node("Split", [y, sizes], *halves, axis=2)
     parts = [_at_step(graph, half, at_start, ends.lengths) for half, at_start in zip(halves, backwards, strict=True)]
-    last = parts[0] if len(parts) == 1 else graph.node("Concat", parts, "last_both", axis=1)
-    if not ends.lengths:
-        return last
-    zero, axis = graph.constant("no_step", np.int32(0)), graph.constant("last_axis", np.array([1], np.int64))
-    is_empty = graph.node("Unsqueeze", [graph.node("Equal", ["lengths", zero], "lacks_steps"), axis], "lacks_output")
-    return graph.node("Where", [is_empty, graph.constant("nothing", np.asarray(0, graph.dtype)), last], "last")
+    return parts[0] if len(parts) == 1 else graph.node("Concat", parts, "last_both", axis=1)
 
 
 def _at_step(graph: Graph, y: str, at_start: bool, lengths: bool) -> str:
