@@ -33,9 +33,10 @@ class Report(NamedTuple):
 
     cell: str
     passed: tuple[str, ...]
+    notes: tuple[str, ...] = ()  # what the cell does not support, without being wrong
 
     def __str__(self) -> str:
-        return f"{self.cell} passes: " + "; ".join(self.passed)
+        return "\n- ".join([f"{self.cell} passes: {'; '.join(self.passed)}", *self.notes])
 
 
 def check_cell(cell: Cell, input_size: int, *, params: Params | None = None, tolerance: float = 1e-9) -> Report:
@@ -54,7 +55,7 @@ def check_cell(cell: Cell, input_size: int, *, params: Params | None = None, tol
     7. `unroll` by "scan", "bptt" and "associative", where the cell has what they need, against a
        Python loop over `step`, values and gradients: masks with NaN behind them, resets, lengths,
        `reverse`, segments, states.
-    8. dtypes of outputs and gradients in float32 and bfloat16, and products in `compute_dtype`.
+    8. dtypes of outputs and gradients in float32 and bfloat16.
 
     Args:
         cell: a :class:`jaxrnn.Cell`. Without a `rule` the checks 3 to 6 are left out. Noise of a
@@ -65,7 +66,7 @@ def check_cell(cell: Cell, input_size: int, *, params: Params | None = None, tol
         tolerance: the largest difference that passes, relative to the largest entry of an array.
 
     Returns:
-        A :class:`Report`, whose text names what was checked.
+        A :class:`Report`, whose text names what was checked, and what the cell does not support.
 
     Raises:
         CellFault: an `AssertionError` that names the part, such as `rule.accumulate`, and the leaf,
@@ -119,4 +120,4 @@ def check_cell(cell: Cell, input_size: int, *, params: Params | None = None, tol
             check("rule.matrices", lambda: parts.matrices_faults(case))
         check("unroll", lambda: sequences.sequence_faults(case, tolerance))
         check("dtypes", lambda: sequences.dtype_faults(case))
-    return Report(cell.name, tuple(passed))
+        return Report(cell.name, tuple(passed), tuple(sequences.notes(case)))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._types import Cell, Params, PyTree, State
+from jaxrnn.cells._step import cast_floating
 from jaxrnn.testing.faults import called
 
 TIME, BATCH = 5, 2
@@ -50,7 +51,7 @@ def case_of(cell: Cell, input_size: int, params: Params | None) -> Case:
     rng = np.random.default_rng(0)
     if params is None:
         params = moved(rng, called("init", cell.init, jax.random.key(0), input_size, jnp.float64))
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float64)), params)
+    params = cast_floating(jax.tree.map(jnp.asarray, params), jnp.float64)
     xs = jnp.asarray(rng.standard_normal((2 * TIME, BATCH, input_size)))
     state = called("initial_state", cell.initial_state, (BATCH,), jnp.float64)
 

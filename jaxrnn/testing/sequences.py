@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrnn._types import Rule
-from jaxrnn.cells._step import cast_floating
+from jaxrnn.cells._step import cast_floating, is_complex
 from jaxrnn.sequence.inspection import widened_matrices
 from jaxrnn.sequence.request import Inputs
 from jaxrnn.sequence.unroll import unroll
-from jaxrnn.testing.faults import Fault, called, value_faults
+from jaxrnn.testing.faults import Fault, called, name_of, value_faults
 from jaxrnn.testing.numbers import BATCH, TIME, Case
 
 MASK = np.asarray([[1, 1], [1, 0], [0, 1], [1, 1], [1, 0]], bool)
@@ -56,28 +56,35 @@ def _differentiated(case: Case, first: Any, options: dict[str, Any], implementat
 
 
 def dtype_faults(case: Case) -> Iterator[Fault]:
-    """Outputs and gradients in the dtype of parameters and inputs; products in `compute_dtype`."""
-    cell, rule = case.cell, case.cell.rule
-    is_complex = any(jnp.issubdtype(leaf.dtype, jnp.complexfloating) for leaf in jax.tree.leaves(case.before))
-    for dtype in (jnp.float32,) if is_complex else (jnp.float32, jnp.bfloat16):
+    """Outputs and gradients in the dtype of parameters and inputs."""
+    cell = case.cell
+    for dtype in (jnp.float32,) if is_complex(case.before) else (jnp.float32, jnp.bfloat16):
         params, xs = cast_floating((case.params, case.xs), dtype)
 
         def loss(params: Any, xs: Any) -> Any:
             ys = unroll(cell, params, xs, key=None)[1]
             return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(ys)), ys
 
-        run = jax.grad(loss, (0, 1), has_aux=True)
-        gradients, ys = called(f"unroll in {jnp.dtype(dtype)}", jax.eval_shape, run, params, xs)
-        for leaf in jax.tree.leaves((ys, gradients)):
+        part = f"unroll in {jnp.dtype(dtype).name}"
+        gradients, ys = called(part, jax.eval_shape, jax.grad(loss, (0, 1), has_aux=True), params, xs)
+        for path, leaf in jax.tree.leaves_with_path({"ys": ys, "gradients": gradients}):
             if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype != dtype:
-                message = f"expected all outputs and gradients in {jnp.dtype(dtype)}, got one in {leaf.dtype}"
-                yield Fault(f"unroll in {jnp.dtype(dtype)}", "", message)
-    if isinstance(rule, Rule) and hasattr(case.params, "_fields"):
+                yield Fault(part, name_of(path), f"expected outputs and gradients in that dtype, got {leaf.dtype}")
+
+
+def notes(case: Case) -> Iterator[str]:
+    """What the cell does not support, without being wrong."""
+    rule = case.cell.rule
+    if not isinstance(rule, Rule):
+        yield "no rule: the gradient is that of JAX through the scan, and compute_dtype rounds all parameters"
+    elif hasattr(case.params, "_fields"):
         first = jax.tree.map(lambda leaf: leaf[0], case.before)
         params, xs, state = cast_floating((case.params, case.xs, first), jnp.float32)
         inputs = Inputs(params, xs, state, None, None, None, None)
-        for name in widened_matrices(cell, inputs, jnp.bfloat16):
-            yield Fault("rule.forward", name, "expected products in compute_dtype, got the matrix widened before one")
+        with jax.numpy_dtype_promotion("standard"):  # a strict one refuses a product that widens
+            widened = widened_matrices(case.cell, inputs, jnp.bfloat16)
+        if widened:
+            yield f"compute_dtype is refused: products widen {', '.join(widened)}"
 
 
 assert MASK.shape == RESETS.shape == (TIME, BATCH)
