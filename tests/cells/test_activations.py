@@ -233,7 +233,7 @@ NO_FLOATS = {"int32": jnp.array([1, 2]), "complex64": jnp.array([1j]), "float 1.
 
 
 @pytest.mark.parametrize("got", NO_FLOATS)
-def test_activations_of_what_is_no_floating_point_array_are_refused(got):
+def test_activations_of_what_is_no_floating_point_array_are_refused(got, unhooked):
     with pytest.raises(TypeError, match=f"^Activation: a expected an? .*array, got {got}"):
         jaxrnn.Activation("relu", clip=0.5)(NO_FLOATS[got])
 
