@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import picklable
+from jaxrnn._types import AnyArray
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._elementwise import is_elementwise
 
@@ -113,6 +114,7 @@ class Activation:
 
     def __post_init__(self) -> None:
         _checks.one_of("Activation", "name", self.name, tuple(NAMED))
+        object.__setattr__(self, "name", str(self.name))
         for option, default in (("alpha", NAMED[self.name].alpha), ("beta", NAMED[self.name].beta)):
             given = getattr(self, option)
             if given is not None and default is None:
@@ -131,7 +133,8 @@ class Activation:
         words = [f"{option}={given!r}" for option, (given, default) in options.items() if given != default]
         return f"Activation({', '.join([repr(self.name), *words])})"
 
-    def __call__(self, a: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, a: Float[AnyArray, "..."]) -> Float[Array, "..."]:
+        a = _checks.floating("Activation", "a", a)
         return NAMED[self.name].value(self._clipped(a), self.alpha, self.beta)
 
     def _clipped(self, a: Array) -> Array:

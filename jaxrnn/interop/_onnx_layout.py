@@ -171,10 +171,15 @@ def attributes(forms: tuple[Form, ...]) -> dict[str, Any]:
     if form.op == "RNN" or phis != [phi for form in forms for phi in _in_their_order(Form(form.op))]:
         found["activations"] = [ACTIVATIONS[phi.name].name for phi in phis]
         for parameter in ("alpha", "beta"):
-            values = [value for phi in phis if (value := getattr(phi, parameter)) is not None]
+            values = [shortest(value) for phi in phis if (value := getattr(phi, parameter)) is not None]
             if values:
                 found[f"activation_{parameter}"] = values
-    return found if form.clip is None else {**found, "clip": form.clip}
+    return found if form.clip is None else {**found, "clip": shortest(form.clip)}
+
+
+def shortest(number: float) -> float:
+    """The shortest decimal of the nearest float32, which attributes hold: 0.2, not 0.20000000298."""
+    return float(str(np.float32(number)))
 
 
 def without_activations(form: Form) -> Form:

@@ -135,10 +135,10 @@ def _attributes(source: Source, where: str, node: "onnx.NodeProto") -> dict[str,
 
 
 def _shortest(value: Any) -> Any:
-    """Numbers of float32 as the shortest decimals that they are nearest to: 0.2, not 0.20000000298."""
+    """Numbers of float32 as the shortest decimals that they are nearest to."""
     if isinstance(value, list):
         return [_shortest(one) for one in value]
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    return layout.shortest(value) if isinstance(value, float) else value
 
 
 def _shown(value: Any) -> str:
@@ -202,8 +202,13 @@ def _activation(where: str, name: str, lists: dict[str, list[float]]) -> Activat
             if not values and default is None:
                 theirs = layout.ACTIVATIONS[name].name
                 raise ValueError(f"{where} attribute activation_{parameter} expected a number for {theirs}, got none")
-            parameters[parameter] = values.pop(0) if values else default
+            parameters[parameter] = _with_digits(values.pop(0), getattr(NAMED[name], parameter)) if values else default
     try:
         return Activation(name, **parameters)
     except ValueError as error:
         raise ValueError(f"{where} attribute activations: {error}") from error
+
+
+def _with_digits(number: float, default: float) -> float:
+    """The number, or our default where float32 does not tell them apart, as 1/6."""
+    return default if np.float32(default) == np.float32(number) else number

@@ -227,3 +227,16 @@ def test_modules_run_the_cells_with_their_activations():
 def test_gates_of_other_activations_are_not_ablated():
     with pytest.raises(NotImplementedError, match="which have gates that read the state and are σ"):
         jaxrnn.analysis.ablate_gates(jaxrnn.lstm(H, recurrent_activation="hard_sigmoid"), "f", 1.0)
+
+
+NO_FLOATS = {"int32": jnp.array([1, 2]), "complex64": jnp.array([1j]), "float 1.0": 1.0, "list": [1.0]}
+
+
+@pytest.mark.parametrize("got", NO_FLOATS)
+def test_activations_of_what_is_no_floating_point_array_are_refused(got, unhooked):
+    with pytest.raises(TypeError, match=f"^Activation: a expected an? .*array, got {got}"):
+        jaxrnn.Activation("relu", clip=0.5)(NO_FLOATS[got])
+
+
+def test_the_name_of_an_activation_is_a_plain_string():
+    assert repr(jaxrnn.Activation(np.str_("elu"))) == "Activation('elu')"

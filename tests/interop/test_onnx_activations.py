@@ -78,6 +78,15 @@ def test_directions_have_activations_of_their_own():
     np.testing.assert_allclose(attributes["activation_alpha"], [0.25, 0.6], rtol=1e-7)
 
 
+@pytest.mark.parametrize("phi", ["hard_sigmoid", jaxrnn.Activation("elu", 1 / 3, clip=2 / 3)], ids=["1/6", "1/3"])
+def test_numbers_that_float32_does_not_have_are_those_of_the_model(phi):
+    cell = jaxrnn.gru(4, activation=phi, recurrent_activation=phi)
+    params = cell.init(jax.random.key(0), I)
+    model = to_onnx(cell, params)
+    assert to_onnx(cell, params, into=model) == model  # refused if the numbers of the two differ
+    assert from_onnx(model)[0].layers[0] == cell or phi != "hard_sigmoid"
+
+
 REFUSED = {
     "clip of an LSTM": (jaxrnn.lstm(4, activation=jaxrnn.Activation("tanh", clip=1.0)), "with one clip"),
     "clip of both": (
