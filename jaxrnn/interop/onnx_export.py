@@ -131,6 +131,7 @@ def to_onnx(
            returns the initial state there, as `unroll` does.
         4. ONNX Runtime's operators run in float32 (and float16); float64 is for other runtimes.
         5. T = 0 and an empty batch are legal here; ONNX Runtime 1.31 ends the process on them.
+        6. ONNX Runtime's Softplus inside an operator is infinite above 88, where e^a is; that of JAX is a.
     """
     where = "to_onnx"
     onnx = require_onnx(where)
