@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     kind: str  # Keras's name of its class
     options: Mapping[str, Any]
     stored: str  # its path in a file of weights of Keras 3, below the outermost model
-    parent: str  # the kind of the model that holds it
+    parents: tuple[str, ...]  # the kinds of the models around it, the outermost first
     inbound: Any  # of a functional model, what calls the layer
 
     @property
@@ -73,9 +73,9 @@ def read_config(where: str, config: Any, kind: str | None = None, version: str |
     name = options.get("name")
     is_model = kind in MODELS
     if is_model:
-        entries = tuple(_walk(where, str(kind), config, (), ""))
+        entries = tuple(_walk(where, (str(kind),), config, (), ""))
     else:
-        entries = (Entry((), _text(where, "class_name", kind), options, "", "", None),)
+        entries = (Entry((), _text(where, "class_name", kind), options, "", (), None),)
     if version is not None and not (isinstance(version, str) and re.match(r"\d{1,4}\.", version)):
         raise ValueError(f"{where}: keras_version expected a text such as '2.15.0', got {describe(version)}")
     major = int(version.split(".")[0]) if version else _major_of([entry.options for entry in entries])
@@ -178,7 +178,7 @@ def numbered(names: Sequence[str]) -> list[str]:
     return made
 
 
-def _walk(where: str, parent: str, config: Any, names: tuple[str, ...], stored: str) -> Iterator[Entry]:
+def _walk(where: str, parents: tuple[str, ...], config: Any, names: tuple[str, ...], stored: str) -> Iterator[Entry]:
     """The layers of a model, those of models in it too; before Keras 2.2.3 a Sequential was a list."""
     layers = config.get("layers") if isinstance(config, Mapping) else config
     if not isinstance(layers, list):
@@ -192,9 +192,9 @@ def _walk(where: str, parent: str, config: Any, names: tuple[str, ...], stored: 
         own = (*names, _text(where, "the name of a layer", name))
         path = f"{stored}layers/{place}"
         if kind in MODELS:
-            yield from _walk(where, kind, options, own, f"{path}/")
+            yield from _walk(where, (*parents, kind), options, own, f"{path}/")
         else:
-            yield Entry(own, kind, options, path, parent, layer.get("inbound_nodes"))
+            yield Entry(own, kind, options, path, parents, layer.get("inbound_nodes"))
 
 
 # What is chosen
@@ -257,7 +257,10 @@ def _choices(config: Configuration) -> str:
 
 def _check_chain(config: Configuration, found: Sequence[Entry], between: Sequence[Entry]) -> None:
     """Raises for layers of a functional model of which one does not read the outputs of the one before."""
-    if len(found) == 1 or all(entry.parent == "Sequential" for entry in found):
+    models = {entry.names[:-1]: entry.parents for entry in found}
+    if len(models) == 1:  # what stands around their one model does not matter
+        models = {names: parents[-1:] for names, parents in models.items()}
+    if len(found) == 1 or {kind for parents in models.values() for kind in parents} == {"Sequential"}:
         return
     chain = [entry for entry in between if entry in found or entry.kind != "InputLayer"]
     for below, above in itertools.pairwise(chain):

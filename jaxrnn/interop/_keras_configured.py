@@ -74,7 +74,7 @@ def _convert(found: Configuration, prefix: Prefix, num_heads: Any, weights: Weig
     nodes = [read_node(found, entry, num_heads) for entry in choose(found, prefix)]
     network, layers = network_of(where, nodes), []
     for node in nodes:
-        params = read_layers(weights(node), both_ways=node.merge is not None)
+        params = read_layers(_in_order(node, weights(node)), both_ways=node.merge is not None)
         params = (params,) if lay.is_record(params) else params
         check_params(where, node, params)
         layers += params
@@ -96,6 +96,24 @@ def _of_node(found: Configuration, node: Node, entries: maps.Entries) -> maps.En
         f"{found.where}: weights expected entries below {node.entry.path!r}, the name of a layer in the "
         f"configuration, got {maps.listed(entries.values)}"
     )
+
+
+def _in_order(node: Node, entries: maps.Entries) -> maps.Entries:
+    """The weights of a layer with its cells in the order of the configuration, if their names tell it."""
+    halves, paths = [half for layer in node.layers for half in layer], paths_in(entries)
+    parts = [path.split("/") for path in paths]
+    common = len(os.path.commonprefix(parts))
+    own = {path: names[common:] for path, names in zip(paths, parts, strict=True)}
+    for matches in (
+        lambda half, name: name in half.names,
+        lambda half, name: bool(half.side) and name.startswith(f"{half.side}_"),
+    ):
+        found = [[path for path in paths if any(matches(half, name) for name in own[path])] for half in halves]
+        order = [path for each in found for path in each]
+        if all(len(each) == 1 for each in found) and sorted(order) == sorted(paths):
+            ranked = sorted(entries.values, key=lambda name: order.index(name.rpartition("/")[0]))
+            return entries._replace(values={name: entries.values[name] for name in ranked})
+    return entries
 
 
 def _of_object(where: str, node: Node, layer: Any) -> maps.Entries:

@@ -23,6 +23,8 @@ class Half(NamedTuple):
     label: str  # in messages
     cell: Cell
     stored: str  # its path in a file of weights of Keras 3, below the layer's
+    names: tuple[str, ...] = ()  # of which its path among weights with names has one
+    side: str = ""  # of a Bidirectional, "forward" or "backward"
 
 
 class Node(NamedTuple):
@@ -63,7 +65,8 @@ def read_node(config: Configuration, entry: Entry, num_heads: int) -> Node:
         layers = _layers(reader, f"{entry.label}: {side} {cut(kind, 40)}", kind, own)
         if len(layers) != 1:
             raise ValueError(f"{where} expected one cell in each direction, got {len(layers)} stacked ones")
-        halves.append(layers[0]._replace(stored=f"{side}_layer/{layers[0].stored}"))
+        name = str(options.get("name"))
+        halves.append(Half(*layers[0][:2], f"{side}_layer/{layers[0].stored}", (name, f"{side}_{name}"), side))
     return Node(entry, (tuple(halves),), MERGES[mode])
 
 
@@ -111,7 +114,8 @@ def _stacked(reader: _Reader, label: str, cells: Any) -> list[Half]:
         own = f"{label}: cells[{k}]"
         if kind not in CELLS:
             raise ValueError(f"{reader.where}: {own} expected one of {', '.join(CELLS)}, got {quote(kind, 40)}")
-        halves.append(Half(own, _cell(reader, f"{reader.where}: {own}", CELLS[kind], options), f"cells/{place}"))
+        cell = _cell(reader, f"{reader.where}: {own}", CELLS[kind], options)
+        halves.append(Half(own, cell, f"cells/{place}", (str(options.get("name")),)))
     return halves
 
 

@@ -165,6 +165,7 @@ def test_every_activation_both_ways_from_every_source(tmp_path):
 def test_configurations_beside_weights_give_what_the_live_model_gives():
     weights = {w.path: w for w in model().weights}
     assert_same(interop.from_keras(weights, config=model().get_config()))
+    assert_same(interop.from_keras(dict(sorted(weights.items())), config=model().get_config()))  # names tell the order
     assert_same(interop.from_keras(weights, config=json.loads(model().to_json())))
     (params,) = interop.from_keras(weights, "last", config=model().get_config())[1]
     chex.assert_trees_all_equal(params, expected()[1][-1], strict=True)

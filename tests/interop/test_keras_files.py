@@ -243,6 +243,9 @@ REFUSED = {
     "a branch": (
         {"class_name": "Functional", "config": {"layers": [layer("LSTM", "a"), layer("LSTM", "b")]}},
         "got LSTM 'b', which does not read LSTM 'a' alone; prefix="),
+    "two models side by side": (
+        {"class_name": "Functional", "config": {"layers": [sequential(layer("LSTM"), name=name) for name in "ab"]}},
+        "got LSTM 'b/lstm', which does not read LSTM 'a/lstm' alone; prefix="),
 }  # fmt: skip
 
 
@@ -253,6 +256,14 @@ def test_configurations_that_cannot_be_converted_are_refused(fault):
         read(config)
     assert len(str(caught.value)) <= 500
     assert "\n" not in str(caught.value)
+
+
+def test_a_half_of_a_bidirectional_is_known_by_its_name():
+    weights = {side: arrays_of("LSTM", seed=seed) for seed, side in enumerate(("forward", "backward"))}
+    named = {f"both/{side}_lstm_7/{name}": a for side, own in reversed(weights.items()) for name, a in own.items()}
+    (params,) = interop.from_keras(named, config=BOTH)[1]  # the configuration of another instance: no name is in it
+    for side, own in weights.items():
+        np.testing.assert_array_equal(getattr(params, side).w_x, own["kernel"])
 
 
 def test_models_too_deep_in_each_other_are_refused():
