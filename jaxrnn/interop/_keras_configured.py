@@ -102,7 +102,8 @@ def _in_order(node: Node, entries: maps.Entries) -> maps.Entries:
     """The weights of a layer with its cells in the order of the configuration, if their names tell it."""
     halves, paths = [half for layer in node.layers for half in layer], paths_in(entries)
     parts = [path.split("/") for path in paths]
-    common = len(os.path.commonprefix(parts))
+    shared = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+    common = len(list(shared))
     own = {path: names[common:] for path, names in zip(paths, parts, strict=True)}
     for matches in (
         lambda half, name: name in half.names,
