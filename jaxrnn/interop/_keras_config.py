@@ -226,6 +226,8 @@ def choose(config: Configuration, prefix: str | Sequence[str]) -> list[Entry]:
             f"{where}: expected recurrent layers alone, got {cut(listed([o.label for o in others], 4), 160)} beside "
             f"them{_choices(config)}"
         )
+    if not prefix:
+        _check_calls(config, found)
     first, last = entries.index(found[0]), entries.index(found[-1])
     for entry in entries[first:last]:
         if entry not in found and entry.kind not in PASSIVE:
@@ -235,6 +237,17 @@ def choose(config: Configuration, prefix: str | Sequence[str]) -> list[Entry]:
             )
     _check_chain(config, found, entries[first : last + 1])
     return found
+
+
+def _check_calls(config: Configuration, found: Sequence[Entry]) -> None:
+    """Raises for a layer that a functional model calls several times, so that it is no one layer of a stack."""
+    for entry in found:
+        calls = len(entry.inbound) if isinstance(entry.inbound, list) else 1
+        if calls > 1:
+            raise ValueError(
+                f"{config.where}: expected layers that are called once, got {entry.label}, which is called {calls} "
+                f"times{_choices(config)}"
+            )
 
 
 def _below(config: Configuration, prefix: str) -> list[Entry]:

@@ -65,6 +65,10 @@ def from_object(where: str, layer: Any, prefix: Prefix, config: Any, num_heads: 
             raise ValueError(f"{where}: {kind}: get_config() failed ({maps.said(error)})") from error
     version = getattr(sys.modules.get(module), "__version__", None) if module != "tensorflow" else "2.0"
     found = read_config(where, config, kind, version)
+    if prefix and not found.is_model and prefix != found.name:
+        raise ValueError(
+            f"{where}: prefix expected none beside a layer, got {describe(prefix)}; it names layers of a model"
+        )
     return _convert(found, prefix, num_heads, lambda node: _of_object(where, node, layer))
 
 

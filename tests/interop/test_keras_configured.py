@@ -239,3 +239,10 @@ def test_layers_that_cannot_be_converted_are_refused():
     ):
         with pytest.raises(error, match=f"from_keras: .*{message}"):
             interop.from_keras(layer)
+
+
+def test_a_prefix_beside_a_layer_is_its_name_or_refused():
+    layer = model().layers[-1]
+    assert repr(interop.from_keras(layer, layer.name)) == repr(interop.from_keras(layer))
+    with pytest.raises(ValueError, match="prefix expected none beside a layer, got str 'nonsense'; it names layers of"):
+        interop.from_keras(layer, "nonsense")

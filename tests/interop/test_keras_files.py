@@ -243,6 +243,9 @@ REFUSED = {
     "a branch": (
         {"class_name": "Functional", "config": {"layers": [layer("LSTM", "a"), layer("LSTM", "b")]}},
         "got LSTM 'b', which does not read LSTM 'a' alone; prefix="),
+    "called twice": (
+        {"class_name": "Functional", "config": {"layers": [{**layer("LSTM", "a"), "inbound_nodes": [[], []]}]}},
+        "expected layers that are called once, got LSTM 'a', which is called 2 times; prefix="),
     "two models side by side": (
         {"class_name": "Functional", "config": {"layers": [sequential(layer("LSTM"), name=name) for name in "ab"]}},
         "got LSTM 'b/lstm', which does not read LSTM 'a/lstm' alone; prefix="),
