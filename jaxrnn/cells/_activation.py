@@ -210,11 +210,10 @@ class Phi(NamedTuple):
 
     def __call__(self, a: Float[Array, "*B H"]) -> tuple[Float[Array, "*B H"], Kept]:
         """φ(a), and what `pull_back` needs besides."""
-        if isinstance(self.activation, str):
-            return Activation(self.activation)(a), None
-        if isinstance(self.activation, Activation):
-            h, clip = self.activation(a), self.activation.clip
-            return h, None if clip is None else Slope(self.activation.slope(h) * (jnp.abs(a) < clip).astype(h.dtype))
+        named = self._named
+        if named is not None:
+            h, clip = named(a), named.clip
+            return h, None if clip is None else Slope(named.slope(h) * (jnp.abs(a) < clip).astype(h.dtype))
         phi = self._of_each_sequence
         if is_elementwise(phi, jax.ShapeDtypeStruct(a.shape[-1:], a.dtype)):
             h, pullback = jax.vjp(phi, a)
@@ -227,9 +226,15 @@ class Phi(NamedTuple):
             return dh * kept.slope
         if isinstance(kept, PreActivation):
             return jax.vjp(self._of_each_sequence, kept.a)[1](dh)[0]
-        named = Activation(self.activation) if isinstance(self.activation, str) else self.activation
-        assert isinstance(named, Activation)
-        return dh * named.slope(h)
+        assert self._named is not None
+        return dh * self._named.slope(h)
+
+    @property
+    def _named(self) -> Activation | None:
+        """φ, if it is one of the library's."""
+        if isinstance(self.activation, str):
+            return Activation(self.activation)
+        return self.activation if isinstance(self.activation, Activation) else None
 
     def _of_each_sequence(self, a: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
         """φ of the units of one sequence, over any leading axes: nothing crosses between sequences or steps."""

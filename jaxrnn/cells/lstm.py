@@ -188,8 +188,13 @@ def hidden(
     phis: GatePhis, params: LSTMParams, o: Float[Array, "*B H"], c: Float[Array, "*B H"]
 ) -> Float[Array, "*B HorP"]:
     """h_t, from o and c_t."""
-    m = o * phis.unit(_memory_read(params, c)[0])[0]
+    m = _m(phis, params, o, c)
     return m if params.w_proj is None else alg.dot(m, params.w_proj)
+
+
+def _m(phis: GatePhis, params: LSTMParams, o: Array, c: Array) -> Array:
+    """m_t, from o and c_t."""
+    return o * phis.unit(_memory_read(params, c)[0])[0]
 
 
 def _memory_read(params: LSTMParams, c: Float[Array, "*B H"]) -> tuple[Array, Any]:
@@ -238,9 +243,8 @@ def _pointwise_backward(phis: GatePhis, params: LSTMParams, tape: Tape, dstate: 
 
 def _accumulate(phis: GatePhis, params: LSTMParams, xs: Float[Array, "T *B I"], tape: Tape, delta: _Delta):
     da, product = delta.a, tape.residual.product
-    norm, scale_x, scale_h = params.norm, None, None
-    if norm is not None:
-        scale_x, scale_h = norm.scale_x, norm.scale_h
+    norm = params.norm
+    scale_x, scale_h = (None, None) if norm is None else norm[:2]
     _, product_x = _input_product(params, xs) if norm is not None else (None, None)
     gates = _gates_of(params)
     da_x = ln.product_backward(da, scale_x, product_x, gates)
@@ -258,8 +262,7 @@ def _accumulate(phis: GatePhis, params: LSTMParams, xs: Float[Array, "T *B I"], 
 
 def _accumulate_projection(phis: GatePhis, params: LSTMParams, tape: Tape, dh: Array) -> Array:
     assert params.w_proj is not None
-    m = tape.residual.o * phis.unit(_memory_read(params, tape.after.c)[0])[0]
-    return alg.outer(m, dh, params.w_proj)
+    return alg.outer(_m(phis, params, tape.residual.o, tape.after.c), dh, params.w_proj)
 
 
 def _accumulate_peephole(params: LSTMParams, tape: Tape, da: Float[Array, "T *B GH"]) -> Array:
@@ -326,16 +329,13 @@ def lstm_step(
     h_t = (o ⊙ φ(c_t)) [W_p]         with a = x W_x + h_{t-1} W_h + b
 
     Args:
-        params: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H,)` or `None`, gates in the order i f g o.
-            With `w_proj (H, P)` the output has P entries and `w_h` P rows. `peephole (3, H)`
-            is p_i, p_f, p_o. With 3H columns the cell is coupled: f g o, i = 1 - f, and
-            `peephole (2, H)` is p_f, p_o. `norm` holds the scales of layer normalisation.
-            With N heads `w_h` is `(N, D, 4D)`, D = H/N, without a projection.
+        params: `w_x (I, 4H)`, `w_h (H, 4H)`, `b (4H,)` or `None`, gates in the order i f g o. With `w_proj (H, P)`
+            the output has P entries and `w_h` P rows. `peephole (3, H)` is p_i, p_f, p_o. With 3H columns the cell is
+            coupled: f g o, i = 1 - f, and `peephole (2, H)` is p_f, p_o. `norm` holds the scales of layer
+            normalisation. With N heads `w_h` is `(N, D, 4D)`, D = H/N, without a projection.
         state: `LSTMState(h, c)`, `(*B, H or P)` and `(*B, H)`; cast to the dtype of the result.
         x: x_t, `(*B, I)`, floating-point.
-        activation: φ: a name, a :class:`jaxrnn.Activation`, or a callable, which is called with the vector `(H,)`
-            of a sequence.
-        recurrent_activation: σ, the activation of the gates; likewise.
+        activation, recurrent_activation: φ and σ, as in :func:`lstm`.
 
     Returns:
         `LSTMState(h_t, c_t)` and the output h_t, in the dtype of `params` and `x` together.
@@ -352,10 +352,9 @@ def lstm_step(
         (3,)
 
     References:
-        Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate);
-        Goodfellow et al. 2016, equations 10.40 to 10.44. Peephole: Gers, Schraudolph &
-        Schmidhuber 2002. Projection: Sak, Senior & Beaufays 2014, arXiv:1402.1128,
-        equations 7 to 12. Coupled: Greff et al. 2017, arXiv:1503.04069, CIFG. Layer
+        Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000 (forget gate); Goodfellow et al. 2016,
+        equations 10.40 to 10.44. Peephole: Gers, Schraudolph & Schmidhuber 2002. Projection: Sak, Senior & Beaufays
+        2014, arXiv:1402.1128, equations 7 to 12. Coupled: Greff et al. 2017, arXiv:1503.04069, CIFG. Layer
         normalisation: Ba, Kiros & Hinton 2016, arXiv:1607.06450, equations 20 to 22.
 
     Differs from:
@@ -403,8 +402,8 @@ def lstm(
 ) -> Cell:
     """A long short-term memory: a cell whose equations are those of :func:`lstm_step`.
 
-    It has 4H(I + H/N + 1) parameters; with a projection 4H(I + P + 1) + HP; coupled, 3 in the
-    place of 4. PyTorch's has 4H more, its second bias.
+    It has 4H(I + H/N + 1) parameters; with a projection 4H(I + P + 1) + HP; coupled, 3 in the place of 4.
+    PyTorch's has 4H more, its second bias.
 
     Args:
         hidden_size: H, the number of units.
@@ -415,24 +414,22 @@ def lstm(
         coupled: whether the input gate is 1 - f, which leaves three gates.
         layer_norm: whether x W_x, h W_h and c are normalised, by head.
         num_heads: N, which divides H. The recurrent matrix is block-diagonal: `w_h (N, D, 4D)`, D = H/N,
-            with the gates of a head side by side. A unit reads the units of its own head alone. Not with
-            a projection.
+            the gates of a head side by side. A unit reads the units of its own head alone. Not with a projection.
         activation: φ, by which g is made and c is read: a name or a :class:`jaxrnn.Activation`; or a callable,
             which is called with the vector `(H,)` of a sequence and may mix units.
         recurrent_activation: σ, the activation of the gates; likewise.
         kernel_init: draws each gate's block `(I, H)` of `w_x`.
         recurrent_init: draws each gate's block `(H or P, H)` of `w_h`, with heads `(D, D)`, and `w_proj (H, P)`.
-        bias_init: draws `b`. By default the forget gate starts at 1 and the others at 0;
-            `initializers.gate_bias(f=b)` sets another value, `initializers.chrono(T)`
-            spreads the memories over 1 to T steps. Peepholes start at 0, scales at 1.
+        bias_init: draws `b`. By default the forget gate starts at 1 and the others at 0; `gate_bias(f=b)` of
+            `initializers` sets another value, `chrono(T)` spreads the memories over 1 to T steps. Peepholes start
+            at 0, scales at 1.
 
     Returns:
         A :class:`Cell` with :class:`LSTMParams`, whose state is an :class:`LSTMState`.
 
     Raises:
-        TypeError, ValueError: for a size that is not a positive integer, a projection that
-            is not smaller than the hidden size, heads that do not divide the hidden size, heads with a
-            projection, an unknown activation, or an option that is not a boolean.
+        TypeError, ValueError: for a size that is not a positive integer, a projection that is not smaller than H,
+            heads that do not divide H, heads with a projection, an unknown activation, or an option that is no boolean.
 
     Example:
         >>> import jax, jaxrnn

@@ -72,33 +72,51 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
     if not isinstance(rule, Rule) or not inputs.time or not is_own(rule):
         return []
     names = [name for name in rule.matrices if getattr(inputs.params, name, None) is not None]
-    others = inputs.params._replace(**dict.fromkeys(names))
     matrices = {name: cast_floating(getattr(inputs.params, name), compute_dtype) for name in names}
+    return sorted(
+        {
+            read[0]
+            for equation, read in _uses_in_a_step(rule, inputs, matrices)
+            if equation.primitive.name == "convert_element_type" or len(_dtypes(equation.invars)) > 1
+        }
+    )
 
-    def products(matrices: dict[str, Any], others: Any, state: Any, xs: Any) -> Any:
-        params = others._replace(**matrices)
+
+def multiplied_fields(rule: Rule, inputs: Inputs) -> set[str]:
+    """The fields of the parameters that enter matrix products, as they are or moved."""
+    fields = {name: value for name, value in inputs.params._asdict().items() if hasattr(value, "dtype")}
+    uses = _uses_in_a_step(rule, inputs, fields)
+    return {name for equation, read in uses if equation.primitive.name == "dot_general" for name in read}
+
+
+def _uses_in_a_step(rule: Rule, inputs: Inputs, fields: dict[str, Any]) -> Iterator[tuple[Any, list[str]]]:
+    """The equations of one step that read any of these fields of the parameters."""
+    others = inputs.params._replace(**dict.fromkeys(fields))
+
+    def step(fields: dict[str, Any], others: Any, state: Any, xs: Any) -> Any:
+        params = others._replace(**fields)
         return rule.forward(params, state, rule.project(params, jax.tree.map(lambda leaf: leaf[0], xs)))
 
-    jaxpr = jax.make_jaxpr(products)(matrices, others, inputs.state, inputs.xs).jaxpr
-    leaves = [name for name in sorted(matrices) for _ in jax.tree.leaves(matrices[name])]
-    return sorted(set(_widened(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)))))
+    jaxpr = jax.make_jaxpr(step)(fields, others, inputs.state, inputs.xs).jaxpr
+    leaves = [name for name in sorted(fields) for _ in jax.tree.leaves(fields[name])]
+    return _uses(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)))
 
 
-def _widened(jaxpr: Any, names: dict[Any, str]) -> Iterator[str]:
-    """The names of variables that are converted, or multiplied with another dtype, inside calls as well."""
+def _uses(jaxpr: Any, names: dict[Any, str]) -> Iterator[tuple[Any, list[str]]]:
+    """The equations that read named variables, but for calls, which are looked into, and moves, which are followed."""
     for equation in jaxpr.eqns:
-        read = [None if hasattr(atom, "val") else names.get(atom) for atom in equation.invars]
-        found = next(filter(None, read), None)
-        if found is None:
+        by_operand = [None if hasattr(atom, "val") else names.get(atom) for atom in equation.invars]
+        read = [name for name in by_operand if name is not None]
+        if not read:
             continue
         inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
         inner = getattr(inner, "jaxpr", inner)
-        if inner is not None and len(inner.invars) == len(read):
-            yield from _widened(inner, {v: name for v, name in zip(inner.invars, read, strict=True) if name})
+        if inner is not None and len(inner.invars) == len(by_operand):
+            yield from _uses(inner, {v: name for v, name in zip(inner.invars, by_operand, strict=True) if name})
         elif equation.primitive.name in MOVES:
-            names = {**names, equation.outvars[0]: found}
-        elif equation.primitive.name == "convert_element_type" or len(_dtypes(equation.invars)) > 1:
-            yield found
+            names = {**names, equation.outvars[0]: read[0]}
+        else:
+            yield equation, read
 
 
 def _dtypes(atoms: Any) -> set[Any]:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from jaxrnn._types import Cell, Rule, Tape
 from jaxrnn.cells._step import cast_floating, is_complex
+from jaxrnn.sequence.inspection import multiplied_fields
+from jaxrnn.sequence.request import Inputs
 from jaxrnn.testing.faults import Fault, called, name_of, parts_of, structure_faults, value_faults
 from jaxrnn.testing.numbers import BATCH, Case
 
@@ -139,38 +141,9 @@ def matrices_faults(case: Case) -> Iterator[Fault]:
         if name not in fields:
             known = ", ".join(fields) or "none, as params is no NamedTuple"
             yield Fault("rule.matrices", name, f"expected names of fields of params ({known})")
-    narrow = cast_floating(params, jnp.float32)
-    state, x = cast_floating(jax.tree.map(lambda leaf: leaf[0], (case.before, case.xs)), jnp.float32)
-
-    def products(leaves: dict[str, Any]) -> Any:
-        given = narrow._replace(**leaves)
-        return rule.forward(given, state, rule.project(given, x))
-
-    arrays = {name: getattr(narrow, name) for name in fields if hasattr(getattr(narrow, name), "dtype")}
-    if not arrays:
-        return
-    jaxpr = jax.make_jaxpr(products)(arrays).jaxpr
-    multiplied = _multiplied(jaxpr, dict(zip(jaxpr.invars, sorted(arrays), strict=True)))
-    for name in sorted(multiplied - set(rule.matrices)):
-        yield Fault(
-            "rule.matrices", name, "expected all fields that enter matrix products; compute_dtype skips this one"
-        )
-
-
-def _multiplied(jaxpr: Any, names: dict[Any, str]) -> set[str]:
-    """The names of variables that a dot product reads, inside calls as well."""
-    found: set[str] = set()
-    for equation in jaxpr.eqns:
-        read = [None if hasattr(atom, "val") else names.get(atom) for atom in equation.invars]
-        if not any(read):
-            continue
-        if equation.primitive.name == "dot_general":
-            found |= set(filter(None, read))
-            continue
-        inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-        inner = getattr(inner, "jaxpr", inner)
-        if inner is not None and len(inner.invars) == len(read):
-            found |= _multiplied(inner, {v: name for v, name in zip(inner.invars, read, strict=True) if name})
-        elif equation.primitive.name in ("transpose", "reshape", "slice", "squeeze", "convert_element_type"):
-            names = {**names, equation.outvars[0]: next(filter(None, read))}
-    return found
+    if fields:
+        before = jax.tree.map(lambda leaf: leaf[0], case.before)
+        inputs = Inputs(*cast_floating((params, case.xs, before), jnp.float32), None, None, None, None)  # type: ignore
+        message = "expected all fields that enter matrix products; compute_dtype skips this one"
+        for name in sorted(multiplied_fields(rule, inputs) - set(rule.matrices)):
+            yield Fault("rule.matrices", name, message)
