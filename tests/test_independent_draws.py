@@ -178,7 +178,7 @@ SINGLE = {
     "jaxrnn/analysis/lyapunov.py", "jaxrnn/interop/_onnx_chain.py", "experiments/benchmarks/_problem.py",
     "experiments/benchmarks/_scaling_counts.py", "experiments/gradient_flow/measure.py",
     "experiments/lstm_vs_gru/__main__.py", "experiments/sequential_images.py",
-    "experiments/parallel_in_time/times.py", "experiments/real_models/audio.py",
+    "experiments/parallel_in_time/times.py", "experiments/real_models/audio.py", "jaxrnn/testing/numbers.py",
 }  # fmt: skip
 
 
