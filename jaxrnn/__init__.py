@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from jaxrnn import _records as _records
 from jaxrnn import initializers
-from jaxrnn._types import Affine, Cell, Rule, Tape
+from jaxrnn._types import Affine, Cell, Gates, Rule, Tape
 from jaxrnn.cells import (
     Activation,
     GRUNorm,
@@ -24,6 +24,8 @@ from jaxrnn.cells import (
     SLSTMParams,
     SLSTMState,
     affine_rule,
+    dot,
+    dot_transposed,
     gru,
     gru_step,
     indrnn,
@@ -38,6 +40,7 @@ from jaxrnn.cells import (
     min_gru_step,
     min_lstm,
     min_lstm_step,
+    prepare_transposed,
     regularize,
     rg_lru,
     rg_lru_step,
@@ -45,6 +48,8 @@ from jaxrnn.cells import (
     rnn_step,
     slstm,
     slstm_step,
+    weight_columns,
+    weight_gradient,
 )
 from jaxrnn.counting import count_params
 from jaxrnn.generation import generate, last_output
@@ -71,6 +76,7 @@ __all__ = [
     "Cell",
     "GRUNorm",
     "GRUParams",
+    "Gates",
     "IndRNNParams",
     "LRUParams",
     "LSTMNorm",
@@ -93,6 +99,8 @@ __all__ = [
     "analysis",
     "count_params",
     "data_parallel",
+    "dot",
+    "dot_transposed",
     "generate",
     "gru",
     "gru_step",
@@ -117,6 +125,7 @@ __all__ = [
     "modules",
     "param_shardings",
     "pipeline",
+    "prepare_transposed",
     "readout",
     "readout_loss",
     "regularize",
@@ -131,6 +140,8 @@ __all__ = [
     "stack",
     "testing",
     "unroll",
+    "weight_columns",
+    "weight_gradient",
 ]
 
 

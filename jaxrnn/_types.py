@@ -158,6 +158,37 @@ class Rule(NamedTuple):
         return Rule, tuple(map(picklable, self))
 
 
+class Gates(NamedTuple):
+    """The gates of a cell, which :mod:`jaxrnn.analysis` shows. It serves a cell of your own that declares them.
+
+    Attributes:
+        blocks: names of the gates and the candidate, in the order in which their columns lie side by
+            side in ``w_x``, ``w_h`` and ``b`` of the parameters.
+        gates: the names without the candidate: numbers in [0, 1].
+        values: ``(residual) -> {name: (*B, H)}``, of gates and candidate, from what `Rule.forward` keeps.
+        deltas: ``(delta) -> {name: (*B, H)}``, the cotangents of preactivations, from what
+            `Rule.backward` returns for `Rule.accumulate`; ``None`` where `delta` is that of the blocks side by
+            side, or a tuple of them.
+        kept: the gate that alone sets what a step keeps, and whether it keeps 1 minus the gate; ``None``
+            if no single gate does.
+
+    Example:
+        >>> import jaxrnn
+        >>> by_name = lambda residual: {"z": residual[0], "n": residual[1]}
+        >>> jaxrnn.Gates(blocks=("z", "n"), gates=("z",), values=by_name, kept=("z", False)).gates
+        ('z',)
+    """
+
+    blocks: tuple[str, ...]
+    gates: tuple[str, ...]
+    values: Callable[[PyTree], dict[str, Array]]
+    deltas: Callable[[PyTree], dict[str, Array]] | None = None
+    kept: tuple[str, bool] | None = None
+
+    def __reduce__(self) -> Any:
+        return Gates, tuple(map(picklable, self))
+
+
 class LayerRules(NamedTuple):
     """The rules of a network that runs as one cell: of each layer, one a direction."""
 
@@ -229,6 +260,10 @@ class Cell(NamedTuple):
             in them, or ``None`` for a cell without noise.
         name: what messages call the cell.
         config: how it was made, which :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
+        output_size: features of the output, or ``None``: :func:`jaxrnn.stack` then traces ``init`` and ``step``
+            to learn them.
+        gates: the gates, for :mod:`jaxrnn.analysis`; ``None`` for a cell without gates. Those of the
+            library's cells are known by their parameters.
 
     Example:
         >>> import jaxrnn
@@ -244,6 +279,8 @@ class Cell(NamedTuple):
     sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
     config: CellConfig | None = None
+    output_size: int | None = None
+    gates: Gates | None = None
 
     def __repr__(self) -> str:
         return self.name

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import cut
 from jaxrnn._types import (
     CELL_TYPES,
     NOT_GIVEN,
@@ -113,11 +114,19 @@ class _Plan(NamedTuple):
 
 def output_size(cell: Any) -> int:
     """The size of a cell's output, which does not depend on its input."""
+    if cell.output_size is not None:
+        return _checks.size("stack", f"output_size of {cell!r}", cell.output_size)
 
     def run(key: Array) -> Array:
         return cell.step(cell.init(key, 1), cell.initial_state(), jnp.zeros(1))[1]
 
-    return jax.eval_shape(run, jax.random.key(0)).shape[-1]
+    try:
+        return jax.eval_shape(run, jax.random.key(0)).shape[-1]
+    except Exception as error:  # functions of the user's may raise anything
+        raise ValueError(
+            f"stack: output_size of {_checks.describe(cell)} is not given, and cannot be learnt from init(key, 1) and "
+            f"step, which raised {type(error).__name__}: {cut(str(error), 150)}; give Cell(..., output_size=)"
+        ) from error
 
 
 def _layer_size(layer: Layer, merge: Merge) -> int:

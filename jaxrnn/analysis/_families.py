@@ -1,7 +1,6 @@
 """The families of cells, as the analysis sees them: the names and places of the gates, without the equations."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
-from jaxrnn._types import CELL_TYPES, Cell, Params
+from jaxrnn._types import CELL_TYPES, Gates, Params, Rule
 from jaxrnn.cells import (
     FAMILIES,
     GRUParams,
@@ -26,21 +25,11 @@ from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
 from jaxrnn.cells.mgu import GATES as MGU_GATES
+from jaxrnn.cells.regularize import ZonedResidual
 from jaxrnn.cells.slstm import GATES as SLSTM_GATES
 from jaxrnn.sequence.inspection import is_own
 
 Values = dict[str, Array]
-
-
-class Family(NamedTuple):
-    """Cells whose parameters are one record."""
-
-    blocks: tuple[str, ...]  # side by side in w_x, w_h and b
-    gates: tuple[str, ...]  # without the candidate
-    values: Callable[[Any], Values]  # of gates and candidate, by name, from the residual of `Rule.forward`
-    deltas: Callable[[Any], Values]  # δa by name, from what `Rule.backward` returns for `Rule.accumulate`
-    kept: tuple[str, bool] | None  # the gate that alone sets what a step keeps; whether it keeps 1 minus the gate
-
 
 # Of a cell whose step is a_t ⊙ s_{t-1} + b_t: what `Affine.coefficients` keeps, by name, the gates, and the one
 # that sets what a step keeps.
@@ -73,7 +62,7 @@ def _lstm_deltas(blocks: tuple[str, ...], delta: Any) -> Values:
 
 
 def _deltas(names: tuple[str, ...], delta: Any) -> Any:
-    """δa by name of a family that has no entry of its own, where they lie side by side or are a tuple."""
+    """δa by name, where they lie side by side or are a tuple."""
     if isinstance(delta, tuple) and len(delta) == len(names):
         return dict(zip(names, delta, strict=True))
     return _blocks(names, delta) if isinstance(delta, jax.Array) else delta
@@ -92,22 +81,23 @@ def _blocks(names: tuple[str, ...], array: Array) -> Values:
     return dict(zip(names, jnp.split(array, len(names), axis=-1), strict=True))
 
 
-def _family(params: Any) -> Family | None:
+def _gates(params: Any) -> Gates | None:
+    """The gates of a cell of this library, by its parameters."""
     if isinstance(params, LSTMParams):
         blocks = COUPLED_GATES if params.w_x.shape[-1] == len(COUPLED_GATES) * _units(params) else LSTM_GATES
-        return Family(blocks, ("i", "f", "o"), _lstm_values, Bound(_lstm_deltas, blocks), ("f", False))
+        return Gates(blocks, ("i", "f", "o"), _lstm_values, Bound(_lstm_deltas, blocks), ("f", False))
     if isinstance(params, GRUParams):
-        return Family(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
+        return Gates(GRU_GATES, ("r", "z"), Bound(_first, GRU_GATES), _gru_deltas, ("z", False))
     if isinstance(params, MGUParams):
-        return Family(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
+        return Gates(MGU_GATES, ("f",), Bound(_first, MGU_GATES), Bound(_first, MGU_GATES), ("f", True))
     if isinstance(params, SLSTMParams):
-        return Family(SLSTM_GATES, ("i", "f", "o"), Bound(_first, SLSTM_GATES), Bound(_deltas, SLSTM_GATES), None)
+        return Gates(SLSTM_GATES, ("i", "f", "o"), Bound(_first, SLSTM_GATES), Bound(_deltas, SLSTM_GATES), None)
     if type(params) in CONFIGS:
         gates = CONFIGS[type(params)].gates
         if type(params) in AFFINE:
             names, seen, kept = AFFINE[type(params)]
-            return Family(gates, seen, Bound(_kept, names), Bound(_deltas, gates), kept)
-        return Family(gates, (), Bound(_first, ()), Bound(_deltas, gates), None)
+            return Gates(gates, seen, Bound(_kept, names), Bound(_deltas, gates), kept)
+        return Gates(gates, (), Bound(_first, ()), Bound(_deltas, gates), None)
     return None
 
 
@@ -117,17 +107,70 @@ def _units(params: Any) -> int:
     return w.shape[0] * w.shape[1] if w.ndim == 3 else w.shape[0]
 
 
-def family_of_params(where: str, params: Any) -> Family:
-    """The family that `params` belong to."""
+def gates_of_params(where: str, params: Any, cell: Any = None) -> Gates:
+    """The gates that a cell declares, or else those that its `params` have."""
+    declared = declared_gates(where, cell)
+    if declared is not None:
+        return declared
     _check_record(where, params)
-    family = _family(params)
-    assert family is not None
-    return family
+    gates = _gates(params)
+    assert gates is not None
+    return gates
 
 
-def family_of_rule(params: Any, rule: Any) -> Family | None:
-    """The family of a cell with these parameters, unless `accumulate` of its rule is the user's own."""
-    return None if has_own_equations(rule.accumulate) else _family(params)
+def gates_of_rule(params: Any, rule: Any, declared: Gates | None) -> Gates | None:
+    """The gates that a cell declares, or else those of the library's `accumulate` of these parameters."""
+    if declared is not None:
+        return declared
+    return None if has_own_equations(rule.accumulate) else _gates(params)
+
+
+def deltas_of(gates: Gates, delta: Any) -> Any:
+    """δa by name, from what `Rule.backward` returns for `Rule.accumulate`."""
+    return _deltas(gates.blocks, delta) if gates.deltas is None else gates.deltas(delta)
+
+
+def declared_gates(where: str, cell: Any) -> Gates | None:
+    """The gates that a cell of the user's own declares; raises unless they are a record of names and functions."""
+    gates = getattr(cell, "gates", None)
+    if gates is None:
+        return None
+    if not isinstance(gates, Gates):
+        raise TypeError(f"{where}: cell.gates expected a jaxrnn.Gates, got {_checks.describe(gates)}")
+    for field in ("blocks", "gates"):
+        names = getattr(gates, field)
+        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{where}: cell.gates.{field} expected a tuple of names, got {_checks.describe(names)}")
+    if len(set(gates.blocks)) < len(gates.blocks):
+        raise ValueError(f"{where}: cell.gates.blocks expected different names, got {gates.blocks}")
+    for field in ("values", "deltas"):
+        if field == "values" or gates.deltas is not None:
+            _checks.function(where, f"cell.gates.{field}", getattr(gates, field), "of what the rule returns")
+    is_pair = isinstance(gates.kept, tuple) and len(gates.kept) == 2 and isinstance(gates.kept[1], bool)
+    if gates.kept is not None and not (is_pair and gates.kept[0] in gates.gates):
+        raise ValueError(
+            f"{where}: cell.gates.kept expected None, or (one of {', '.join(gates.gates)}, whether it keeps 1 - gate), "
+            f"got {_checks.describe(gates.kept)}"
+        )
+    return gates
+
+
+def values_of(where: str, gates: Gates, residual: Any, shape: tuple[int, ...]) -> Values:
+    """Gates and candidate by name; raises unless all gates are there, of shape `(*shape, H)`."""
+    values = gates.values(own_residual(residual))
+    missing = [name for name in gates.gates if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise ValueError(
+            f"{where}: cell.gates.values expected to return a dictionary with {', '.join(missing)}, "
+            f"got {_checks.describe(values)}"
+        )
+    for name, value in values.items():
+        if jnp.shape(value)[:-1] != shape:
+            expected = f"({', '.join(map(str, shape))}, H)"
+            raise ValueError(
+                f"{where}: cell.gates.values expected {name} of shape {expected}, got {_checks.describe(value)}"
+            )
+    return values
 
 
 def has_own_equations(functions: Any) -> bool:
@@ -135,7 +178,7 @@ def has_own_equations(functions: Any) -> bool:
     return is_own(functions, besides=(GatePhis,))
 
 
-def part_of_gate(family: Family, gate: str, tree: Any) -> Any:
+def part_of_gate(family: Gates, gate: str, tree: Any) -> Any:
     """A record of parameters with only what belongs to one gate: its columns, its row of peepholes; else `None`."""
     k, count = family.blocks.index(gate), len(family.blocks)
     seen = [name for name in family.blocks if name in family.gates]
@@ -161,12 +204,13 @@ def _check_record(where: str, params: Any) -> None:
         )
 
 
-def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
-    """W_h, with heads its blocks, and W_p if there is one, of params of a cell of this library.
+def recurrent_matrices(where: str, params: Any, gates: Gates) -> tuple[Array, Array | None]:
+    """W_h, with heads its blocks, and W_p if there is one, of the parameters of a cell with these gates.
 
     Raises unless their shapes fit.
     """
-    _check_record(where, params)
+    if type(params) not in CONFIGS:
+        return _own_matrix(where, params, len(gates.blocks)), None
     if not hasattr(params, "w_h"):
         raise NotImplementedError(
             f"{where}: params expected those of a cell with a recurrent matrix, got {type(params).__name__}, "
@@ -176,16 +220,30 @@ def recurrent_matrices(where: str, params: Any) -> tuple[Array, Array | None]:
     w_proj = None if getattr(params, "w_proj", None) is None else _array(where, params, "w_proj", 2)
     hidden = _units(params)
     _array(where, params, "w_x", 2)  # that of several layers has three axes, as the blocks of heads have
-    gates = len(family_of_params(where, params).blocks)
-    expected = (hidden, gates * hidden)[: w_h.ndim]
+    count = len(gates.blocks)
+    expected = (hidden, count * hidden)[: w_h.ndim]
     if w_h.ndim == 3:
         heads, size, _ = w_h.shape
-        expected = (heads, size, gates * size) if w_proj is None else (w_proj.shape[1], gates * hidden)
+        expected = (heads, size, count * size) if w_proj is None else (w_proj.shape[1], count * hidden)
     elif w_proj is not None:
         expected = (w_proj.shape[1], *expected[1:])
     if w_h.shape != expected:
         raise ValueError(f"{where}: params.w_h expected shape {expected}, got {w_h.shape}")
     return w_h, w_proj
+
+
+def _own_matrix(where: str, params: Any, count: int) -> Array:
+    """W_h of a cell of the user's own, `(H, G*H)`, or blocks of heads `(N, D, G*D)`."""
+    if getattr(params, "w_h", None) is None:
+        raise NotImplementedError(
+            f"{where}: params expected a field w_h, the recurrent matrix, got {_checks.describe(params)}"
+        )
+    w_h = _array(where, params, "w_h", 2, 3)
+    if w_h.shape[-1] != count * w_h.shape[-2]:
+        raise ValueError(
+            f"{where}: params.w_h expected the columns of {count} gates for {w_h.shape[-2]} units, got {w_h.shape}"
+        )
+    return w_h
 
 
 def _array(where: str, params: Any, name: str, *axes: int) -> Array:
@@ -199,20 +257,24 @@ def _array(where: str, params: Any, name: str, *axes: int) -> Array:
     return value
 
 
-def gated_family_of(where: str, cell: Cell, by_state: bool = False) -> tuple[Family, Params]:
-    """The family of a cell that has gates, and its parameters' shapes; `by_state`: gates σ(a) that read the state."""
+def gates_of_cell(where: str, cell: Any, by_state: bool = False) -> tuple[Gates, Params]:
+    """The gates of a cell, and its parameters' shapes; `by_state`: gates σ(a) that read the state."""
     shapes = jax.eval_shape(lambda key: cell.init(key, 1), jax.random.key(0)) if isinstance(cell, CELL_TYPES) else None
-    family = _family(shapes)
-    rule = cell.rule if family is not None else None
+    rule = cell.rule if isinstance(cell, CELL_TYPES) else None
+    declared = declared_gates(where, cell)
+    if declared is not None and isinstance(rule, Rule):
+        return declared, shapes
+    gates = _gates(shapes)
     is_other = by_state and (type(shapes) in (*AFFINE, SLSTMParams) or not _has_sigmoids(rule))
-    if family is None or not family.gates or rule is None or has_own_equations(rule.forward) or is_other:
+    if gates is None or not gates.gates or rule is None or has_own_equations(rule.forward) or is_other:
         expected = "an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, which have gates"
         if by_state:
             expected = "an LSTM, GRU or MGU, which have gates that read the state and are σ(a)"
         raise NotImplementedError(
-            f"{where}: cell expected {expected}, with the library's rule; got {_checks.describe(cell)}"
+            f"{where}: cell expected {expected}, with the library's rule, or one of your own with a rule that declares "
+            f"its gates; got {_checks.describe(cell)}"
         )
-    return family, shapes
+    return gates, shapes
 
 
 def _has_sigmoids(rule: Any) -> bool:
@@ -223,4 +285,4 @@ def _has_sigmoids(rule: Any) -> bool:
 
 def own_residual(residual: Any) -> Any:
     """The cell's own residual, without that of zoneout around it."""
-    return residual[0] if isinstance(residual[0], tuple) else residual
+    return residual.own if isinstance(residual, ZonedResidual) else residual

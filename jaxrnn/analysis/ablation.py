@@ -8,6 +8,7 @@ replaced by zero instead of the weights, so that the other gates do not change.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -16,7 +17,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, Params, PyTree, Rule, State, Tape
-from jaxrnn.analysis._families import gated_family_of
+from jaxrnn.analysis._families import gates_of_cell, values_of
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._algebra import Dropped
 
@@ -107,8 +108,11 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
     their gradients are zero. Call it once for each gate to fix. A run costs as much as before.
 
     Args:
-        cell: an LSTM, GRU or MGU; with noise, ablate it first and then :func:`jaxrnn.regularize` it.
-        gate: "i", "f" or "o" of an LSTM (coupled: "f" or "o"), "r" or "z" of a GRU, "f" of an MGU.
+        cell: an LSTM, GRU or MGU; with noise, ablate it first and then :func:`jaxrnn.regularize` it. A cell of
+            your own needs a rule, declared :class:`jaxrnn.Gates`, and parameters with the fields `w_x`, `w_h` and `b`;
+            that the change fixes this gate and no other is checked with random numbers.
+        gate: "i", "f" or "o" of an LSTM (coupled: "f" or "o"), "r" or "z" of a GRU, "f" of an MGU; of a cell of your
+            own, one of its `Gates.gates`.
         value: a number in [0, 1], or an array `(H,)` of such, one for each unit, as
             `gate_statistics(...)["f"].mean`. Not traced: a cell is made outside of `jit`.
 
@@ -117,7 +121,8 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
 
     Raises:
         TypeError, ValueError: for a gate that the cell does not have, or a value outside [0, 1].
-        NotImplementedError: for a cell without gates, a cell of your own, or one with noise.
+        NotImplementedError: for a cell without gates or with noise, or one of your own whose gate is not σ(a), with a
+            from its block of `w_x`, `w_h` and `b` alone.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -134,35 +139,80 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
         NFG and NOG are trained without a gate; this function removes it from a trained cell.
     """
     where = "ablate_gates"
-    family, shapes = gated_family_of(where, cell, by_state=True)
+    gates, shapes = gates_of_cell(where, cell, by_state=True)
     if not isinstance(cell, Cell):
         raise NotImplementedError(f"{where}: cell expected one that is not sharded, got one of model_parallel")
     if cell.sample is not None:
         raise NotImplementedError(
             f"{where}: cell expected one without noise, got {_checks.describe(cell)}; ablate it, then regularize"
         )
-    if not isinstance(gate, str) or gate not in family.gates or gate not in family.blocks:
-        coupled = isinstance(gate, str) and gate in family.gates
+    if not isinstance(gate, str) or gate not in gates.gates or gate not in gates.blocks:
+        coupled = isinstance(gate, str) and gate in gates.gates
         why = "; in a coupled LSTM it is 1 - f" if coupled else "; a candidate (tanh) is no gate"
-        names = [name for name in family.gates if name in family.blocks]
+        names = [name for name in gates.gates if name in gates.blocks]
         raise ValueError(
             f"{where}: gate expected one of {', '.join(map(repr, names))} of {_checks.describe(cell)}, "
             f"got {_checks.quote(gate)}{why}"
         )
-    place = family.blocks.index(gate)
-    hidden = shapes.w_x.shape[-1] // len(family.blocks)
+    if cell.gates is not None:
+        _check_fields(where, shapes)
+    place = gates.blocks.index(gate)
+    hidden = shapes.w_x.shape[-1] // len(gates.blocks)
     peephole = None
     if getattr(shapes, "peephole", None) is not None:
-        peephole = [name for name in family.blocks if name in family.gates].index(gate)
+        peephole = [name for name in gates.blocks if name in gates.gates].index(gate)
     logit = _logit(where, value, hidden)
     fixed = _Fixed(place * hidden, (place + 1) * hidden, peephole, logit)
-    assert cell.rule is not None
-    return cell._replace(
+    assert isinstance(cell.rule, Rule)
+    ablated = cell._replace(
         step=Bound(_step, cell.step, fixed),
         rule=_rule(cell.rule, fixed),
         name=f"ablate_gates({cell.name}, {gate!r})",
         config=None,
     )
+    if cell.gates is not None:
+        _check_fixed(where, cell, ablated, gate, value)
+    return ablated
+
+
+def _check_fields(where: str, shapes: Any) -> None:
+    """Raises unless the parameters of a cell of the user's own have the fields whose columns are those of gates."""
+    for name in ("w_x", "w_h", "b"):
+        if getattr(shapes, name, None) is None:
+            raise NotImplementedError(
+                f"{where}: cell expected parameters with fields w_x, w_h and b, in which each gate has its columns, "
+                f"got {_checks.describe(shapes)}"
+            )
+
+
+def _check_fixed(where: str, cell: Cell, ablated: Cell, gate: str, value: Any) -> None:
+    """Raises unless the ablated cell has this gate at the value, and every other gate as before, at random numbers."""
+    assert isinstance(cell.rule, Rule)
+    assert isinstance(ablated.rule, Rule)
+    assert cell.gates is not None
+    gates = cell.gates
+    rng = np.random.default_rng(0)
+
+    def random(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: leaf + rng.normal(size=leaf.shape).astype(leaf.dtype), tree)
+
+    with jax.ensure_compile_time_eval():
+        params = random(cell.init(jax.random.key(0), 2, jnp.float32))
+        state, x = random(cell.initial_state((3,), jnp.float32)), random(jnp.zeros((3, 2), jnp.float32))
+
+        def values(rule: Rule) -> dict[str, Array]:
+            residual = rule.forward(params, state, rule.project(params, x))[2]
+            return values_of(where, gates, residual, (3,))
+
+        before, after = values(cell.rule), values(ablated.rule)
+    for name in gates.gates:
+        expected = np.broadcast_to(value, np.shape(after[name])) if name == gate else before[name]
+        if not np.allclose(after[name], expected, rtol=0, atol=1e-5):
+            raise NotImplementedError(
+                f"{where}: cell expected one in which a bias of logit(value), without weights, fixes the gate {gate!r} "
+                f"and no other, got {_checks.describe(cell)}, whose {name!r} then differs; a gate must be σ of its "
+                "columns of x W_x + h W_h + b"
+            )
 
 
 def _is_real_array(value: Any) -> bool:

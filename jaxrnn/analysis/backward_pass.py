@@ -23,8 +23,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, Rule, State, Tape
-from jaxrnn.analysis._families import Values, family_of_rule, has_own_equations, own_residual, part_of_gate
+from jaxrnn._types import AnyArray, AnyCell, Gates, Params, PyTree, Rule, State, Tape
+from jaxrnn.analysis._families import (
+    Values,
+    declared_gates,
+    deltas_of,
+    gates_of_rule,
+    has_own_equations,
+    own_residual,
+    part_of_gate,
+)
 from jaxrnn.analysis._trajectory import check_floating, check_inputs, scalar
 from jaxrnn.cells import LSTMParams
 from jaxrnn.cells._activation import phis_of
@@ -58,12 +66,16 @@ class BackwardPass(NamedTuple):
     loss: Float[Array, ""]
     states: State  # δs_t (T, *B, ·), each part with the other parts held fixed: δh_t, and of an LSTM the carry of c
     cell_state: Float[Array, "T *B H"] | None  # δC_t of an LSTM, through h_t too; None for other cells
-    pre_activations: Any  # δa_t of each gate (T, *B, H), by name; of a rule of your own, what its `backward` returns
+    pre_activations: (
+        Any  # δa_t of each gate (T, *B, H), by name; of a rule of your own without `Gates`, what its `backward` returns
+    )
     inputs: PyTree  # δx_t (T, *B, I)
     initial_state: State  # δs_0 (*B, ·)
     reset_state: State | None  # the sum over resets, (*B, ·)
     weights: Params  # ∂L/∂θ
-    by_gate: dict[str, Params] | None  # the part of ∂L/∂θ that is one gate's, by name; None for a cell of your own
+    by_gate: (
+        dict[str, Params] | None
+    )  # the part of ∂L/∂θ that is one gate's, by name; None for one of your own without `Gates`
     contributions: Params | None  # the part of ∂L/∂θ that is one step's, (T, ·)
 
 
@@ -156,6 +168,7 @@ class _Run(NamedTuple):
     """A direction of a layer after its forward pass."""
 
     options: Options
+    gates: Gates | None  # that a cell of the user's own declares
     inputs: Inputs
     tape: Tape
     final: State
@@ -177,7 +190,7 @@ def _run(cell: Any, params: Params, xs: Any, state: Any, given: Given) -> _Run:
     if reason is not None:
         raise NotImplementedError(f"{WHERE}: this call of {request.name} is not supported; {reason}")
     inputs = request.inputs._replace(xs=only(request.inputs.mask, request.inputs.xs))
-    return _Run(request.options, inputs, *_forward(request.options, inputs))
+    return _Run(request.options, declared_gates(WHERE, cell), inputs, *_forward(request.options, inputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -190,9 +203,9 @@ ORDER = "irfzgnqoh"  # of the names of gates in a result; others come last
 
 
 def _back(run: _Run, value: Array, dfinal: State, dys: Array, keep: bool) -> BackwardPass:
-    _, inputs, tape, final, ys = run
+    _, _, inputs, tape, final, ys = run
     dfinal, dys = (jax.tree.map(lambda d, v: d.astype(v.dtype), *pair) for pair in ((dfinal, final), (dys, ys)))
-    found = _back_in_time(run.options, keep, inputs, tape, value, dfinal, only(inputs.mask, dys))
+    found = _back_in_time(run.options, run.gates, keep, inputs, tape, value, dfinal, only(inputs.mask, dys))
     if found.by_gate is None:
         return found
     gates, by_gate = map(_in_order, (found.pre_activations, found.by_gate))
@@ -206,9 +219,16 @@ def _in_order(tree: Any) -> Any:
     return {name: tree[name] for name in sorted(tree, key=lambda name: (name not in ORDER, ORDER.find(name)))}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _back_in_time(
-    options: Options, keep: bool, inputs: Inputs, tape: Tape, value: Array, dfinal: State, dys: Array
+    options: Options,
+    declared: Gates | None,
+    keep: bool,
+    inputs: Inputs,
+    tape: Tape,
+    value: Array,
+    dfinal: State,
+    dys: Array,
 ) -> BackwardPass:
     rule, params = options.rule, inputs.params
     step = functools.partial(step_back, options, prepared_params(options, inputs))
@@ -217,8 +237,8 @@ def _back_in_time(
     (dinitial, dreset), (dstates, delta) = jax.lax.scan(step, (dfinal, zeros), over_time, reverse=not options.reverse)
     dparams, dxs = cotangents_of((params, inputs.xs), rule.accumulate(params, inputs.xs, tape, delta))
 
-    family = family_of_rule(params, rule)
-    gates: Any = delta if family is None else family.deltas(delta)
+    known = gates_of_rule(params, rule, declared)
+    gates: Any = delta if known is None else deltas_of(known, delta)
     if is_affine(rule):
         gates = {"a": times(delta[0], tape.before), "b": delta[0]}
     states = _with_output(rule, inputs, dstates, dys)
@@ -231,7 +251,7 @@ def _back_in_time(
         initial_state=dinitial,
         reset_state=dreset,
         weights=dparams,
-        by_gate=None if family is None else {gate: part_of_gate(family, gate, dparams) for gate in family.blocks},
+        by_gate=None if known is None else {gate: part_of_gate(known, gate, dparams) for gate in known.blocks},
         contributions=_by_step(rule, inputs, tape, delta) if keep else None,
     )
 

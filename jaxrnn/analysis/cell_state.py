@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, PyTree, Rule, State
-from jaxrnn.analysis._families import Values, family_of_params, has_own_equations, own_residual
+from jaxrnn.analysis._families import Values, gates_of_params, has_own_equations, own_residual
 from jaxrnn.analysis._trajectory import Steps, batched, check_reduce, per_sequence, trajectory
 from jaxrnn.cells import LSTMParams, LSTMState
 from jaxrnn.cells._activation import phis_of
@@ -117,7 +117,7 @@ def _gates(rule: Rule, name: str, params: LSTMParams, state: LSTMState, xs: Floa
         raise NotImplementedError(
             f"{where}: cell expected an LSTM without zoneout, got {name}; the h that zoneout mixes is not o ⊙ tanh(c)"
         )
-    return family_of_params(where, params).values(residual)
+    return gates_of_params(where, params).values(residual)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

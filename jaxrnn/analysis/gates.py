@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxrnn import _checks
-from jaxrnn._types import AnyArray, Cell, Params, Rule, State
-from jaxrnn.analysis._families import Family, Values, gated_family_of, own_residual
+from jaxrnn._types import AnyArray, Cell, Gates, Params, Rule, State
+from jaxrnn.analysis._families import Values, gates_of_cell, values_of
 from jaxrnn.analysis._trajectory import Steps, factored_dtype, trajectory
 from jaxrnn.sequence.masking import only
 
@@ -47,7 +47,7 @@ def gate_values(
 
     Args:
         cell: an LSTM, GRU, MGU, sLSTM, minGRU, minLSTM or RG-LRU, or :func:`jaxrnn.regularize` of one, with
-            its noise off.
+            its noise off; or a cell of your own with a rule, that declares its :class:`jaxrnn.Gates`.
         params, xs, state, lengths, mask: as for :func:`state_jacobians`.
 
     Returns:
@@ -55,7 +55,7 @@ def gate_values(
 
     Raises:
         TypeError, ValueError: for what :func:`jaxrnn.unroll` refuses.
-        NotImplementedError: for a cell without gates, or a cell of your own.
+        NotImplementedError: for a cell without gates, or a cell of your own that declares none.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -66,18 +66,18 @@ def gate_values(
         >>> list(gates), gates["f"].shape
         (['i', 'f', 'g', 'o'], (6, 2, 4))
     """
-    family, _ = gated_family_of("gate_values", cell)
-    run = trajectory("gate_values", cell, params, xs, state, lengths, mask)
-    values = _values(family, cell.rule, run.params, run.steps)
-    return {
-        name: values[name] for name in ("i", "r", "f", "z", "g", "n", "o", "a") if name in values
-    }  # jit sorts by name
+    where = "gate_values"
+    gates, _ = gates_of_cell(where, cell)
+    run = trajectory(where, cell, params, xs, state, lengths, mask)
+    values = _values(where, gates, cell.rule, run.params, run.steps)
+    order = "irfzgnoa" if cell.gates is None else dict.fromkeys((*gates.blocks, *gates.gates))  # jit sorts by name
+    return {name: values[name] for name in order if name in values}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _values(family: Family, rule: Rule, params: Params, steps: Steps) -> Values:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _values(where: str, gates: Gates, rule: Rule, params: Params, steps: Steps) -> Values:
     residual = rule.forward(params, steps.before, rule.project(params, steps.xs))[2]
-    return only(steps.mask, family.values(own_residual(residual)))
+    return only(steps.mask, values_of(where, gates, residual, steps.xs.shape[:-1]))
 
 
 def gate_statistics(
@@ -129,17 +129,17 @@ def gate_statistics(
         thresholds; Tallec & Ollivier 2018, arXiv:1804.11188, for the time scale of a gate.
     """
     where = "gate_statistics"
-    family, _ = gated_family_of(where, cell)
+    gates, _ = gates_of_cell(where, cell)
     low, high = _checks.positive_float(where, "low", low), _checks.positive_float(where, "high", high)
     if not low <= high < 1:
         raise ValueError(f"{where}: low and high expected 0 < low <= high < 1, got {low} and {high}")
     bins = _checks.size(where, "bins", bins, MOST_BINS)
     run = trajectory(where, cell, params, xs, state, lengths, mask)
-    values = _values(family, cell.rule, run.params, run.steps)
-    found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in family.gates}
-    if family.kept is None:
+    values = _values(where, gates, cell.rule, run.params, run.steps)
+    found = {name: _spread(low, high, bins, values[name], run.steps.mask) for name in gates.gates}
+    if gates.kept is None:
         return found
-    name, complement = family.kept
+    name, complement = gates.kept
     kept = 1 - values[name] if complement else values[name]
     return found | {name: found[name]._replace(retention_time=_retention_time(kept, run.steps.mask))}
 

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Complex, Float
 
 from jaxrnn import _checks
-from jaxrnn._types import Params
-from jaxrnn.analysis._families import family_of_params, recurrent_matrices
+from jaxrnn._types import AnyCell, Params
+from jaxrnn.analysis._families import gates_of_params, recurrent_matrices
 from jaxrnn.analysis._jacobi_svd import after, ball
 from jaxrnn.analysis._trajectory import factored_dtype
+from jaxrnn.sequence.arguments import check_cell
 
 
 class Spectrum(NamedTuple):
@@ -26,7 +27,7 @@ class Spectrum(NamedTuple):
     log_power_singular_values: Float[Array, "*N n D"]  # natural logs, of W, W², … Wⁿ
 
 
-def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum]:
+def recurrent_spectrum(params: Params, *, powers: int = 0, cell: AnyCell | None = None) -> dict[str, Spectrum]:
     """Singular values and eigenvalues of W_h, gate by gate, and the singular values of its powers.
 
     Without gates and activation ∂h_T/∂h_t is the power W_hᵀ^(T-t). It can grow if a singular
@@ -50,6 +51,8 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
         params: of an RNN, IndRNN, LSTM, GRU or MGU; of a network, those of one layer in one direction.
         powers: n, the highest power whose singular values are returned. They are logs, so that
             nothing overflows, each with full relative accuracy if W is well conditioned.
+        cell: the cell of these parameters, if it is one of your own that declares its :class:`jaxrnn.Gates`.
+            Its `w_h` is `(H, G*H)`, or the blocks `(N, D, G*D)` of heads.
 
     Returns:
         A dictionary of :class:`Spectrum` by the name of the gate: i f g o (coupled f g o),
@@ -71,8 +74,11 @@ def recurrent_spectrum(params: Params, *, powers: int = 0) -> dict[str, Spectrum
         [1.0, 1.0, 1.0, 1.0]
     """
     where = "recurrent_spectrum"
-    w_h, w_proj = recurrent_matrices(where, params)
-    names = family_of_params(where, params).blocks
+    if cell is not None:
+        check_cell(where, cell)
+    gates = gates_of_params(where, params, cell)
+    w_h, w_proj = recurrent_matrices(where, params, gates)
+    names = gates.blocks
     if not (_checks.is_integer(powers) and powers == 0):
         powers = _checks.size(where, "powers", powers)
     found = _spectra(int(powers), _matrices(w_h, w_proj, len(names)))

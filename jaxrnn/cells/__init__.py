@@ -12,6 +12,7 @@ from jaxrnn.cells.lstm import LSTMConfig, LSTMNorm, LSTMParams, LSTMState, lstm,
 from jaxrnn.cells.mgu import MGUConfig, MGUParams, mgu, mgu_step
 from jaxrnn.cells.min_gru import MinGRUConfig, MinGRUParams, min_gru, min_gru_step
 from jaxrnn.cells.min_lstm import MinLSTMConfig, MinLSTMParams, min_lstm, min_lstm_step
+from jaxrnn.cells.products import dot, dot_transposed, prepare_transposed, weight_columns, weight_gradient
 from jaxrnn.cells.regularize import RegularizeConfig, regularize
 from jaxrnn.cells.rg_lru import RGLRUConfig, RGLRUParams, rg_lru, rg_lru_step
 from jaxrnn.cells.rnn import RNNConfig, RNNParams, rnn, rnn_step
@@ -47,6 +48,8 @@ __all__ = [
     "SLSTMParams",
     "SLSTMState",
     "affine_rule",
+    "dot",
+    "dot_transposed",
     "gru",
     "gru_step",
     "indrnn",
@@ -61,6 +64,7 @@ __all__ = [
     "min_gru_step",
     "min_lstm",
     "min_lstm_step",
+    "prepare_transposed",
     "regularize",
     "rg_lru",
     "rg_lru_step",
@@ -69,6 +73,8 @@ __all__ = [
     "slstm",
     "slstm_step",
     "variants",
+    "weight_columns",
+    "weight_gradient",
 ]
 
 # A new cell is a row here. What saves cells, shards their units and lists them reads this table.

@@ -55,6 +55,11 @@ class FamilyConfig(CellConfig):
         """The record of the parameters with shapes for arrays; `None` is what the cell does not have."""
         raise TypeError(f"{type(self).__name__} has no parameters")
 
+    @property
+    def output_features(self) -> int:
+        """The size of the output."""
+        return self.hidden_size
+
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
         """The state before the first step: zeros."""
         return zeros_state(self.hidden_size, batch_shape, dtype)
@@ -82,6 +87,7 @@ def make_cell(config: FamilyConfig, step: Any, rule: Rule, initializers: Initial
         check=Bound(check_params, config),
         name=repr(config),
         config=config,
+        output_size=config.output_features,
     )
 
 

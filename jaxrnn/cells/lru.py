@@ -57,9 +57,12 @@ class LRUConfig(FamilyConfig):
     r_max: float = 1.0
     max_phase: float = 2 * math.pi
 
+    @property
+    def output_features(self) -> int:
+        return self.output_size or self.hidden_size
+
     def shapes(self, input_size: int) -> LRUParams:
-        h = self.hidden_size
-        out = h if self.output_size is None else self.output_size
+        h, out = self.hidden_size, self.output_features
         return LRUParams(dims(input_size, 2 * h), dims(2 * h, out), dims(input_size, out), dims(h), dims(h), dims(h))
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Complex[Array, "*B H"]:

@@ -110,8 +110,12 @@ class LSTMConfig(FamilyConfig):
             norm=LSTMNorm(stacked, stacked, dims(h), dims(h)) if self.layer_norm else None,
         )
 
+    @property
+    def output_features(self) -> int:
+        return self.projection_size or self.hidden_size
+
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> LSTMState:
-        sizes = (self.projection_size or self.hidden_size, self.hidden_size)
+        sizes = (self.output_features, self.hidden_size)
         return LSTMState(*(zeros_state(size, batch_shape, dtype) for size in sizes))
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
+from jaxrnn._describe import cut
 from jaxrnn._types import CELL_TYPES, Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._noise import bernoulli, dropped, sharding_of
@@ -30,6 +31,14 @@ class Zoned(NamedTuple):
 
     x: PyTree  # (T, *B, I)
     hold: State  # booleans (T, *B, ·)
+
+
+class ZonedResidual(NamedTuple):
+    """What the forward pass keeps of a step with zoneout."""
+
+    own: PyTree  # the residual of the cell itself
+    hold: State | None
+    new: State  # the state before a part of it is held back
 
 
 class Rates(NamedTuple):
@@ -76,7 +85,7 @@ def _forward(inner: Rule, rates: State, params: Params, state: State, z: PyTree)
     if jax.tree.leaves(new)[0] is not y:
         raise NotImplementedError("regularize: zoneout needs a cell whose output is the first part of its state")
     after = _mix(rates, hold, state, new)
-    return after, jax.tree.leaves(after)[0], (residual, hold, new)
+    return after, jax.tree.leaves(after)[0], ZonedResidual(residual, hold, new)
 
 
 def _backward(inner: Rule, rates: State, params: Params, tape: Tape, dstate: State, dy: Array):
@@ -190,6 +199,27 @@ def _without_noise(cell: Cell) -> tuple[Rule, Rates | None]:
     return accumulate.args[0], cell.sample.args[1]
 
 
+def _check_products(cell: Cell, rule: Rule) -> None:
+    """Raises unless the rule of a cell of the user's own runs with units dropped where they meet `w_h`."""
+
+    def run(key: Array) -> Any:
+        params, state, x = cell.init(key, 1), cell.initial_state((1, 1)), jnp.zeros((1, 1, 1))
+        keep = jnp.ones((1, alg.units(params.w_h)), bool)
+        params = params._replace(w_h=alg.Dropped(params.w_h, keep))
+        after, y, residual = rule.forward(params, state, rule.project(params, x))
+        tape, prepared = Tape(state, after, residual), params if rule.prepare is None else rule.prepare(params)
+        return rule.accumulate(params, x, tape, rule.backward(prepared, tape, after, y)[1])
+
+    try:
+        jax.eval_shape(run, jax.random.key(0))
+    except Exception as error:  # functions of the user's may raise anything
+        raise NotImplementedError(
+            f"regularize: recurrent_dropout expected a rule whose products with w_h are jaxrnn.dot, dot_transposed and "
+            f"weight_gradient, which can drop units; that of {cell!r} raised {type(error).__name__}: "
+            f"{cut(str(error), 150)}"
+        ) from error
+
+
 def _both(inner: float, outer: float) -> float:
     """The rate of two independent draws together; exactly one of them if the other is 0."""
     return inner + outer if 0 in (inner, outer) else 1 - (1 - inner) * (1 - outer)
@@ -211,7 +241,8 @@ def regularize(
 
     Args:
         cell: any cell of this library, or one of your own that has a rule, parameters
-            with a field `w_h`, and for zoneout an output that is the first part of its state.
+            with a field `w_h`, for recurrent dropout products with it by :func:`jaxrnn.dot`, and for zoneout
+            an output that is the first part of its state.
             A regularised cell keeps its noise: of two rates p and q of one kind, what is
             kept has the probability (1 - p)(1 - q).
         input_dropout: drops features of x, for each sequence the same at every step.
@@ -227,7 +258,8 @@ def regularize(
 
     Raises:
         TypeError, ValueError: for rates that are not numbers in [0, 1), or zoneout of c, n or m of an sLSTM.
-        NotImplementedError: for a cell without a rule or without `w_h`, or with a `sample` of its own.
+        NotImplementedError: for a cell without a rule or without `w_h`, or with a `sample` of its own; recurrent
+            dropout of a rule of your own whose products do not support it.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -262,6 +294,8 @@ def regularize(
     )
     options = rates._replace(zoneout=rates.zoneout if isinstance(zoneout, tuple) else float(zoneout))._asdict()
     plain, inner = _without_noise(cell)
+    if rates.recurrent_dropout and cell.config is None:
+        _check_products(cell, plain)
     rates = rates if inner is None else jax.tree.map(_both, inner, rates)
     rule = _rule(plain, rates)
     return cell._replace(

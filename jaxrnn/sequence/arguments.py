@@ -35,6 +35,7 @@ from jaxrnn.sequence.sharding import (
     varies,
     vary_like,
 )
+from jaxrnn.sequence.structure import check_forward
 
 
 class Given(NamedTuple):
@@ -81,6 +82,8 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
     if dtypes.compute is not None:
         _check_products(where, cell, inputs, dtypes.compute)
     closes = closes_over_traced_values(cell, inputs)
+    if not closes:
+        check_forward(where, cell, inputs)
     key = None if given.key is None else _checks.key(where, "key", given.key)
     if key is not None and cell.sample is not None:
         params, sampled = cell.sample(key, inputs.params, inputs.xs)
@@ -219,8 +222,8 @@ def _check_products(where: str, cell: Cell, inputs: Inputs, compute_dtype: Any) 
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
             f"{where}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
-            f"{cell!r} multiplies it in another one than {compute_dtype.name}; cast the other operand to the matrix' "
-            "dtype, and give the product preferred_element_type"
+            f"{cell!r} multiplies it in another one than {compute_dtype.name}; use jaxrnn.dot and "
+            "dot_transposed, or cast the other operand to the matrix' dtype and give the product preferred_element_type"
         )
 
 

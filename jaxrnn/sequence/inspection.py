@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from jaxrnn._bound import Bound
-from jaxrnn._types import Cell, Equations, Rule
+from jaxrnn._types import Cell, Equations, Rule, Tape
 from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.request import Inputs
 
@@ -76,7 +76,7 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
     return sorted(
         {
             read[0]
-            for equation, read in _uses_in_a_step(rule, inputs, matrices)
+            for equation, read in (*_uses(*_step(rule, inputs, matrices)), *_uses(*_step_back(rule, inputs, matrices)))
             if equation.primitive.name == "convert_element_type" or len(_dtypes(equation.invars)) > 1
         }
     )
@@ -85,21 +85,48 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
 def multiplied_fields(rule: Rule, inputs: Inputs) -> set[str]:
     """The fields of the parameters that enter matrix products, as they are or moved."""
     fields = {name: value for name, value in inputs.params._asdict().items() if hasattr(value, "dtype")}
-    uses = _uses_in_a_step(rule, inputs, fields)
+    uses = _uses(*_step(rule, inputs, fields))
     return {name for equation, read in uses if equation.primitive.name == "dot_general" for name in read}
 
 
-def _uses_in_a_step(rule: Rule, inputs: Inputs, fields: dict[str, Any]) -> Iterator[tuple[Any, list[str]]]:
-    """The equations of one step that read any of these fields of the parameters."""
+Named = tuple[Any, dict[Any, str]]  # a jaxpr, and the fields of the parameters that are variables of it
+
+
+def _step(rule: Rule, inputs: Inputs, fields: dict[str, Any]) -> Named:
+    """`project` and `forward` of one step."""
+
+    def step(params: Any) -> Any:
+        x = jax.tree.map(lambda leaf: leaf[0], inputs.xs)
+        return rule.forward(params, inputs.state, rule.project(params, x))
+
+    return _traced(step, inputs, fields)
+
+
+def _step_back(rule: Rule, inputs: Inputs, fields: dict[str, Any]) -> Named:
+    """`backward` and `accumulate` of one step."""
+    x = jax.tree.map(lambda leaf: leaf[:1], inputs.xs)
+
+    def step(params: Any) -> Any:
+        return rule.forward(params, inputs.state, rule.project(params, jax.tree.map(lambda leaf: leaf[0], x)))
+
+    after, y, residual = jax.eval_shape(step, inputs.params)
+    types = (Tape(jax.tree.map(jnp.zeros_like, inputs.state), after, residual), after, y)
+    tape, dstate, dy = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), types)
+
+    def back(params: Any) -> Any:
+        prepared = params if rule.prepare is None else rule.prepare(params)
+        before, delta = rule.backward(prepared, tape, dstate, dy)
+        return before, rule.accumulate(params, x, *jax.tree.map(lambda leaf: leaf[None], (tape, delta)))
+
+    return _traced(back, inputs, fields)
+
+
+def _traced(f: Any, inputs: Inputs, fields: dict[str, Any]) -> Named:
+    """The jaxpr of a function of parameters with these fields."""
     others = inputs.params._replace(**dict.fromkeys(fields))
-
-    def step(fields: dict[str, Any], others: Any, state: Any, xs: Any) -> Any:
-        params = others._replace(**fields)
-        return rule.forward(params, state, rule.project(params, jax.tree.map(lambda leaf: leaf[0], xs)))
-
-    jaxpr = jax.make_jaxpr(step)(fields, others, inputs.state, inputs.xs).jaxpr
+    jaxpr = jax.make_jaxpr(lambda fields: f(others._replace(**fields)))(fields).jaxpr
     leaves = [name for name in sorted(fields) for _ in jax.tree.leaves(fields[name])]
-    return _uses(jaxpr, dict(zip(jaxpr.invars, leaves, strict=False)))
+    return jaxpr, dict(zip(jaxpr.invars, leaves, strict=True))
 
 
 def _uses(jaxpr: Any, names: dict[Any, str]) -> Iterator[tuple[Any, list[str]]]:

@@ -133,13 +133,13 @@ class Weight(NamedTuple):
     w: jax.Array
 
 
-def product_cell(dot):
-    """s_t = s_{t-1} + x_t w, with a product of the user's."""
+def product_cell(dot, back):
+    """s_t = s_{t-1} + x_t w, with products of the user's, forward and backward."""
     rule = Rule(
         project=lambda p, xs: dot(xs, p.w),
         forward=lambda p, s, z: (s + z, s + z, None),
         backward=lambda p, tape, ds, dy: (ds + dy, ds + dy),
-        accumulate=lambda p, xs, tape, d: (Weight(jnp.einsum("ti,tj->ij", xs, d)), d @ p.w.astype(d.dtype).T),
+        accumulate=lambda p, xs, tape, d: (Weight(jnp.einsum("ti,tj->ij", xs, d)), back(d, p.w.T)),
         matrices=("w",),
     )
     return Cell(
@@ -161,14 +161,21 @@ def in_the_dtype_of_the_weight(x, w):
 def test_compute_dtype_is_refused_where_a_rule_multiplies_in_another():
     w, xs = Weight(jnp.asarray([[1.01, 0.0], [0.0, 1.0]])), jnp.asarray([[1.003, 2.0]])
     options = {"compute_dtype": jnp.bfloat16}
-    _, ys = jaxrnn.unroll(product_cell(in_the_dtype_of_the_weight), w, xs, **options)
+    _, ys = jaxrnn.unroll(product_cell(in_the_dtype_of_the_weight, in_the_dtype_of_the_weight), w, xs, **options)
     rounded = jnp.asarray([1.003, 1.01], jnp.bfloat16).astype(float)
     np.testing.assert_allclose(ys[0, 0], rounded[0] * rounded[1], rtol=1e-7)
-    for dot in (promoted, jax.jit(promoted), lambda x, w: x @ w, lambda x, w: x @ w[:, ::1].T.T):
+    right = in_the_dtype_of_the_weight
+    for dots in (
+        (promoted, right),
+        (right, promoted),
+        (jax.jit(promoted), right),
+        (lambda x, w: x @ w, right),
+        (lambda x, w: x @ w[:, ::1].T.T, right),
+    ):
         message = (
             "unroll: compute_dtype expected a rule that multiplies params.w in its own dtype.* preferred_element_type"
         )
         with jax.numpy_dtype_promotion("standard"), pytest.raises(NotImplementedError, match=message):
-            jaxrnn.unroll(product_cell(dot), w, xs, **options)
+            jaxrnn.unroll(product_cell(*dots), w, xs, **options)
         with jax.numpy_dtype_promotion("standard"):
-            np.testing.assert_allclose(jaxrnn.unroll(product_cell(dot), w, xs)[1][0, 0], 1.003 * 1.01, rtol=1e-6)
+            np.testing.assert_allclose(jaxrnn.unroll(product_cell(*dots), w, xs)[1][0, 0], 1.003 * 1.01, rtol=1e-6)

@@ -34,6 +34,7 @@ from jaxrnn.sequence.masking import clip, only, replace, select, shifted
 from jaxrnn.sequence.request import CLOSURES, SYMBOLS, Inputs, Options, Outcome, Request, operands
 from jaxrnn.sequence.segments import Segments, backward_through, forward_through, split_time
 from jaxrnn.sequence.sharding import vary_like
+from jaxrnn.sequence.structure import check_backward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,7 @@ def bptt(options: Options, *arrays: Any) -> Outcome:
 def bptt_forward(options: Options, *arrays: Any) -> tuple[Any, Any]:
     """What `bptt` returns, and what the backward pass reads."""
     inputs = Inputs(*arrays)
+    check_backward("unroll", options, inputs)
     final, ys, states, residuals = run_forward(options, inputs, True, options.keep_gates)
     return _outcome(options, final, ys, states), (inputs, states, residuals)
 

@@ -25,6 +25,7 @@ from jaxrnn.sequence.implementations.newton_back import pull_back
 from jaxrnn.sequence.implementations.newton_solve import Progress, Settings, solve
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
 from jaxrnn.sequence.request import CLOSURES, Inputs, Options, Outcome, Request
+from jaxrnn.sequence.structure import check_backward
 
 JACOBIANS = ("full", "diagonal")
 _NARROW = "its tolerance is for float32 and float64; compute_dtype gives products in less"
@@ -130,6 +131,7 @@ class Newton(Implementation):
         return None
 
     def run(self, options: Options, inputs: Inputs) -> Outcome:
+        check_backward("unroll", options, inputs)
         return newton(self.settings, options, *inputs)
 
 
