@@ -18,6 +18,7 @@ from jaxrnn.cells._activation import is_named, mixes_units
 from jaxrnn.layers import from_directions, walk
 from jaxrnn.network import Network, stack
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
+from jaxrnn.parallel._own_cells import check_own_cell
 from jaxrnn.sequence.sharding import row_shardings
 
 WHERE = "model_parallel"
@@ -67,7 +68,10 @@ def model_parallel(
     than about ten microseconds, or where the model does not fit otherwise.
 
     Args:
-        model: a cell of the library, such as :func:`lstm` or :func:`gru`, or a network of them.
+        model: a cell of the library, such as :func:`lstm` or :func:`gru`, or a network of them. A cell of your own
+            needs a rule that multiplies by :func:`jaxrnn.dot` and the other public products: by `w_x` what it reads,
+            by every other of `Rule.matrices` what all units have. One step on the devices' shares is compared with
+            the whole here, in numbers up to 2²⁴ parameters.
         mesh: of `jax.make_mesh` or `jax.sharding.Mesh`, with `axis_types` of `AxisType.Auto`.
         axis: the mesh axis of the units; its size divides each H, the P of a projection, and the
             number of heads of a cell that has several.
@@ -80,7 +84,8 @@ def model_parallel(
 
     Raises:
         TypeError, ValueError: for a mesh without the axes, or sizes that the devices do not divide.
-        NotImplementedError: for layer normalisation, but by head, noise, and cells of your own.
+        NotImplementedError: for layer normalisation, but by head, noise, and cells of your own whose units are not
+            independent but for those products.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -157,10 +162,11 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
     """The cell with its placement; raises unless its units can be sharded."""
     config = cell.config
     heads = getattr(config, "num_heads", 1)
-    if not isinstance(config, CONFIGS) or (getattr(config, "layer_norm", False) and heads == 1):
+    is_ours = isinstance(config, CONFIGS) and not (getattr(config, "layer_norm", False) and heads == 1)
+    if config is not None and not is_ours:
         names = ", ".join(each.factory for each in CONFIGS)
         raise NotImplementedError(
-            f"{WHERE}: {where} expected a cell of {names} without layer normalisation of all units, "
+            f"{WHERE}: {where} expected a cell of {names} without layer normalisation of all units, or your own, "
             f"got {_checks.describe(cell)}; what a unit computes must not depend on the others but through matrices"
         )
     assert placement.hidden is not None
@@ -176,7 +182,11 @@ def _placed(where: str, cell: Cell, placement: Placement) -> PlacedCell:
             f"{WHERE}: {where} expected a number of heads that the {devices} devices of the mesh axis "
             f"{placement.hidden!r} divide, got {heads} in {_checks.describe(cell)}; a device holds whole heads"
         )
-    _check_activation(where, cell, config.hidden_size, devices)
+    if not isinstance(config, CONFIGS):
+        expected = f"{WHERE}: {where} expected a rule whose units read each other by jaxrnn.dot with params.w_h alone"
+        check_own_cell(expected, cell, placement)
+    else:
+        _check_activation(where, cell, config.hidden_size, devices)
     return PlacedCell(cell, placement)
 
 

@@ -141,7 +141,7 @@ class OnMesh(NamedTuple):
         batch_shape = inputs.batch_shape
         devices = math.prod(_size(placement, axis) for axis in placement.batch[: len(batch_shape)])
         here = options._replace(
-            equations=_local_equations(options.equations, placement),
+            equations=local_equations(options.equations, placement),
             placement=None,
             segment=segment_length(inputs.time, math.prod(batch_shape) // devices),
             accumulate_once=False,
@@ -151,13 +151,13 @@ class OnMesh(NamedTuple):
         if placement.hidden is not None:
             # By rows, so that gradients come back as parameters are stored, not whole on every device.
             params = jax.lax.with_sharding_constraint(params, row_shardings(params, placement))
-            params = _split_gates(params, jax.tree.leaves(inputs.state)[-1].shape[-1])
+            params = split_gates(params, jax.tree.leaves(inputs.state)[-1].shape[-1])
             specs = specs._replace(params=_unit_specs(inputs.params, placement))
 
         def shard(*arrays: Any) -> Outcome:
             local = Inputs(*arrays)
             if placement.hidden is not None:
-                local = local._replace(params=_join_gates(local.params, inputs.params))
+                local = local._replace(params=join_gates(local.params, inputs.params))
             return self.inner.run(here, vary_like(local))
 
         over_time = PartitionSpec(None, *specs.state)
@@ -227,11 +227,11 @@ def row_shardings(params: Params, placement: Placement) -> PyTree:
     return jax.tree.map(sharding, params)
 
 
-def _split_gates(params: Params, hidden: int) -> Params:
+def split_gates(params: Params, hidden: int) -> Params:
     """Every parameter but blocks of heads as `(..., G, H)`: G blocks of H units, or one of another size."""
 
     def split(leaf: Array) -> Array:
-        if _is_by_head(leaf):
+        if is_by_head(leaf):
             return leaf
         size = leaf.shape[-1]
         units = size if size % hidden else hidden
@@ -241,24 +241,24 @@ def _split_gates(params: Params, hidden: int) -> Params:
 
 
 def _unit_specs(params: Params, placement: Placement) -> PyTree:
-    """The partition specs of the units that own the entries of parameters, in the shape of `_split_gates`."""
+    """The partition specs of the units that own the entries of parameters, in the shape of `split_gates`."""
 
     def spec(leaf: Array) -> PartitionSpec:
-        return PartitionSpec(*(() if _is_by_head(leaf) else [None] * leaf.ndim), placement.hidden)
+        return PartitionSpec(*(() if is_by_head(leaf) else [None] * leaf.ndim), placement.hidden)
 
     return jax.tree.map(spec, params)
 
 
-def _join_gates(params: Params, whole: Params) -> Params:
-    """The inverse of `_split_gates` of the parameters `whole`, on the share of a device too."""
+def join_gates(params: Params, whole: Params) -> Params:
+    """The inverse of `split_gates` of the parameters `whole`, on the share of a device too."""
 
     def joined(w: Array, leaf: Array) -> Array:
-        return w if _is_by_head(leaf) else w.reshape(*w.shape[:-2], w.shape[-2] * w.shape[-1])
+        return w if is_by_head(leaf) else w.reshape(*w.shape[:-2], w.shape[-2] * w.shape[-1])
 
     return jax.tree.map(joined, params, whole)
 
 
-def _is_by_head(leaf: Array) -> bool:
+def is_by_head(leaf: Array) -> bool:
     """Whether a parameter holds the blocks of a block-diagonal matrix, as no other does with three axes."""
     return leaf.ndim == 3
 
@@ -281,7 +281,8 @@ def _step_on_shard(rule: Rule, axis: str, params: Params, state: State, x: PyTre
     return rule.forward(params, state, rule.project(params, x))[:2]
 
 
-def _local_equations(equations: Equations, placement: Placement) -> Equations:
+def local_equations(equations: Equations, placement: Placement) -> Equations:
+    """The equations of a device's units, inside `shard_map`."""
     rule, axis = equations.rule, placement.hidden
     if axis is None or not isinstance(rule, Rule) or _size(placement, axis) == 1:
         return equations

@@ -15,6 +15,7 @@ from jaxrnn._describe import cut, describe
 from jaxrnn._types import Cell, PyTree, Rule, Tape
 from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.request import Inputs, Options
+from jaxrnn.sequence.sharding import varies
 
 Types = PyTree  # of jax.ShapeDtypeStruct
 
@@ -22,14 +23,16 @@ Types = PyTree  # of jax.ShapeDtypeStruct
 def check_forward(where: str, cell: Cell, inputs: Inputs) -> None:
     """Raises unless `rule.project` and `rule.forward` of a rule of one's own return what they should."""
     rule = cell.rule
-    if isinstance(rule, Rule) and inputs.time and is_own(rule):
-        _known(_forward, rule, (where, cell.name), (inputs.params, inputs.state, inputs.xs))
+    arrays = inputs.params, inputs.state, inputs.xs
+    if isinstance(rule, Rule) and inputs.time and not varies(arrays) and is_own(rule):
+        _known(_forward, rule, (where, cell.name), arrays)
 
 
 def check_backward(where: str, options: Options, inputs: Inputs) -> None:
     """Raises unless `rule.backward` and `rule.accumulate` of a rule of one's own return what they should."""
-    if inputs.time and is_own(options.rule):
-        _known(_backward, options.rule, (where, "the cell"), (inputs.params, inputs.state, inputs.xs))
+    arrays = inputs.params, inputs.state, inputs.xs
+    if inputs.time and not varies(arrays) and is_own(options.rule):  # inside shard_map types say more than shapes
+        _known(_backward, options.rule, (where, "the cell"), arrays)
 
 
 def _known(check: Callable[..., None], rule: Rule, names: tuple[str, str], arrays: PyTree) -> None:
@@ -93,11 +96,12 @@ def _backward(rule: Rule, names: tuple[str, str], params: Types, state: Types, x
     x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), xs)
     after, y, residual = jax.eval_shape(lambda p, s, x: rule.forward(p, s, rule.project(p, x)), params, state, x)
     tape = Tape(state, after, residual)
-    prepared = params
-    if rule.prepare is not None:
-        prepared = _traced(_at(names, "rule.prepare"), rule.prepare, params)
+
+    def backward(params: Any, *given: Any) -> Any:  # what `prepare` returns need not be arrays
+        return rule.backward(params if rule.prepare is None else rule.prepare(params), *given)
+
     at = _at(names, "rule.backward")
-    found = _parts(at, _traced(at, rule.backward, prepared, tape, after, y), "(dstate_before, delta)", 2)
+    found = _parts(at, _traced(at, backward, params, tape, after, y), "(dstate_before, delta)", 2)
     _same(at, "dstate_before", found[0], state, "the state")
     at, over_time = _at(names, "rule.accumulate"), lambda tree: jax.tree.map(_with_time, tree)
     found = _traced(at, rule.accumulate, params, one, over_time(tape), over_time(found[1]))

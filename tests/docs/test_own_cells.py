@@ -29,5 +29,3 @@ def test_blocks_run(capsys):
     by_gate = namespace["found"].by_gate
     whole = jax.grad(lambda params: jnp.sum(jaxrnn.unroll(cell, params, xs)[1][-1] ** 2))(params)
     np.testing.assert_allclose(jnp.concatenate([by_gate["z"].w_h, by_gate["n"].w_h], 1), whole.w_h, atol=1e-5)
-    with pytest.raises(NotImplementedError, match="model_parallel"):
-        jaxrnn.model_parallel(cell, jax.make_mesh((1,), ("units",), (jax.sharding.AxisType.Auto,)), "units")

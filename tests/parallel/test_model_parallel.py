@@ -14,7 +14,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jaxrnn
 from experiments.benchmarks._collectives import collectives, compiled_text
 from jaxrnn.cells import FAMILIES
+from tests.support.own_gru import own_gru
 from tests.support.registry import assert_close, quick_jit, random_like
+from tests.testing import own
 
 pytestmark = pytest.mark.devices
 
@@ -29,6 +31,7 @@ CELLS = {family.factory.__name__: family.factory(H) for family in FAMILIES if fa
     "lstm-heads": jaxrnn.lstm(H, num_heads=4, peephole=True, layer_norm=True),
     "gru-heads": jaxrnn.gru(H, num_heads=8),
     "mgu-heads": jaxrnn.mgu(H, num_heads=4),
+    "own": own_gru(H),
 }
 
 
@@ -284,6 +287,17 @@ def _explicit(cell, options):
 # Refusals
 
 
+def mixing():
+    """A cell of one's own whose units read the mean of all units, which a device does not have."""
+    cell = own_gru(H)
+
+    def forward(params, h, a):
+        after, y, kept = cell.rule.forward(params, h, a)
+        return after * h.mean(), y, kept
+
+    return cell._replace(rule=cell.rule._replace(forward=forward))
+
+
 def refused(call, error, message):
     return pytest.param(call, error, message, id=message[:40])
 
@@ -298,6 +312,9 @@ def refused(call, error, message):
     refused(lambda: placed(jaxrnn.stack([jaxrnn.rnn(8), jaxrnn.lstm(8, projection_size=3)], bidirectional=True)), ValueError, r"model_parallel: layers\[1\].forward expected units .* got 3 in lstm"),
     refused(lambda: placed(jaxrnn.lstm(8, layer_norm=True)), NotImplementedError, "model_parallel: model expected a cell of rnn, lstm, gru, mgu, slstm, indrnn, min_gru, min_lstm without layer normalisation"),
     refused(lambda: placed(jaxrnn.regularize(jaxrnn.rnn(8), zoneout=0.1)), NotImplementedError, "model_parallel: model expected a cell of"),
+    refused(lambda: placed(own.CELL), NotImplementedError, "model expected a rule whose units read each other by jaxrnn.dot .*got own, whose rule raises ValueError on a device's share"),
+    refused(lambda: placed(mixing()), NotImplementedError, "got own_gru, of which the state differs between 4 devices and one"),
+    refused(lambda: placed(own_gru(8)._replace(rule=None)), NotImplementedError, "got own_gru, which has no rule, or noise"),
     refused(lambda: placed(jaxrnn.rnn(8, activation=jax.nn.softmax)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit by itself, .*, got rnn"),
     refused(lambda: placed(jaxrnn.rnn(8, activation=lambda a: jnp.arange(a.shape[-1]) * a)), NotImplementedError, "model_parallel: model expected an activation that does the same to every unit"),
     refused(lambda: jax.jit(lambda _: placed(jaxrnn.indrnn(8, activation=lambda a: jnp.arange(a.shape[-1]) * a)).init(jax.random.key(0), 2))(0), NotImplementedError, "that does the same to every unit"),
