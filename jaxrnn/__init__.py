@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Rule, Tape
+from jaxrnn.attention import attention_weights, with_memory
 from jaxrnn.cells import (
     Activation,
+    AttendParams,
+    AttendState,
     GRUNorm,
     GRUParams,
     IndRNNParams,
@@ -24,6 +27,7 @@ from jaxrnn.cells import (
     SLSTMParams,
     SLSTMState,
     affine_rule,
+    attend,
     gru,
     gru_step,
     indrnn,
@@ -67,6 +71,8 @@ _ON_FIRST_USE = ("analysis", "interop", "modules", "testing")
 __all__ = [
     "Activation",
     "Affine",
+    "AttendParams",
+    "AttendState",
     "Bidirectional",
     "Cell",
     "GRUNorm",
@@ -91,6 +97,8 @@ __all__ = [
     "Tape",
     "affine_rule",
     "analysis",
+    "attend",
+    "attention_weights",
     "count_params",
     "data_parallel",
     "generate",
@@ -131,6 +139,7 @@ __all__ = [
     "stack",
     "testing",
     "unroll",
+    "with_memory",
 ]
 
 
