@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Gates, Rule, Tape
+from jaxrnn.attention import attention_weights, with_memory
 from jaxrnn.cells import (
     Activation,
+    AttendParams,
+    AttendState,
     GRUNorm,
     GRUParams,
     IndRNNParams,
@@ -24,6 +27,7 @@ from jaxrnn.cells import (
     SLSTMParams,
     SLSTMState,
     affine_rule,
+    attend,
     dot,
     dot_transposed,
     gru,
@@ -72,6 +76,8 @@ _ON_FIRST_USE = ("analysis", "interop", "modules", "testing")
 __all__ = [
     "Activation",
     "Affine",
+    "AttendParams",
+    "AttendState",
     "Bidirectional",
     "Cell",
     "GRUNorm",
@@ -97,6 +103,8 @@ __all__ = [
     "Tape",
     "affine_rule",
     "analysis",
+    "attend",
+    "attention_weights",
     "count_params",
     "data_parallel",
     "dot",
@@ -142,6 +150,7 @@ __all__ = [
     "unroll",
     "weight_columns",
     "weight_gradient",
+    "with_memory",
 ]
 
 

@@ -137,7 +137,7 @@ class Rule(NamedTuple):
             parameters are summed over segments. Every argument but ``params`` has a
             leading axis of steps.
         matrices: names of the fields of ``params`` that enter matrix products:
-            what ``compute_dtype`` casts.
+            what ``compute_dtype`` casts. "cell.w" is the field ``w`` of the record ``params.cell``.
         prepare: ``(params) -> params``, or ``None``: what ``backward`` gets instead of the
             parameters, made once before its loop, such as a transposed matrix.
         pointwise: the part that works on every unit by itself, or ``None``. Fused kernels need it.
