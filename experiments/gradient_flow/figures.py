@@ -131,8 +131,17 @@ def _scan(axis: Axes, gain: Record, matrix: str, legend: bool) -> None:
     radius = float(np.mean(gain["log_radius_at_gain_1"][matrix]))
     axis.axhline(0, color="#999999", linewidth=1)
     axis.axvline(1, color="#999999", linewidth=1)
-    axis.plot(gains, np.log(gains), color=GREY, linewidth=1.6, label="bound: log σ$_{max}$")
-    axis.plot(gains, np.log(gains) + radius, color=GREY, linewidth=1.6, linestyle=(0, (4, 3)), label="predicted: log ρ")
+    # The bound is broad and the prediction above the marks, since all three coincide for an orthogonal matrix.
+    axis.plot(gains, np.log(gains), color="#cccccc", linewidth=7, solid_capstyle="round", label="bound: log σ$_{max}$")
+    axis.plot(
+        gains,
+        np.log(gains) + radius,
+        color="#222222",
+        linewidth=1.2,
+        linestyle=(0, (4, 3)),
+        zorder=5,
+        label="predicted: log ρ",
+    )
     for scan in gain["slopes"]:
         if scan["matrix"] != matrix:
             continue
@@ -148,7 +157,7 @@ def _scan(axis: Axes, gain: Record, matrix: str, legend: bool) -> None:
     axis.set_ylabel(SLOPE)
     axis.set_title(f"Prediction and measurement, {matrix} W$_h$")
     if legend:
-        axis.legend(frameon=False, fontsize=9, loc="upper left")
+        axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
 def _large(axis: Axes, large: Record) -> None:
