@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for script in SCRIPTS:
         table.add_row(script.name, script.about, script.minutes)
     Console(width=80).print(table)
-    print("Minutes are those on two cores. --quick is a version of about a minute at most; all")
-    print(f"take it but {', '.join(script.name for script in SCRIPTS if not script.quick)}.")
+    print("Minutes are those on two cores. All take --quick, for a version of about a")
+    print(f"minute at most, but {', '.join(script.name for script in SCRIPTS if not script.quick)}.")
     print("Commands that use what a script wrote explain their options too:")
     print("  python -m experiments.char_lm sample --help")
     print("  python -m experiments.poems write --help")

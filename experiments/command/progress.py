@@ -98,7 +98,7 @@ def _so_far(pool: ThreadPoolExecutor, futures: Mapping[str, Future], progress: P
     for task in progress.task_ids:
         progress.update(task, state="stopping")
     pool.shutdown(wait=False, cancel_futures=True)
-    wait(futures.values())
+    wait([future for future in futures.values() if not future.cancelled()])
     STOP.keep()
     for future in futures.values():
         error = None if future.cancelled() else future.exception()
@@ -123,7 +123,7 @@ def shares(devices: Sequence[Any], jobs: int) -> list[Devices]:
 
 
 def _reports_to(progress: Progress, task: TaskID, total: int, cancelled: threading.Event) -> Show:
-    """Moves a bar. The time left is by the speed since the first call, without compilation and steps before a resume."""
+    """Moves a bar. The time left is by the speed since the first call: compilation does not count."""
     first: list[tuple[int, float]] = []
 
     def show(done: int, note: str) -> None:

@@ -56,7 +56,8 @@ def run_script(
 
     Returns:
         The exit code: 2 with one line on stderr for invalid options, too little memory or a full disk, 130 if the user
-        stops it; then it writes what it has, and says how to go on. If one of several processes fails, all end with a code that is not 0.
+        stops it; then it writes what it has, and says how to go on. If one of several processes fails, all end with a
+        code that is not 0.
 
     Raises:
         SystemExit: with the same codes, for options that cannot be read.
@@ -146,7 +147,7 @@ def _say_stopped(name: str, config: Any, words: Sequence[str], *, whole: bool) -
     line = f"stopped; what it reached is in {shown(config.out)}" if whole else "stopped"
     if hasattr(config, "resume"):
         resume = [] if config.resume else ["--resume"]
-        command = shlex.join(["python", "-m", f"experiments.{name}", *words, *resume])
+        command = shlex.join(["python", "-m", *f"experiments.{name}".split(), *words, *resume])
         if len(f"{name}: {line}; go on with: {command}") > LONGEST:
             command = "the same command with --resume"
         if jax.process_count() == 1 and not STOP.asked.is_set():  # between two trainings, or after the last

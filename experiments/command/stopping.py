@@ -1,4 +1,4 @@
-"""What Ctrl-C does: trainings end at their last evaluation, which is kept, and the script ends with what they reached."""
+"""What Ctrl-C does: trainings end at their last evaluation, which is kept, and the script with what they reached."""
 
 import threading
 from collections.abc import Callable
@@ -26,7 +26,8 @@ class Stop:
 
     def keep(self) -> None:
         """Keeps what all trainings reached, once they stand still."""
-        self.kept = any([keep() for keep in self.keepers])
+        found = [keep() for keep in self.keepers]  # all of them
+        self.kept = any(found)
 
 
 STOP = Stop()  # of this process, which runs one script

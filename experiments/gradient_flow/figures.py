@@ -220,13 +220,15 @@ def _training(axis: Axes, clipping: Record, case: str, what: str, unit: str) -> 
         axis.set_xlim(0, run["updates"][-1])
     if what == "gradient_norms" or case == "exploding":
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator())
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_locator(NullLocator())
     if what == "losses":
         axis.axhline(CHANCE, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         ends.append((CHANCE, "chance", GREY))
-        axis.set_ylim(None if case == "exploding" else 0)
+        if case == "vanishing":
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     axis.set_xlabel("updates of gradient descent")
     axis.set_ylabel(unit)
     axis.set_title({"exploding": "A network whose gradient explodes", "vanishing": "One whose gradient vanishes"}[case])
