@@ -69,19 +69,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "run one as python -m experiments.NAME"
         return complain("experiments", f"expected nothing or summary, got {shown(given[0])}; {hint}")
     table = Table(title="python -m experiments.NAME; each explains its options with --help", title_justify="left")
-    table.add_column("NAME")
+    table.add_column("NAME", no_wrap=True)
     table.add_column("what it does")
-    table.add_column("minutes, two cores", justify="right")
+    table.add_column("minutes", justify="right", no_wrap=True)
     for script in SCRIPTS:
         table.add_row(script.name, script.about, script.minutes)
-    Console(width=110).print(table)
-    print(
-        "Commands that use what a script wrote explain their options too: python -m experiments.char_lm sample --help, "
-        "python -m experiments.poems write --help"
-    )
-    print(
-        "--quick is a version of about a minute at most of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick)
-    )
+    Console(width=80).print(table)
+    print("Minutes are those on two cores. All take --quick, for a version of about a")
+    print(f"minute at most, but {', '.join(script.name for script in SCRIPTS if not script.quick)}.")
+    print("Commands that use what a script wrote explain their options too:")
+    print("  python -m experiments.char_lm sample --help")
+    print("  python -m experiments.poems write --help")
     return 0
 
 

@@ -3,8 +3,12 @@
 import contextlib
 import dataclasses
 import difflib
+import functools
+import inspect
 import io
+import shutil
 import sys
+import textwrap
 import types
 import typing
 from collections.abc import Sequence
@@ -58,10 +62,11 @@ def read_options(
     said = io.StringIO()  # a box of several lines
     try:
         with contextlib.redirect_stderr(said):
+            about = description(config_type)
             if default is None:
-                config = tyro.cli(config_type, args=words, prog=prog)
+                config = tyro.cli(config_type, args=words, prog=prog, description=about)
             else:
-                config = tyro.cli(config_type, args=words, prog=prog, default=default)
+                config = tyro.cli(config_type, args=words, prog=prog, description=about, default=default)
         check_size(config)
     except SystemExit as stop:
         if not stop.code:
@@ -71,6 +76,17 @@ def read_options(
     except ValueError as error:
         raise SystemExit(complain(name, error)) from None
     return config
+
+
+def description(config_type: type) -> str:
+    """The docstring for `--help`, its paragraphs no wider than the terminal, and than 80 columns.
+
+    Lines after the first of a paragraph are indented, since tyro joins lines that begin with a letter.
+    """
+    wide = min(shutil.get_terminal_size().columns, 80)
+    paragraphs = (inspect.getdoc(config_type) or "").split("\n\n")
+    filled = functools.partial(textwrap.fill, width=wide, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n\n".join(filled(" ".join(part.split())) for part in paragraphs)
 
 
 def unreadable(config_type: type, words: Sequence[str]) -> str | None:

@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 import jax
 
 from experiments.command.devices import check_alike, check_devices, devices_of, is_first, start_devices
-from experiments.command.messages import complain, first_line
+from experiments.command.messages import LONGEST, complain, first_line, shown
 from experiments.command.options import read_options
 from experiments.command.report import (
     CannotRun,
@@ -24,6 +25,7 @@ from experiments.command.report import (
     writable_folder,
     write_json,
 )
+from experiments.command.stopping import STOP
 
 Config = TypeVar("Config")
 Result = tuple[Mapping[str, Any], Callable[[], Any]]  # a record, and what draws figures after it is written
@@ -54,7 +56,8 @@ def run_script(
 
     Returns:
         The exit code: 2 with one line on stderr for invalid options, too little memory or a full disk, 130 if the user
-        stops it. If one of several processes fails, all end with a code that is not 0.
+        stops it; then it writes what it has, and says how to go on. If one of several processes fails, all end with a
+        code that is not 0.
 
     Raises:
         SystemExit: with the same codes, for options that cannot be read.
@@ -67,8 +70,10 @@ def run_script(
         check_devices(config)
     except ValueError as error:
         return complain(name, error)
+    STOP.begin()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = _run(name, config, run, check, writes)
+        code = _run(name, config, run, check, writes, words)
     except BaseException:
         if jax.process_count() == 1:
             raise
@@ -81,7 +86,12 @@ def run_script(
 
 
 def _run(
-    name: str, config: Any, run: Callable[[Any], Result], check: Callable[[Any], None], writes: Sequence[str]
+    name: str,
+    config: Any,
+    run: Callable[[Any], Result],
+    check: Callable[[Any], None],
+    writes: Sequence[str],
+    words: Sequence[str],
 ) -> int:
     try:
         start_devices(config)  # before checkpoints are read, which uses devices
@@ -103,7 +113,8 @@ def _run(
         if is_first():
             about = {"experiment": name, "config": settings(config), **environment()}
             about["machine"]["devices"] = len(devices_of(config))
-            write_json(config.out / RESULTS, {**about, **found})
+            stopped = {"stopped": True} if STOP.asked.is_set() else {}
+            write_json(config.out / RESULTS, {**about, **stopped, **found})
             draw()
     except CannotRun as error:
         return complain(name, error)
@@ -123,12 +134,28 @@ def _run(
             raise
         return complain(name, f"{config.out}: {error.strerror}; what was written before is whole")
     except KeyboardInterrupt:
-        resume = "; go on from the last checkpoint by --resume" if _is_kept(config) else ""
-        complain(name, f"stopped{resume}")
-        return 130
+        return _say_stopped(name, config, words, whole=False)
+    if STOP.asked.is_set():
+        return _say_stopped(name, config, words, whole=True)
     if is_first():
         print(f"written into {config.out}")
     return 0
+
+
+def _say_stopped(name: str, config: Any, words: Sequence[str], *, whole: bool) -> int:
+    """Says in one line what a script that the user stopped has written, and how to go on; returns its exit code."""
+    line = f"stopped; what it reached is in {shown(config.out)}" if whole else "stopped"
+    if hasattr(config, "resume"):
+        resume = [] if config.resume else ["--resume"]
+        command = shlex.join(["python", "-m", *f"experiments.{name}".split(), *words, *resume])
+        if len(f"{name}: {line}; go on with: {command}") > LONGEST:
+            command = "the same command with --resume"
+        if jax.process_count() == 1 and not STOP.asked.is_set():  # between two trainings, or after the last
+            STOP.keep()
+        kept = STOP.kept if jax.process_count() == 1 else _is_kept(config)
+        line += f"; go on with: {command}" if kept else " before the first evaluation; nothing is kept"
+    complain(name, line)
+    return 130
 
 
 def files_of(writes: Sequence[str]) -> list[str]:

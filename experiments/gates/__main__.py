@@ -199,7 +199,7 @@ def run(config: Config) -> Result:
         fixed = "" if plan.fixed is None else f", {plan.fixed[0]} = {plan.fixed[1]:g}"
         work = functools.partial(train, config, tasks[plan.task], plan)
         jobs[f"{plan.task}, {CONTESTANTS[plan.cell].label}{fixed}"] = Job(updates_of(config, plan.task), work)
-    records = list(side_by_side(jobs, "updates", devices=devices_of(config)).values())
+    records = list(side_by_side(jobs, devices=devices_of(config)).values())
     verdicts = judged(records)
     print_tables(records, verdicts)
     labels = {name: (problem.label, problem.unit) for name, problem in tasks.items()}

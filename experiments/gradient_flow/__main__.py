@@ -350,7 +350,7 @@ def jobs_of(config: Config) -> dict[str, Job]:
 
 def run(config: Config) -> Result:
     """Everything, the tables, and the record that they and the figures are made from."""
-    found = side_by_side(jobs_of(config), "updates", devices=devices_of(config))
+    found = side_by_side(jobs_of(config), devices=devices_of(config))
     runs = [found[CONTESTANTS[name].label] for name in dict.fromkeys(config.cells)]
     record = {
         "steps_back": steps_back(config.length).tolist(),

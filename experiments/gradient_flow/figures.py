@@ -131,8 +131,17 @@ def _scan(axis: Axes, gain: Record, matrix: str, legend: bool) -> None:
     radius = float(np.mean(gain["log_radius_at_gain_1"][matrix]))
     axis.axhline(0, color="#999999", linewidth=1)
     axis.axvline(1, color="#999999", linewidth=1)
-    axis.plot(gains, np.log(gains), color=GREY, linewidth=1.6, label="bound: log σ$_{max}$")
-    axis.plot(gains, np.log(gains) + radius, color=GREY, linewidth=1.6, linestyle=(0, (4, 3)), label="predicted: log ρ")
+    # The bound is broad and the prediction above the marks, since all three coincide for an orthogonal matrix.
+    axis.plot(gains, np.log(gains), color="#cccccc", linewidth=7, solid_capstyle="round", label="bound: log σ$_{max}$")
+    axis.plot(
+        gains,
+        np.log(gains) + radius,
+        color="#222222",
+        linewidth=1.2,
+        linestyle=(0, (4, 3)),
+        zorder=5,
+        label="predicted: log ρ",
+    )
     for scan in gain["slopes"]:
         if scan["matrix"] != matrix:
             continue
@@ -148,7 +157,7 @@ def _scan(axis: Axes, gain: Record, matrix: str, legend: bool) -> None:
     axis.set_ylabel(SLOPE)
     axis.set_title(f"Prediction and measurement, {matrix} W$_h$")
     if legend:
-        axis.legend(frameon=False, fontsize=9, loc="upper left")
+        axis.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0)
 
 
 def _large(axis: Axes, large: Record) -> None:
@@ -211,13 +220,15 @@ def _training(axis: Axes, clipping: Record, case: str, what: str, unit: str) -> 
         axis.set_xlim(0, run["updates"][-1])
     if what == "gradient_norms" or case == "exploding":
         axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator())
+        low, high = axis.get_ylim()
+        axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 100 * low else (1.0,)))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.yaxis.set_minor_locator(NullLocator())
     if what == "losses":
         axis.axhline(CHANCE, color=GREY, linewidth=1.2, linestyle=(0, (1, 2)))
         ends.append((CHANCE, "chance", GREY))
-        axis.set_ylim(None if case == "exploding" else 0)
+        if case == "vanishing":
+            axis.set_ylim(0, 1.1 * axis.get_ylim()[1])
     axis.set_xlabel("updates of gradient descent")
     axis.set_ylabel(unit)
     axis.set_title({"exploding": "A network whose gradient explodes", "vanishing": "One whose gradient vanishes"}[case])

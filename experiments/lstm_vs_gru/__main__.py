@@ -247,7 +247,7 @@ def trained(
         work = functools.partial(train, config, tasks[model.task], model, rate, seeds, looks, count)
         jobs[model, rate] = Job(count, work)
         names[model, rate] = f"{model.task}, {label_of(model.cell, model.num_heads)}, {model.budget:,}, {rate:g}"
-    done = side_by_side({names[plan]: job for plan, job in jobs.items()}, "updates", devices=devices_of(config))
+    done = side_by_side({names[plan]: job for plan, job in jobs.items()}, devices=devices_of(config))
     return {plan: done[names[plan]] for plan in jobs}
 
 

@@ -104,8 +104,7 @@ def _beside_chance(axis: Axes, places: Sequence[Place]) -> list[float]:
     """Draws a mark for each seed at its least loss, as a share of the loss of chance; returns the medians."""
     axis.axhline(1, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
     if not axis.texts:
-        axis.annotate("chance", (0.02, 1), xycoords=("axes fraction", "data"), xytext=(0, -12),
-                      textcoords="offset points", color=GREY)  # fmt: skip
+        _beside(axis, "chance", 1)
     axis.set_ylim(0, 1.1)
     medians = []
     for x, outcome in places:
@@ -115,6 +114,12 @@ def _beside_chance(axis: Axes, places: Sequence[Place]) -> list[float]:
                   markersize=5, alpha=0.75, markeredgewidth=0, zorder=3)  # fmt: skip
         medians.append(float(np.median(shares)))
     return medians
+
+
+def _beside(axis: Axes, text: str, height: float) -> None:
+    """Writes a label beside the right edge, where no data are."""
+    axis.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=GREY,
+                  fontsize=10, annotation_clip=False)  # fmt: skip
 
 
 def _dots(axis: Axes, places: Sequence[Place]) -> list[float]:
@@ -149,7 +154,7 @@ def _by_distance(axis: Axes, outcomes: Sequence[Outcome]) -> None:
                       linestyle=(0, contestant.dashes) if contestant.dashes else "-", linewidth=1.6)  # fmt: skip
     if guessed is not None:
         axis.plot(guessed.value, 100 * guessed.right, color=GREY, linewidth=1.2, linestyle=(0, (4, 3)))
-        axis.annotate("nearest noun", (guessed.value[-1], 41), color=GREY, ha="right")
+        _beside(axis, "nearest\nnoun", 100 * guessed.right[-1])
     axis.axhline(50, color=GREY, linewidth=1, linestyle=(0, (1, 2)))
     lowest = min((100 * o.late["distance"].right.min() for o in outcomes if "distance" in o.late), default=39)
     axis.set_ylim(min(39, lowest - 2), 101.5)

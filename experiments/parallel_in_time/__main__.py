@@ -107,9 +107,9 @@ def run(config: Config) -> Result:
         CONTESTANTS[name].label: Job(config.updates, functools.partial(scanned, config, name)) for name in config.cells
     }
     devices = devices_of(config)
-    found = list(side_by_side(jobs, "updates", devices=devices).values())
+    found = list(side_by_side(jobs, devices=devices).values())
     alone = Job(len(config.lengths), lambda _, show: timed(config, show))  # nothing else runs while it times
-    times = side_by_side({"times": alone}, "lengths", devices=devices)["times"]
+    times = side_by_side({"times": alone}, devices=devices)["times"]
     record = {"iterations": found, "times": times}
     console = Console()
     for name, table in tables({**record, "config": dataclasses.asdict(config)}).items():

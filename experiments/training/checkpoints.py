@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from experiments.command.devices import is_first, wait_for_all
 from experiments.command.messages import first_line, one_line
 from experiments.command.report import CannotRun
+from experiments.command.stopping import STOP
 from experiments.training.loop import Best, Course, Evaluation
 
 FOLDER = "checkpoints"
@@ -71,10 +72,12 @@ def has_checkpoints(folder: Path) -> bool:
 
 
 class Checkpoints:
-    """A keeper for `fit`: saves after every so many evaluations, and after the last."""
+    """A keeper for `fit`: saves after every so many evaluations, after the last, and when the user stops the script."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], *, resume: bool, every: int = 1) -> None:
         self._folder, self._about, self._resume, self._every = folder, as_json(about), resume, every
+        self._newest: Course | None = None
+        STOP.on_stop(self._stopped)
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         _set_aside(_strays(folder))
         options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
@@ -119,7 +122,14 @@ class Checkpoints:
         except Exception:  # a damaged file can raise any error in the reader
             return False
 
+    def _stopped(self) -> bool:
+        """Saves the newest evaluation, if it is not saved; returns whether there is a checkpoint."""
+        if self._newest is not None and int(self._newest.state.step) not in _steps(self._folder):
+            self.save(self._newest)
+        return has_checkpoints(self._folder)
+
     def evaluated(self, course: Course, last: bool) -> None:
+        self._newest = course
         if last or len(course.history) % self._every == 0:
             self.save(course)
 
@@ -147,6 +157,26 @@ class Checkpoints:
         if _digest(arrays) != record["arrays"]:
             raise ValueError("its arrays are not those that were saved")
         return _course(like, arrays, record)
+
+
+class AtStop:
+    """A keeper for `fit`: saves a checkpoint when the user stops the script, and at no other time."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self._folder, self._about = folder, about
+        self._newest: Course | None = None
+        STOP.on_stop(self._stopped)
+
+    def restored(self, start: Course) -> Course:
+        return start
+
+    def evaluated(self, course: Course, last: bool) -> None:
+        self._newest = course
+
+    def _stopped(self) -> bool:
+        if self._newest is not None:
+            Checkpoints(self._folder, self._about, resume=False).save(self._newest)
+        return self._newest is not None
 
 
 def _place(folder: Path) -> Path:

@@ -17,6 +17,7 @@ import optax
 
 from experiments.command.devices import Devices, as_the_first_says, platform_of
 from experiments.command.progress import Show, silent
+from experiments.command.stopping import Stopped
 from experiments.training.placing import Placing, placing
 from experiments.training.seeds import over_seeds
 
@@ -236,7 +237,7 @@ def fit(
     keeper: Keeper | None = None,
     run: Callable[[TrainState, Batch], tuple[TrainState, jax.Array]] | None = None,
 ) -> Course:
-    """Trains all seeds.
+    """Trains all seeds. If the user stops the script, the course ends at its last evaluation.
 
     Args:
         task: what is learned.
@@ -250,6 +251,9 @@ def fit(
         keeper: writes checkpoints and logs, and restores from them.
         run: a `training(task, optimiser, platform)` that is used elsewhere too, so that it is compiled once. It is not
             used if devices share batches.
+
+    Raises:
+        Stopped: if the user stops the script before the first evaluation.
     """
     seeds = list(seeds)
     placed = placing(devices, task.examples)
@@ -265,9 +269,11 @@ def fit(
         batches = _batches(task, seeds, steps)
         state, values = run(state, batches if placed is None else placed.put_shared(batches, 2))
         losses.append(np.asarray(values))  # waits
-        show(steps.stop, _note(losses[-1][-1], course.history))
+        if _stopped(show, steps.stop, _note(losses[-1][-1], course.history), course):
+            return course
         if steps.stop % settings.evaluate_every == 0 or steps.stop == settings.steps:
-            course = course._replace(state=state if placed is None else placed.fetched(state))
+            # A copy, because the next call takes the memory of its state.
+            course = course._replace(state=jax.tree.map(jnp.copy, state) if placed is None else placed.fetched(state))
             metrics = _agreed(evaluate(course.state.params))
             loss, losses = np.concatenate(losses).mean(0, dtype=np.float64), []
             found = Evaluation(steps.stop, time.perf_counter() - start, loss, metrics)
@@ -278,8 +284,19 @@ def fit(
             if last:
                 break
     if course.history:
-        show(settings.steps, _note(course.history[-1].loss, course.history))
+        _stopped(show, settings.steps, _note(course.history[-1].loss, course.history), course)
     return course
+
+
+def _stopped(show: Show, done: int, note: str, course: Course) -> bool:
+    """Reports progress, and returns whether the user has stopped the script; raises if there is nothing to return."""
+    try:
+        show(done, note)
+    except Stopped:
+        if not course.history:
+            raise
+        return True
+    return False
 
 
 def _agreed(metrics: Any) -> Metrics:

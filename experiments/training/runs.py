@@ -11,7 +11,7 @@ import numpy as np
 from experiments.command.devices import ProcessOptions, devices_of, is_first
 from experiments.command.options import check_seeds, positive
 from experiments.command.report import CannotRun, check_files, check_writable
-from experiments.training.checkpoints import FOLDER, Checkpoints, check_folder, has_checkpoints
+from experiments.training.checkpoints import FOLDER, AtStop, Checkpoints, check_folder, has_checkpoints
 from experiments.training.logs import CURVES, LOG, Keepers, Log, TensorBoard, check_tensorboard
 from experiments.training.loop import Course, Keeper
 
@@ -25,7 +25,7 @@ class RunOptions(ProcessOptions):
     seeds: int = 1
     """How many runs, with that seed and those after it."""
     save_every: int | None = None
-    """Evaluations from one checkpoint to the next; by default none is saved."""
+    """Evaluations from one checkpoint to the next; by default one is saved when Ctrl-C stops the script."""
     resume: bool = False
     """Go on from the newest checkpoint in --out; the other settings must be those of that run."""
     tensorboard: bool = False
@@ -109,6 +109,8 @@ def keeper_of(options: RunOptions, name: str, more: Mapping[str, Any]) -> Keeper
     if options.save_every is not None or options.resume:
         resume, every = options.resume and has_checkpoints(folder), options.save_every or 1
         keepers.insert(0, Checkpoints(folder, about(options, more), resume=resume, every=every))
+    elif jax.process_count() == 1:
+        keepers.insert(0, AtStop(folder, about(options, more)))
     if options.tensorboard and is_first():
         keepers.append(TensorBoard(folder, seeds_of(options)))
     return Keepers(*keepers)

@@ -20,6 +20,7 @@ from experiments import _summary as summary
 from experiments import char_lm, poems, sequential_images
 from experiments.command import figures, options, report, script
 from experiments.command.devices import DeviceOptions
+from experiments.command.stopping import STOP
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
 from experiments.models.readout import init_readout
@@ -195,6 +196,11 @@ class Options(DeviceOptions):
     quick: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Resumable(Options):
+    resume: bool = False
+
+
 def test_given_options_override_quick(tmp_path):
     seen = []
     own = dataclasses.make_dataclass("Own", [("out", Path, tmp_path)], bases=(Options,), frozen=True)
@@ -222,16 +228,19 @@ def test_given_options_override_quick(tmp_path):
 
 
 def test_stopped_and_failing_scripts_report_in_one_line(tmp_path, capsys):
-    def ends_with(error, *arguments):
+    def ends_with(error, *arguments, config_type=Options, kept=False):
         def run(config):
+            STOP.on_stop(lambda: kept)
             raise error
 
-        code = script.run_script("own", Options, run, arguments=[f"--out={tmp_path}", *arguments])
+        code = script.run_script("own", config_type, run, arguments=[f"--out={tmp_path}", *arguments])
         return code, *capsys.readouterr()
 
     assert ends_with(KeyboardInterrupt()) == (130, "", "own: stopped\n")
-    resume = "own: stopped; go on from the last checkpoint by --resume\n"
-    assert ends_with(KeyboardInterrupt(), "--save-every=2") == (130, "", resume)
+    nothing = "own: stopped before the first evaluation; nothing is kept\n"
+    assert ends_with(KeyboardInterrupt(), config_type=Resumable) == (130, "", nothing)
+    kept = f"own: stopped; go on with: python -m experiments.own --out={tmp_path} --save-every=2 --resume\n"
+    assert ends_with(KeyboardInterrupt(), "--save-every=2", config_type=Resumable, kept=True) == (130, "", kept)
     assert ends_with(report.CannotRun("no rate will do")) == (2, "", "own: no rate will do\n")
     full = f"own: {tmp_path}: No space left on device; what was written before is whole\n"
     assert ends_with(OSError(errno.ENOSPC, "No space left on device", "log.jsonl")) == (2, "", full)

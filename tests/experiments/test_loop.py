@@ -2,7 +2,6 @@
 
 import json
 import sys
-import threading
 import time
 import types
 
@@ -12,7 +11,6 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.command import progress
 from experiments.command.progress import Job, side_by_side
 from experiments.command.report import CannotRun
 from experiments.training import logs, loop
@@ -248,19 +246,6 @@ def test_failing_job_stops_the_others():
     with pytest.raises(ZeroDivisionError, match="so it goes"):
         side_by_side({"first": Job(1, goes_on), "fails": Job(1, fails), **others})
     assert not outlived
-
-
-def test_speed_is_measured_since_the_first_report(monkeypatch):
-    class Bar:
-        def update(self, task, **told):
-            speeds.append((told["completed"], told["speed"]))
-
-    speeds, clock = [], iter([10.0, 12.0, 14.0])
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    show = progress._reports_to(Bar(), 0, threading.Event())
-    for done in (1000, 1010, 1060):
-        show(done, "")
-    assert speeds == [(1000, 0), (1010, 5), (1060, 15)]
 
 
 def test_calls_of_a_run_end_at_its_evaluations():
