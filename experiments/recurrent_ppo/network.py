@@ -35,32 +35,29 @@ def cell_of(name: str, hidden_size: int, remembered: int | None) -> jaxrnn.Cell:
 
 
 def network_of(environment: Environment, name: str, hidden_size: int, remembered: int | None = None) -> Network:
-    """The network of a cell, or without memory a layer of tanh units of the same size."""
+    """The network of a cell, or without memory two layers of tanh units of the same size."""
     if name == "memoryless":
-        layer = jaxrnn.readout(hidden_size, kernel_init=initializers.orthogonal(2**0.5))
-
-        def init(key: jax.Array) -> Any:
-            return layer.init(key, environment.observations)
-
-        def run(params: Any, state: State, xs: jax.Array, resets: jax.Array) -> tuple[State, jax.Array]:
-            del resets
-            return state, jnp.tanh(layer.logits(params, xs))
-
-        return with_heads(environment, hidden_size, init, lambda count: (), run)
+        layer = encoder_of(hidden_size)
+        return with_heads(
+            environment,
+            hidden_size,
+            lambda key: layer.init(key, hidden_size),
+            lambda count: (),
+            lambda params, state, xs, resets: (state, jnp.tanh(layer.logits(params, xs))),
+        )
     cell = cell_of(name, hidden_size, remembered)
-    encoder = jaxrnn.readout(hidden_size, kernel_init=initializers.orthogonal(2**0.5))
-
-    def init_cell(key: jax.Array) -> Any:
-        keys = jax.random.split(key)
-        return {"encoder": encoder.init(keys[0], environment.observations), "cell": cell.init(keys[1], hidden_size)}
-
-    def run_cell(params: Any, state: State, xs: jax.Array, resets: jax.Array) -> tuple[State, jax.Array]:
-        xs = jnp.tanh(encoder.logits(params["encoder"], xs))
-        return jaxrnn.unroll(cell, params["cell"], xs, state, resets=resets)
-
     return with_heads(
-        environment, hidden_size, init_cell, lambda count: cell.initial_state((count,)), run_cell
+        environment,
+        hidden_size,
+        lambda key: cell.init(key, hidden_size),
+        lambda count: cell.initial_state((count,)),
+        lambda params, state, xs, resets: jaxrnn.unroll(cell, params, xs, state, resets=resets),
     )
+
+
+def encoder_of(hidden_size: int) -> jaxrnn.Readout:
+    """A linear layer, whose outputs go through tanh."""
+    return jaxrnn.readout(hidden_size, kernel_init=initializers.orthogonal(2**0.5))
 
 
 def with_heads(
@@ -70,19 +67,25 @@ def with_heads(
     initial_state: Callable[[int], State],
     run: Callable[..., tuple[State, jax.Array]],
 ) -> Network:
-    """A policy and a value that read what `run(params, state, xs, resets)` returns."""
+    """A layer of tanh units, `run(params, state, xs, resets)`, and a policy and a value that read what it returns."""
+    encoder = encoder_of(hidden_size)
     policy = jaxrnn.readout(environment.actions, kernel_init=initializers.orthogonal(0.01))
     value = jaxrnn.readout(1, kernel_init=initializers.orthogonal(1.0))
 
     def init(key: jax.Array) -> Params:
-        keys = jax.random.split(key, 3)
-        heads = {"policy": policy.init(keys[1], hidden_size), "value": value.init(keys[2], hidden_size)}
-        return {"memory": init_memory(keys[0]), **heads}
+        keys = jax.random.split(key, 4)
+        return {
+            "encoder": encoder.init(keys[0], environment.observations),
+            "memory": init_memory(keys[1]),
+            "policy": policy.init(keys[2], hidden_size),
+            "value": value.init(keys[3], hidden_size),
+        }
 
     def act(
         params: Params, state: State, observations: jax.Array, resets: jax.Array
     ) -> tuple[State, jax.Array, jax.Array]:
-        state, ys = run(params["memory"], state, observations, resets)
+        xs = jnp.tanh(encoder.logits(params["encoder"], observations))
+        state, ys = run(params["memory"], state, xs, resets)
         return state, policy.logits(params["policy"], ys), value.logits(params["value"], ys)[..., 0]
 
     return Network(init, initial_state, act)
