@@ -47,6 +47,7 @@ from jaxrnn.cells import (
     slstm_step,
 )
 from jaxrnn.counting import count_params
+from jaxrnn.episodes import reset_state, truncate
 from jaxrnn.generation import generate, last_output
 from jaxrnn.heads import merge_heads, split_heads
 from jaxrnn.layers import Bidirectional
@@ -120,6 +121,7 @@ __all__ = [
     "readout",
     "readout_loss",
     "regularize",
+    "reset_state",
     "rg_lru",
     "rg_lru_step",
     "rnn",
@@ -130,6 +132,7 @@ __all__ = [
     "split_heads",
     "stack",
     "testing",
+    "truncate",
     "unroll",
 ]
 

@@ -18,7 +18,7 @@ COLOURS = {"memoryless": GREY, **{name: CONTESTANTS[name].colour for name in ("g
 
 
 def draw(stem: Path, records: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Writes it: means over seeds as lines, their ranges as bands; dashed without chrono biases where others have them."""
+    """Writes it: means as lines, ranges as bands; dashed without chrono biases where others have them."""
     names = list(dict.fromkeys(record["environment"] for record in records))
     with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10}):
         figure = Figure(figsize=(2.7 * len(names) + 0.4, 2.9), layout="constrained")

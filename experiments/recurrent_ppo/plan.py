@@ -12,7 +12,7 @@ SETTINGS = {
         updates=64, episodes=32, steps=128, discount=0.99, learning_rate=2e-3, entropy=0.01, reward_scale=0.05
     ),
     "chain": Settings(updates=64, episodes=64, steps=101, discount=0.99, learning_rate=2e-3, entropy=0.01),
-    "bandit": Settings(updates=240, episodes=512, steps=10, discount=1.0, learning_rate=5e-3, entropy=0.01),
+    "bandit": Settings(updates=320, episodes=512, steps=10, discount=1.0, learning_rate=5e-3, entropy=0.01),
     "repeat_previous": Settings(
         updates=96, episodes=64, steps=52, discount=0.9, learning_rate=3e-3, entropy=0.01, reward_scale=10
     ),
