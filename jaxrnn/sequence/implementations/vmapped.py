@@ -42,15 +42,15 @@ def with_batch_axes(run: Run, options: Options, inputs: Inputs) -> Outcome:
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
-def _call(*leaves: Array, traced: ClosedJaxpr, **_: Any) -> Sequence[Array]:
+def _call(*leaves: Any, traced: ClosedJaxpr, **_: Any) -> Sequence[Any]:
     return jaxpr_as_fun(traced)(*leaves)
 
 
-def _jvp(leaves: Sequence[Array], tangents: Sequence[Any], *, traced: ClosedJaxpr, **_: Any) -> Any:
+def _jvp(leaves: Sequence[Any], tangents: Sequence[Any], *, traced: ClosedJaxpr, **_: Any) -> Any:
     """The derivative of the traced run, by the leaves that have a tangent."""
     places = [k for k, tangent in enumerate(tangents) if not isinstance(tangent, ad.Zero)]
 
-    def of_active(*active: Array) -> Sequence[Array]:
+    def of_active(*active: Any) -> Sequence[Any]:
         every = list(leaves)
         for k, leaf in zip(places, active, strict=True):
             every[k] = leaf
@@ -60,14 +60,14 @@ def _jvp(leaves: Sequence[Array], tangents: Sequence[Any], *, traced: ClosedJaxp
 
 
 def _batch(
-    leaves: Sequence[Array],
+    leaves: Sequence[Any],
     axes: Sequence[int | None],
     *,
     traced: ClosedJaxpr,
     run: Run,
     options: Options,
     structure: Any,
-) -> tuple[Sequence[Array], Sequence[int]]:
+) -> tuple[Sequence[Any], Sequence[int]]:
     inputs, of = Inputs(*jax.tree.unflatten(structure, leaves)), Inputs(*jax.tree.unflatten(structure, axes))
     if any(axis is not None for axis in (*_axes(inputs.params, of.params), *_axes(inputs.borders, of.borders))):
         found = jax.vmap(jaxpr_as_fun(traced), in_axes=tuple(axes))(*leaves)
@@ -89,10 +89,10 @@ def _batch(
     return jax.tree.leaves((final, ys, states)), [axis for part, axis in parts for _ in jax.tree.leaves(part)]
 
 
-def _mover(size: int, to: int) -> Callable[[Array, int | None], Array]:
+def _mover(size: int, to: int) -> Callable[[Any, int | None], Array]:
     """A function that puts the new axis of an array in its place; an array without one is repeated."""
 
-    def move(leaf: Array, axis: int | None) -> Array:
+    def move(leaf: Any, axis: int | None) -> Array:
         if axis is not None:
             return jnp.moveaxis(leaf, axis, to)
         shape = (*leaf.shape[:to], size, *leaf.shape[to:])
@@ -106,7 +106,7 @@ def _axes(tree: PyTree, axes: PyTree) -> list[int | None]:
     return jax.tree.structure(tree).flatten_up_to(axes)
 
 
-def _map(f: Callable[[Array, int | None], Array], tree: PyTree, axes: PyTree) -> PyTree:
+def _map(f: Callable[[Any, int | None], Array], tree: PyTree, axes: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, list(map(f, leaves, _axes(tree, axes))))
 
@@ -130,8 +130,8 @@ def as_one_equation(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
 
 
 def _batch_whole(
-    leaves: Sequence[Array], axes: Sequence[int | None], *, traced: ClosedJaxpr
-) -> tuple[Sequence[Array], Sequence[int]]:
+    leaves: Sequence[Any], axes: Sequence[int | None], *, traced: ClosedJaxpr
+) -> tuple[Sequence[Any], Sequence[int]]:
     found = jax.vmap(jaxpr_as_fun(traced), in_axes=tuple(axes))(*leaves)
     return found, [0] * len(found)
 
