@@ -3,6 +3,7 @@
 import functools
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,25 @@ def calls(first: int, updates: int) -> Iterator[range]:
         first = min(updates, (first // size + 1) * size)
 
 
+class Keys(NamedTuple):
+    """Of one seed. New episodes are drawn with those of the first."""
+
+    start: jax.Array
+    updates: jax.Array
+    evaluation: jax.Array
+    test: jax.Array
+
+
+def keys_of(seed: int) -> Keys:
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
+
+
 def begin(environment: Environment, network: Network, settings: ppo.Settings, seeds: Sequence[int]) -> TrainState:
     """The state of all seeds before the first update."""
-    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    keys = [keys_of(seed) for seed in seeds]
     one = functools.partial(ppo.begin, environment, network, settings)
-    runs = jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
-    return TrainState(jnp.zeros((), jnp.int32), keys, *runs)
+    runs = jax.jit(lambda keys: jax.lax.map(one, keys))(jnp.stack([own.start for own in keys]))
+    return TrainState(jnp.zeros((), jnp.int32), jnp.stack([own.updates for own in keys]), *runs)
 
 
 def fit(
@@ -53,7 +67,7 @@ def fit(
     @functools.partial(jax.jit, static_argnums=2)
     def advanced(state: TrainState, first: jax.Array, count: int) -> tuple[ppo.Run, dict[str, jax.Array]]:
         some = ppo.updates(environment, network, settings, count)
-        one = over_seeds(lambda key, *own: some(ppo.Run(*own), jax.random.fold_in(key, 0), first), platform)
+        one = over_seeds(lambda key, *own: some(ppo.Run(*own), key, first), platform)
         return one(state.keys, *state[2:])
 
     @functools.partial(population, platform=platform)
@@ -63,7 +77,7 @@ def fit(
     for steps in calls(int(state.step), settings.updates):
         runs, metrics = advanced(state, jnp.asarray(steps.start), len(steps))
         state = TrainState(jnp.asarray(steps.stop, jnp.int32), state.keys, *runs)
-        found = np.asarray(returns(runs.params, jax.random.fold_in(jax.random.key(seeds[0]), 1)), np.float64)
+        found = np.asarray(returns(runs.params, keys_of(seeds[0]).evaluation), np.float64)
         loss = np.asarray(metrics["loss"], np.float64).mean(1)
         seen = Evaluation(steps.stop, time.perf_counter() - start, loss, {"return": found})
         course = Course(state, None, [*course.history, seen])
@@ -81,7 +95,7 @@ def tested(
     def returns(params: Params, key: jax.Array) -> jax.Array:
         return ppo.greedy_returns(environment, network, params, episodes, key).mean()
 
-    return np.asarray(returns(params, jax.random.fold_in(jax.random.key(seed), 2)), np.float64)
+    return np.asarray(returns(params, keys_of(seed).test), np.float64)
 
 
 def bandit_values(network: Network, params: Params, platform: str) -> np.ndarray:
