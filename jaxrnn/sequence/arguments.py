@@ -139,9 +139,11 @@ def _mask(where: str, given: Given, time: int, batch_shape: tuple[int, ...]) -> 
 
 
 def _takes_batch_axes(cell: Cell, inputs: Inputs, options: Options) -> bool:
-    """Whether the loop may get more batch axes: of a cell of the library with recurrent weights, in one piece."""
-    is_recurrent = isinstance(cell.config, FamilyConfig) and isinstance(cell.rule, Rule) and "w_h" in cell.rule.matrices
-    return is_recurrent and inputs.borders is None and options.checkpoint in (None, "gates")
+    """Whether the loop may get more batch axes: of a cell of the library with a recurrent matrix, in one piece."""
+    rule = cell.rule
+    if not isinstance(cell.config, FamilyConfig) or not isinstance(rule, Rule) or "w_h" not in rule.matrices:
+        return False
+    return inputs.params.w_h.ndim > 1 and inputs.borders is None and options.checkpoint in (None, "gates")
 
 
 def _options(where: str, cell: Cell, given: Given) -> Options:

@@ -113,7 +113,7 @@ def test_no_weight_gradient_of_each_member_is_made(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "cell", [jaxrnn.gru(H), jaxrnn.lstm(H, peephole=True), jaxrnn.slstm(H), jaxrnn.indrnn(H)], ids=repr
+    "cell", [jaxrnn.gru(H), jaxrnn.lstm(H, peephole=True), jaxrnn.slstm(H)], ids=repr
 )
 @pytest.mark.parametrize("option", ["plain", "resets", "lengths", "reverse", "gates"])
 def test_without_vmap_the_program_is_the_same(cell, option, monkeypatch):
