@@ -35,6 +35,7 @@ from experiments.lstm_vs_gru.tables import tables_of_heads
 from experiments.memory_tasks.markdown import tables as tables_of_memory_tasks
 from experiments.parallel_in_time.tables import tables as tables_of_parallel_in_time
 from experiments.real_models.tables import tables as tables_of_real_models
+from experiments.recurrent_ppo.tables import tables as tables_of_recurrent_ppo
 
 FOLDER = Path(__file__).parent
 BEGIN, END = "<!-- made by: python -m experiments summary -->", "<!-- end -->"
@@ -84,6 +85,7 @@ PAGES = {
             "memory_tasks": tables_of_memory_tasks,
             "parallel_in_time": tables_of_parallel_in_time,
             "real_models": tables_of_real_models,
+            "recurrent_ppo": tables_of_recurrent_ppo,
         },
     ),
     "benchmarks/README.md": Page(

@@ -56,6 +56,7 @@ from jaxrnn.cells import (
     weight_gradient,
 )
 from jaxrnn.counting import count_params
+from jaxrnn.episodes import reset_state, truncate
 from jaxrnn.generation import generate, last_output
 from jaxrnn.heads import merge_heads, split_heads
 from jaxrnn.layers import Bidirectional
@@ -137,6 +138,7 @@ __all__ = [
     "readout",
     "readout_loss",
     "regularize",
+    "reset_state",
     "rg_lru",
     "rg_lru_step",
     "rnn",
@@ -147,6 +149,7 @@ __all__ = [
     "split_heads",
     "stack",
     "testing",
+    "truncate",
     "unroll",
     "weight_columns",
     "weight_gradient",

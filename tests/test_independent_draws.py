@@ -172,6 +172,18 @@ PLACES = {
     "experiments/datasets/translation.py": {"draw_pairs"},
     "experiments/forecast.py": {"task_of.batch"},
     "experiments/lstm_vs_gru/plan.py": {"adding.examples"},
+    "experiments/recurrent_ppo/environments.py": {"advance"},
+    "experiments/recurrent_ppo/network.py": {"with_heads.init"},
+    "experiments/recurrent_ppo/ppo.py": {
+        "begin",
+        "rollout",
+        "rollout.step",
+        "learn",
+        "update",
+        "updates.some",
+        "greedy_returns",
+    },
+    "experiments/recurrent_ppo/training.py": {"keys_of"},
 }
 # One draw of a fixed seed, or shapes alone.
 SINGLE = {
@@ -179,7 +191,7 @@ SINGLE = {
     "jaxrnn/analysis/lyapunov.py", "jaxrnn/interop/_onnx_chain.py", "experiments/benchmarks/_problem.py",
     "experiments/benchmarks/_scaling_counts.py", "experiments/gradient_flow/measure.py",
     "experiments/lstm_vs_gru/__main__.py", "experiments/sequential_images.py",
-    "experiments/parallel_in_time/times.py", "experiments/real_models/audio.py", "jaxrnn/testing/numbers.py",
+    "experiments/recurrent_ppo/speed.py", "experiments/parallel_in_time/times.py", "experiments/real_models/audio.py", "jaxrnn/testing/numbers.py",
 }  # fmt: skip
 
 

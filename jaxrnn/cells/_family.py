@@ -11,7 +11,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._bound import Bound
 from jaxrnn._types import Cell, CellConfig, Params, Rule, State
-from jaxrnn.cells._step import checked_step, zeros_state
+from jaxrnn.cells._step import checked_step, vary_over_batch, zeros_state
 from jaxrnn.initializers import Initializers, draw, draw_biases, draw_gates, draw_heads
 
 # What draws a parameter. The others start as constants: scales at 1, offsets and peepholes at 0.
@@ -94,7 +94,8 @@ def make_cell(config: FamilyConfig, step: Any, rule: Rule, initializers: Initial
 def initial_state(config: FamilyConfig, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
     """`config.initial_state` of checked arguments, as a function that compares by value."""
     where = f"{config.factory}.initial_state"
-    return config.initial_state(_checks.batch_shape(where, batch_shape), _checks.float_dtype(where, "dtype", dtype))
+    batch_shape = _checks.batch_shape(where, batch_shape)
+    return vary_over_batch(config.initial_state(batch_shape, _checks.float_dtype(where, "dtype", dtype)))
 
 
 def init_params(

@@ -32,6 +32,17 @@ def check_dtype_of_state(where: str, state: State, dtype: Any, given: str) -> No
         _checks.complex_dtype(where, given, dtype)
 
 
+BATCH_AXIS = "batch"  # of the mesh of `data_parallel`, its only one
+
+
+def vary_over_batch(state: State) -> State:
+    """A new state, which inside of `data_parallel` differs between devices as the data do: a loop needs equal types."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != (BATCH_AXIS,) or mesh.manual_axes != (BATCH_AXIS,):
+        return state
+    return jax.lax.pcast(state, BATCH_AXIS, to="varying")
+
+
 def zeros_state(hidden_size: int, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Inexact[Array, "*B H"]:
     """The initial state of a cell whose state is its output h."""
     return jnp.zeros((*batch_shape, hidden_size), jnp.result_type(float) if dtype is None else dtype)

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params
-from jaxrnn.cells import LSTMState
+from jaxrnn.episodes import reset_state, truncate
 from jaxrnn.layers import Layer
 from jaxrnn.modules import _layout, _weights
 from jaxrnn.modules._loading import Loading
@@ -150,6 +150,47 @@ class Recurrent(Loading, nnx.Module):
             )
         return source
 
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> Any:
+        """The states before the first step, as the module takes and returns them: zeros.
+
+        Args:
+            batch_shape: `(*B,)`, a tuple.
+            dtype: by default that of the parameters.
+
+        Returns:
+            `h_0 (L*D, *B, H)`; of an LSTM the tuple `(h_0, c_0)`.
+
+        Raises:
+            TypeError, ValueError: for what is no tuple of sizes or no floating-point dtype.
+        """
+        where = f"{type(self).__name__}.initial_state"
+        dtype = self.param_dtype if dtype is None else _checks.float_dtype(where, "dtype", dtype)
+        return _layout.module_states(self.network.initial_state(_checks.batch_shape(where, batch_shape), dtype))
+
+    def reset_state(self, hx: Any, resets: Bool[AnyArray, "*B"]) -> Any:
+        """The states with which the next call begins: zeros where an episode begins.
+
+        Between the steps of one call give it `resets` instead.
+
+        Args:
+            hx: the states after the call before, as it returned them.
+            resets: booleans `(*B,)`: `done` of the step before.
+
+        Raises:
+            TypeError, ValueError: for states of a wrong structure or shape, or `resets` that are not booleans.
+        """
+        where = f"{type(self).__name__}.reset_state"
+        hx, resets = _weights.values((hx, resets))
+        resets = _checks.step_mask(where, "resets", resets, _checks.array(where, "resets", resets).shape)
+        states = _layout.unstack_states(where, self.network, hx, resets.shape, self.batch_first)
+        if states is None:
+            raise TypeError(f"{where}: hx expected states, got None; a call without states begins with new ones")
+        return _layout.module_states(reset_state(self.network, states, resets))
+
+    def truncate(self, hx: Any) -> Any:
+        """The same states, through which no gradient flows; see :func:`jaxrnn.truncate`."""
+        return truncate(_weights.values(hx))
+
     def __call__(
         self,
         xs: AnyArray,
@@ -208,5 +249,4 @@ class Recurrent(Loading, nnx.Module):
             compute_dtype=self.compute_dtype,
             key=self._dropout_key(deterministic, rngs),
         )
-        hx = _layout.stack_states(finals)
-        return _layout.module_layout(ys, self.batch_first), tuple(hx) if isinstance(hx, LSTMState) else hx
+        return _layout.module_layout(ys, self.batch_first), _layout.module_states(finals)

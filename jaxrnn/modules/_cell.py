@@ -6,10 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
+from jaxrnn.episodes import reset_state, truncate
 from jaxrnn.initializers import Initializer, draw
 from jaxrnn.layers import Layer
 from jaxrnn.modules import _weights
@@ -75,6 +76,28 @@ class RecurrentCell(Loading, nnx.RNNCellBase):
             TypeError, ValueError: for a wrong structure, dtype or shape.
         """
         return self.cell.step(self.params, *_weights.values((carry, inputs)))
+
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: Any = None) -> State:
+        """The state before the first step of sequences with these batch axes: zeros.
+
+        Args:
+            batch_shape: `(*B,)`, a tuple.
+            dtype: by default that of the parameters.
+
+        Raises:
+            TypeError, ValueError: for what is no tuple of sizes or no floating-point dtype.
+        """
+        where = f"{type(self).__name__}.initial_state"
+        dtype = self.param_dtype if dtype is None else _checks.float_dtype(where, "dtype", dtype)
+        return self.cell.initial_state(_checks.batch_shape(where, batch_shape), dtype)
+
+    def reset_state(self, state: State, resets: Bool[AnyArray, "*B"]) -> State:
+        """The state with which a step begins: a new one where `resets` are true; see :func:`jaxrnn.reset_state`."""
+        return reset_state(self.cell, *_weights.values((state, resets)))
+
+    def truncate(self, state: State) -> State:
+        """The same state, through which no gradient flows; see :func:`jaxrnn.truncate`."""
+        return truncate(_weights.values(state))
 
     def initialize_carry(
         self,

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks
 from jaxrnn._types import State
+from jaxrnn.cells import LSTMState
 from jaxrnn.layers import directions, from_directions
 from jaxrnn.network import Network
 
@@ -51,6 +52,12 @@ def stack_states(states: State) -> Any:
     """`(L*D, *B, ·)` from states by layer; the row of a layer and direction is layer * D + direction."""
     rows = [row for layer in states for row in directions(layer)]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+
+
+def module_states(states: State) -> Any:
+    """States by layer as a module returns them: those of an LSTM are a plain tuple."""
+    hx = stack_states(states)
+    return tuple(hx) if isinstance(hx, LSTMState) else hx
 
 
 def unstack_states(where: str, network: Network, hx: Any, batch_shape: tuple[int, ...], batch_first: bool) -> State:

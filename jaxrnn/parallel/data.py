@@ -10,8 +10,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import PyTree
+from jaxrnn.cells._step import BATCH_AXIS
 
-AXIS = "batch"
+AXIS = BATCH_AXIS
 WHERE = "data_parallel"
 MOST_AXES = 64  # of an array of NumPy
 
@@ -105,7 +106,16 @@ def data_parallel(
         mesh = Mesh(np.asarray(used), (AXIS,))
         in_specs = tuple(_spec(axis) for axis in in_axes)
         out_specs = jax.tree.map(_spec, out_axes, is_leaf=_is_none)
-        return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
+        try:
+            return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs)(*args)
+        except TypeError as error:
+            if "manual axis types do not match" not in str(error):
+                raise
+            raise TypeError(
+                f"{WHERE}: a loop in f carries a value that begins the same on every device and then differs, such as "
+                "zeros made in f; make it of an argument, as jnp.zeros_like(x), or give it "
+                f"jax.lax.pcast(zeros, '{AXIS}', to='varying'); that of cell.initial_state is right as it is"
+            ) from error
 
     return run
 

@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, State
+from jaxrnn.cells._family import FamilyConfig
 from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
 from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
@@ -98,6 +99,7 @@ def validate(cell: Any, params: Params, xs: Any, state: State | None, given: Giv
         placement=placement,
         segment=segment_length(inputs.time, math.prod(inputs.batch_shape)),
         accumulate_once=options.keep_gates and may_be_sharded(inputs),
+        takes_batch_axes=placement is None and _takes_batch_axes(cell, inputs, options),
     )
     features = _features(given, options, dtypes.state, device, is_varying)
     also = {
@@ -137,6 +139,14 @@ def _mask(where: str, given: Given, time: int, batch_shape: tuple[int, ...]) -> 
     if given.lengths is not None:
         return mask_of_lengths(_checks.sequence_lengths(where, given.lengths, time, batch_shape), time)
     return None if given.mask is None else _checks.step_mask(where, "mask", given.mask, (time, *batch_shape))
+
+
+def _takes_batch_axes(cell: Cell, inputs: Inputs, options: Options) -> bool:
+    """Whether the loop may get more batch axes: of a cell of the library with a recurrent matrix, in one piece."""
+    rule = cell.rule
+    if not isinstance(cell.config, FamilyConfig) or not isinstance(rule, Rule) or "w_h" not in rule.matrices:
+        return False
+    return inputs.params.w_h.ndim > 1 and inputs.borders is None and options.checkpoint in (None, "gates")
 
 
 def _options(where: str, cell: Cell, given: Given) -> Options:

@@ -30,6 +30,7 @@ class Options(NamedTuple):
     placement: Placement | None = None  # the devices that the work is sharded over
     segment: int | None = 1  # the steps that are projected, and accumulated, at a time; `None` is all
     accumulate_once: bool = False  # after the whole sequence; if not, after every segment
+    takes_batch_axes: bool = False  # more than there are: all sequences share every parameter
 
     @property
     def keep_gates(self) -> bool:

@@ -165,7 +165,8 @@ def test_migration_blocks_compute_the_same(library, package, compare):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "MIGRATION.md", "docs/mathematics.md", "docs/deploy.md", "docs/own_cells.md"]
+    "page",
+    ["README.md", "MIGRATION.md", "docs/mathematics.md", "docs/deploy.md", "docs/own_cells.md", "docs/agents.md"],
 )
 def test_names_on_the_pages_exist(page):
     names = set(re.findall(r"\bjaxrnn((?:\.[A-Za-z]\w*)+)", (ROOT / page).read_text(encoding="utf-8")))

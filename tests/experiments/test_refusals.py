@@ -32,6 +32,7 @@ PACKAGES = (
     "gates",
     "lstm_vs_gru",
     "parallel_in_time",
+    "recurrent_ppo",
     "real_models",
     "datasets",
 )

@@ -68,13 +68,17 @@ CASES = {
         {"tasks": ("digits", "adding"), "cells": ("lstm",), "budgets": (5_000,)},
         {"adding_steps": 10**9, "budgets": (2**31 - 1,), "seeds": 2**31 - 1},
     ),
+    "recurrent_ppo": (
+        {"environments": ("bandit",), "cells": ("gru",)},
+        {"hidden_size": 10**6, "seeds": 2**31 - 1, "tests": 2**31 - 1},
+    ),
     "parallel_in_time": ({}, {"hidden_size": 10**6, "batch_size": 2**31 - 1, "seeds": 10**9, "lengths": (2**31 - 1,)}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_sizes_beyond_the_memory_are_refused_by_every_training_script(name, monkeypatch, tmp_path):
-    packages = ("gradient_flow", "memory_tasks", "gates", "lstm_vs_gru", "parallel_in_time")
+    packages = ("gradient_flow", "memory_tasks", "gates", "lstm_vs_gru", "parallel_in_time", "recurrent_ppo")
     module = importlib.import_module(f"experiments.{name}{'.__main__' if name in packages else ''}")
     check = getattr(module, "check", None) or module.checked
     if name in DATA:

@@ -245,3 +245,27 @@ def test_lengths_of_another_shard_are_refused():
 def test_bad_arguments_are_refused(call, error, message, unhooked):
     with pytest.raises(error, match=message):
         call()
+
+
+def scanned_loss(params, xs, start):
+    """A program that scans `STREAM.step`, as an agent's does, from a state that is made in it."""
+    _, ys = jax.lax.scan(functools.partial(STREAM.step, params), start(xs), xs)
+    return jnp.mean(ys**2)
+
+
+def test_a_scan_of_steps_from_a_fresh_state_equals_that_of_the_whole_batch(x64):
+    params, xs, *_ = operands(STREAM)
+    fresh = functools.partial(scanned_loss, start=lambda xs: STREAM.initial_state(xs.shape[1:-1], xs.dtype))
+    alone = quick_jit(jax.value_and_grad(fresh))(params, xs)
+    assert_close(quick_jit(parallel(jax.value_and_grad(fresh), (None, 1)))(params, xs), alone)
+    assert_close(quick_jit(jax.grad(parallel(fresh, (None, 1))))(params, xs), alone[1])
+
+
+def test_other_fresh_values_in_a_loop_are_refused_with_the_remedy(x64):
+    params, xs, *_ = operands(STREAM)
+    like = lambda xs: jax.eval_shape(lambda: STREAM.initial_state(xs.shape[1:-1], xs.dtype))  # noqa: E731
+    zeros = lambda xs: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like(xs))  # noqa: E731
+    with pytest.raises(TypeError, match=r"data_parallel: a loop in f carries .* pcast\(zeros, 'batch', to='varying'\)"):
+        parallel(functools.partial(scanned_loss, start=zeros), (None, 1))(params, xs)
+    mended = lambda xs: jax.lax.pcast(zeros(xs), "batch", to="varying")  # noqa: E731
+    quick_jit(parallel(functools.partial(scanned_loss, start=mended), (None, 1)))(params, xs)

@@ -30,6 +30,7 @@ from jaxtyping import Array
 
 from jaxrnn._types import Params, PyTree, Rule, State, Tape
 from jaxrnn.sequence.implementations.protocol import BY_HAND, FORWARD_MODE, UNSEEN, Implementation
+from jaxrnn.sequence.implementations.vmapped import as_one_equation, with_batch_axes
 from jaxrnn.sequence.masking import clip, only, replace, select, shifted
 from jaxrnn.sequence.request import CLOSURES, SYMBOLS, Inputs, Options, Outcome, Request, operands
 from jaxrnn.sequence.segments import Segments, backward_through, forward_through, split_time
@@ -60,7 +61,7 @@ class Bptt(Implementation):
         return None
 
     def run(self, options: Options, inputs: Inputs) -> Outcome:
-        return bptt(options, *inputs)
+        return with_batch_axes(bptt, options, inputs) if options.takes_batch_axes else bptt(options, *inputs)
 
 
 def place_of_output(state: State, y: PyTree) -> int | None:
@@ -100,6 +101,13 @@ def run_forward(
     return final, ys, states, residuals
 
 
+def _run_forward(options: Options, inputs: Inputs, *keep: bool) -> tuple[State, PyTree, State | None, PyTree]:
+    """`run_forward`, in one equation where `with_batch_axes` runs it."""
+    if not options.takes_batch_axes:
+        return run_forward(options, inputs, *keep)
+    return as_one_equation(lambda inputs: run_forward(options, inputs, *keep), inputs)
+
+
 def _outcome(options: Options, final: State, ys: PyTree, states: State | None) -> Outcome:
     return final, ys, states if options.return_states else None
 
@@ -107,7 +115,7 @@ def _outcome(options: Options, final: State, ys: PyTree, states: State | None) -
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def bptt(options: Options, *arrays: Any) -> Outcome:
     """What `Implementation.run` returns, of the fields of `Inputs` one by one."""
-    final, ys, states, _ = run_forward(options, Inputs(*arrays), options.return_states, False)
+    final, ys, states, _ = _run_forward(options, Inputs(*arrays), options.return_states, False)
     return _outcome(options, final, ys, states)
 
 
@@ -115,7 +123,7 @@ def bptt_forward(options: Options, *arrays: Any) -> tuple[Any, Any]:
     """What `bptt` returns, and what the backward pass reads."""
     inputs = Inputs(*arrays)
     check_backward("unroll", options, inputs)
-    final, ys, states, residuals = run_forward(options, inputs, True, options.keep_gates)
+    final, ys, states, residuals = _run_forward(options, inputs, True, options.keep_gates)
     return _outcome(options, final, ys, states), (inputs, states, residuals)
 
 
