@@ -23,6 +23,7 @@ from jaxtyping import Array
 from jaxrnn import _checks
 from jaxrnn._types import AnyArray, Cell, Params, State
 from jaxrnn.cells._step import cast_floating
+from jaxrnn.cells.attend import sizes_of
 from jaxrnn.network import output_size
 from jaxrnn.parallel._meshes import automatic, axis_of, batch_axis_of
 from jaxrnn.sequence.arguments import checkpoint_of, dtypes_of
@@ -98,6 +99,10 @@ def pipeline(
     batch_axis_of(WHERE, mesh, batch_axis, axis, "layers")
     if not isinstance(cell, Cell):
         raise TypeError(f"{WHERE}: cell expected a Cell, got {_checks.describe(cell)}")
+    if sizes_of(cell) is not None:
+        raise NotImplementedError(
+            f"{WHERE}: cell expected one that does not attend, got {_checks.describe(cell)}; a pipeline sends no memory"
+        )
     if cell.sample is not None:
         warnings.warn(f"{WHERE}: the noise of {_checks.describe(cell)} is off: a pipeline draws none", stacklevel=2)
     plan = _Plan(cell, mesh, axis, batch_axis, _checks.positive_int(WHERE, "chunk", chunk))

@@ -321,6 +321,11 @@ def test_bad_options_are_refused(unhooked):
     refused(ValueError, "input_feeding expected False for query='previous'", lambda: attend(gru, M, input_feeding=True))
     refused(TypeError, "kernel_init expected a function", lambda: attend(gru, M, kernel_init=3))
     refused(NotImplementedError, "does not attend yet", lambda: attend(attend(gru, M), M))
+    mesh = jax.make_mesh((1,), ("layers",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:1])
+    refused(
+        NotImplementedError, "does not attend", lambda: jaxrnn.pipeline(attend(gru, M), mesh, axis="layers", chunk=2)
+    )
+    refused(NotImplementedError, "got attend", lambda: jaxrnn.model_parallel(attend(gru, M), mesh, "layers"))
     refused(NotImplementedError, "a parameter w_h, got attend", lambda: jaxrnn.regularize(attend(gru, M), zoneout=0.1))
 
 
