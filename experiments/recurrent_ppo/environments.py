@@ -57,7 +57,8 @@ class CartPole(NamedTuple):
 
 
 def start_cart_pole(key: jax.Array, count: int) -> CartPole:
-    return CartPole(*jax.random.uniform(key, (4, count), minval=-0.05, maxval=0.05), jnp.zeros(count, jnp.int32))
+    x, x_dot, theta, theta_dot = jax.random.uniform(key, (4, count), minval=-0.05, maxval=0.05)
+    return CartPole(x, x_dot, theta, theta_dot, jnp.zeros(count, jnp.int32))
 
 
 def observe_cart_pole(state: CartPole) -> jax.Array:

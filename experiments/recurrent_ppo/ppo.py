@@ -149,7 +149,8 @@ def learn(
             params, own, taken, own_gains
         )
         changes, memory = optimiser.update(gradient, memory, params)
-        return (optax.apply_updates(params, changes), memory), loss
+        changed: Any = optax.apply_updates(params, changes)
+        return (changed, memory), loss
 
     def epoch(carry: tuple[Params, Any], key: jax.Array) -> tuple[tuple[Params, Any], jax.Array]:
         order = jax.random.permutation(key, settings.episodes)

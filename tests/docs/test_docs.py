@@ -164,7 +164,9 @@ def test_migration_blocks_compute_the_same(library, package, compare):
             np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)  # measured at 2e-7
 
 
-@pytest.mark.parametrize("page", ["README.md", "MIGRATION.md", "docs/mathematics.md", "docs/deploy.md", "docs/agents.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "MIGRATION.md", "docs/mathematics.md", "docs/deploy.md", "docs/agents.md"]
+)
 def test_names_on_the_pages_exist(page):
     names = set(re.findall(r"\bjaxrnn((?:\.[A-Za-z]\w*)+)", (ROOT / page).read_text(encoding="utf-8")))
     assert len(names) >= 8
