@@ -104,7 +104,7 @@ def start_chain(key: jax.Array, count: int) -> Chain:
 def observe_chain(state: Chain) -> jax.Array:
     """The cue as 1 or -1 at the first step, and 1 at the last, where it has to be chosen."""
     cue = jnp.where(state.time == 0, 2 * state.cue - 1, 0)
-    return jnp.stack([cue, state.time == REMEMBERED], -1).astype(jnp.float32)
+    return jnp.stack([cue.astype(jnp.float32), (state.time == REMEMBERED).astype(jnp.float32)], -1)
 
 
 def step_chain(state: Chain, actions: jax.Array, key: jax.Array) -> tuple[Chain, jax.Array, jax.Array]:
