@@ -198,7 +198,8 @@ def chrono(max_time: int) -> BiasInitializer:
     """Biases that spread the units' memories over 1 to `max_time` steps.
 
     b_f ~ log U(1, max_time - 1) and b_i = -b_f for the LSTM; for the GRU, whose update
-    gate keeps, b_z ~ log U(1, max_time - 1). Every other bias is 0.
+    gate keeps, b_z ~ log U(1, max_time - 1), and for the minimal GRU, whose gate writes, b_z is minus that. Every other
+    bias is 0.
 
     Args:
         max_time: the longest dependency to expect, in steps; at least 3.
@@ -219,7 +220,8 @@ def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int,
     keep_gate = "f" if {"f", "g"} <= set(names) else "z"
     if keep_gate not in names:
         raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")
-    biases = {keep_gate: kept}
+    writes = keep_gate == "z" and "r" not in names  # the minimal GRU's
+    biases = {keep_gate: -kept if writes else kept}
     if keep_gate == "f":
         biases["i"] = -kept
     return jnp.concatenate([biases.get(name, jnp.zeros((hidden_size,), dtype)) for name in names])

@@ -56,8 +56,14 @@ class Config(RunOptions):
     """The folder for results.json, the figure, logs and checkpoints."""
 
 
-QUICK = {"environments": ("cart_pole", "bandit"), "cells": ("memoryless", "gru"), "updates": 3, "seeds": 1, "rounds": 1,
-         "tests": 50}  # fmt: skip
+QUICK = {
+    "environments": ("bandit",),
+    "cells": ("memoryless", "gru"),
+    "updates": 24,
+    "seeds": 1,
+    "rounds": 1,
+    "tests": 50,
+}
 TIMED = 4  # updates in a call
 
 

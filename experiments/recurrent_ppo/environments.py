@@ -57,7 +57,8 @@ class CartPole(NamedTuple):
 
 
 def start_cart_pole(key: jax.Array, count: int) -> CartPole:
-    return CartPole(*jax.random.uniform(key, (4, count), minval=-0.05, maxval=0.05), jnp.zeros(count, jnp.int32))
+    x, x_dot, theta, theta_dot = jax.random.uniform(key, (4, count), minval=-0.05, maxval=0.05)
+    return CartPole(x, x_dot, theta, theta_dot, jnp.zeros(count, jnp.int32))
 
 
 def observe_cart_pole(state: CartPole) -> jax.Array:
@@ -103,7 +104,7 @@ def start_chain(key: jax.Array, count: int) -> Chain:
 def observe_chain(state: Chain) -> jax.Array:
     """The cue as 1 or -1 at the first step, and 1 at the last, where it has to be chosen."""
     cue = jnp.where(state.time == 0, 2 * state.cue - 1, 0)
-    return jnp.stack([cue, state.time == REMEMBERED], -1).astype(jnp.float32)
+    return jnp.stack([cue.astype(jnp.float32), (state.time == REMEMBERED).astype(jnp.float32)], -1)
 
 
 def step_chain(state: Chain, actions: jax.Array, key: jax.Array) -> tuple[Chain, jax.Array, jax.Array]:

@@ -111,8 +111,7 @@ def advantages(steps: Steps, last: jax.Array, discount: float, trace: float) -> 
     def back(carry: tuple[jax.Array, jax.Array], now: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         later, value_after = carry
         reward, value, done = now
-        goes_on = 1.0 - done
-        later = reward + discount * value_after * goes_on - value + discount * trace * goes_on * later
+        later = reward + jnp.where(done, 0.0, discount * (value_after + trace * later)) - value
         return (later, value), later
 
     now = (steps.rewards, steps.values, steps.done)
@@ -149,7 +148,8 @@ def learn(
             params, own, taken, own_gains
         )
         changes, memory = optimiser.update(gradient, memory, params)
-        return (optax.apply_updates(params, changes), memory), loss
+        changed: Any = optax.apply_updates(params, changes)
+        return (changed, memory), loss
 
     def epoch(carry: tuple[Params, Any], key: jax.Array) -> tuple[tuple[Params, Any], jax.Array]:
         order = jax.random.permutation(key, settings.episodes)

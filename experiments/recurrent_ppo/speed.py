@@ -82,7 +82,7 @@ def measured(environment: Environment, hidden_size: int, settings: ppo.Settings,
     others = step_network(environment, hidden_size), flax_network(environment, hidden_size)
     networks = dict(zip(NAMES, (ours, *others), strict=True))
     start = ppo.begin(environment, ours, settings, jax.random.key(0))
-    starts = dict.fromkeys(NAMES, start)
+    starts: dict[str, ppo.Run] = dict.fromkeys(NAMES, start)
     params = flax_params(start.params)
     starts["flax"] = start._replace(params=params, optimiser=ppo.optimiser_of(settings).init(params))
     runs = {name: compiled(environment, network, settings, count) for name, network in networks.items()}

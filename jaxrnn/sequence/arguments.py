@@ -141,12 +141,14 @@ def _mask(where: str, given: Given, time: int, batch_shape: tuple[int, ...]) -> 
     return None if given.mask is None else _checks.step_mask(where, "mask", given.mask, (time, *batch_shape))
 
 
+BATCHED = ("rnn", "lstm", "gru", "mgu")  # whose loops take the axis of a `vmap`, with the same program without one
+
+
 def _takes_batch_axes(cell: Cell, inputs: Inputs, options: Options) -> bool:
-    """Whether the loop may get more batch axes: of a cell of the library with a recurrent matrix, in one piece."""
-    rule = cell.rule
-    if not isinstance(cell.config, FamilyConfig) or not isinstance(rule, Rule) or "w_h" not in rule.matrices:
+    """Whether the loop may get more batch axes: all sequences share every parameter, and it is in one piece."""
+    if not isinstance(cell.config, FamilyConfig) or cell.config.factory not in BATCHED:
         return False
-    return inputs.params.w_h.ndim > 1 and inputs.borders is None and options.checkpoint in (None, "gates")
+    return inputs.borders is None and options.checkpoint in (None, "gates")
 
 
 def _options(where: str, cell: Cell, given: Given) -> Options:

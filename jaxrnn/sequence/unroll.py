@@ -105,9 +105,9 @@ def unroll(
     Differs from:
         1. PyTorch: time first always; lengths need no packing or sorting, and may be 0.
         2. Keras, Flax: a length of 0 gives the initial state; NaN in padding is harmless.
-        3. `jax.vmap` over sequences with shared weights is the program with a batch axis, and its gradient sums over
-           the axis, for "bptt" and a cell of the library with a recurrent matrix, without `truncate`, `checkpoint=K` or
-           noise. Elsewhere, and in `vmap(grad(f))`, one weight gradient is made for every sequence: put
+        3. `jax.vmap` over sequences with shared weights is the program with a batch axis, and its gradient is as
+           fast, for "bptt" and `rnn`, `lstm`, `gru` and `mgu`, without `truncate`, `checkpoint=K` or noise.
+           Elsewhere, and in `vmap(grad(f))`, one weight gradient is made for every sequence: put
            sequences on a batch axis (docs/agents.md has figures).
         4. `jax.jvp` and `jax.jacfwd` need `implementation="scan"`; `jax.hessian` does not.
     """

@@ -72,6 +72,10 @@ def test_chrono_spreads_time_scales_up_to_max_time():
     assert spread.min() >= 1
     assert spread.max() <= 99
     assert spread.mean() == pytest.approx(50, rel=0.05)
+    z, n = np.split(np.asarray(drawn(jaxrnn.min_gru(4000, bias_init=initializers.chrono(100)), 1).b), 2)
+    assert -np.log(99) <= z.min() < -np.log(95)  # its gate writes: 1 - z is what is kept
+    assert -np.log(1.1) < z.max() <= 0
+    assert not n.any()
     r, z, n = np.split(np.asarray(drawn(jaxrnn.gru(16, bias_init=initializers.chrono(100)), 1).b), 3)
     assert not r.any()
     assert not n.any()

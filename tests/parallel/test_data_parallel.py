@@ -265,7 +265,7 @@ def test_other_fresh_values_in_a_loop_are_refused_with_the_remedy(x64):
     params, xs, *_ = operands(STREAM)
     like = lambda xs: jax.eval_shape(lambda: STREAM.initial_state(xs.shape[1:-1], xs.dtype))  # noqa: E731
     zeros = lambda xs: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like(xs))  # noqa: E731
-    with pytest.raises(TypeError, match=r"data_parallel: a loop in f carries .* pcast\(zeros, 'batch', to='varying'\)"):
+    with pytest.raises(TypeError, match=r"data_parallel: a loop in f carries .*pcast\(zeros, 'batch', to='varying'\)"):
         parallel(functools.partial(scanned_loss, start=zeros), (None, 1))(params, xs)
     mended = lambda xs: jax.lax.pcast(zeros(xs), "batch", to="varying")  # noqa: E731
     quick_jit(parallel(functools.partial(scanned_loss, start=mended), (None, 1)))(params, xs)

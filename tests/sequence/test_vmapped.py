@@ -112,7 +112,7 @@ def test_no_weight_gradient_of_each_member_is_made(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("cell", [jaxrnn.gru(H), jaxrnn.lstm(H, peephole=True), jaxrnn.slstm(H)], ids=repr)
+@pytest.mark.parametrize("cell", [jaxrnn.gru(H), jaxrnn.lstm(H, peephole=True), jaxrnn.mgu(H)], ids=repr)
 @pytest.mark.parametrize("option", ["plain", "resets", "lengths", "reverse", "gates"])
 def test_without_vmap_the_program_is_the_same(cell, option, monkeypatch):
     params, xs = cell.init(jax.random.key(0), I), jnp.ones((T, B, I))

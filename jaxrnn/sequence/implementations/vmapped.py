@@ -24,7 +24,7 @@ from jaxrnn._types import PyTree
 from jaxrnn.sequence.request import Inputs, Options, Outcome
 from jaxrnn.sequence.segments import segment_length
 
-Run = Callable[..., Outcome]  # of `Options`, and of the fields of `Inputs` one by one
+Run = Callable[..., Any]  # of `Options`, and of the fields of `Inputs` one by one, to an `Outcome`
 
 primitive = Primitive("over_time")
 primitive.multiple_results = True

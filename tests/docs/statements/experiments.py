@@ -25,6 +25,9 @@ from experiments.command import devices
 from experiments.datasets import _table, airline, translation
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
+from experiments.recurrent_ppo import planning
+from experiments.recurrent_ppo.environments import ARMS, BACK, CARDS, LONGEST, PULLS, REMEMBERED
+from experiments.recurrent_ppo.plan import SETTINGS
 from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
 from tests.experiments import test_processes
 
@@ -225,6 +228,35 @@ def prompts():
     assert {"prompt", "length"} <= {field.name for field in dataclasses.fields(char_lm.SampleConfig)}
     assert {"form", "acrostic"} <= {field.name for field in dataclasses.fields(poems.WriteConfig)}
     return "python -m experiments.poems write --form 7 --acrostic"
+
+
+# Agents
+
+
+@says(PAGE)
+def values_of_the_bandit():
+    found = planning.values(ARMS, PULLS)
+    assert (ARMS, PULLS) == (5, 10)
+    return f"The best plan on average gives {found.optimal:.3f} and pulling the likeliest arm {found.greedy:.3f}"
+
+
+@says(PAGE)
+def lengths_of_the_tasks():
+    assert (BACK, CARDS - BACK) == (4, 48)
+    return f"An episode has at most {LONGEST} steps, each rewarded by 1. - **Memory chain**: a cue at the first step is to be chosen {REMEMBERED} steps later"
+
+
+@says(PAGE)
+def settings_of_the_agents():
+    shared = {(s.clip_norm, s.epochs, s.minibatches, s.trace, s.clip, s.entropy) for s in SETTINGS.values()}
+    ((norm, epochs, minibatches, trace, clip, entropy),) = shared
+    return f"""norm {norm}, {epochs} epochs of {minibatches} minibatches, λ {trace}, clip {clip} without clipping of values, entropy
+    {entropy}."""
+
+
+@says(PAGE)
+def scale_of_rewards():
+    return f"On CartPole rewards are scaled by {SETTINGS['cart_pole'].reward_scale}"
 
 
 # LSTM against GRU
