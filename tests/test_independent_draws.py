@@ -169,7 +169,8 @@ PLACES = {
     "experiments/memory_tasks/problems.py": {"held_out_batch", "training_batch"},
     "experiments/datasets/batching.py": {"_order"},
     "experiments/datasets/translation.py": {"draw_pairs"},
-    "experiments/forecast.py": {"task_of.batch"},
+    "experiments/forecast/__main__.py": {"task_of.batch"},
+    "experiments/forecast/airline.py": {"task_of.batch"},
     "experiments/lstm_vs_gru/plan.py": {"adding.examples"},
 }
 # One draw of a fixed seed, or shapes alone.

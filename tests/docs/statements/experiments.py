@@ -13,7 +13,6 @@ from experiments import (
 )
 from experiments import (
     char_lm,
-    forecast,
     japanese_vowels,
     long_sequence,
     mnist_1d,
@@ -23,6 +22,7 @@ from experiments import (
 )
 from experiments.command import devices
 from experiments.datasets import _table, airline, translation
+from experiments.forecast import airline as forecast_airline
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
 from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
@@ -198,26 +198,26 @@ def sources_held_out():
     return f"One source in {WORDS[translation.HELD_OUT]}, chosen by a hash of it, is never trained on."
 
 
-@says("experiments/forecast.py")
+@says("experiments/forecast/airline.py")
 def harmonics():
     year = airline.Series(np.arange("1949-01", "1951-01", dtype="datetime64[M]"), np.arange(1.0, 25.0))
-    features = forecast.prepare(year, 12).xs.shape[1]
+    features = forecast_airline.prepare(year, 12).xs.shape[1]
     return f"and {WORDS[(features - 1) // 2]} harmonics of the year"
 
 
 @says(PAGE)
 def months_that_are_tested():
-    months = record("forecast")["months"]
-    assert sum(months.values()) == 3 * months["test"] == 3 * forecast.Config.test_months
-    return "the last third of the series is never trained on"
+    months = record("forecast_airline")["months"]
+    assert sum(months.values()) == 3 * months["test"] == 3 * forecast_airline.Config.test_months
+    return "The last third of the series is never trained on."
 
 
 @says(PAGE)
 def forecast_is_beaten():
-    naive = record("forecast")["naive_rmse"]
-    better = [name for name, error in naive.items() if error < record("forecast")["test_rmse_mean"]]
+    naive = record("forecast_airline")["naive_rmse"]
+    better = [name for name, error in naive.items() if error < record("forecast_airline")["test_rmse_mean"]]
     assert len(better) == 1
-    return f"A forecast without a network, `{better[0]}`, is better."
+    return f"There a forecast without a network, `{better[0]}`, is better."
 
 
 @says(PAGE)
