@@ -3,8 +3,9 @@
     python -m experiments.forecast
     python -m experiments.forecast airline
 
-A cell reads three days of hourly weather; its last output is read as a normal distribution for each of the next
-hours. Forecasts that need no network, and linear regression of the same inputs, are always printed beside it.
+A cell reads three days of hourly weather; its last output is read as a normal distribution for each of the next hours.
+Forecasts that need no network are always printed beside it: rules, and a linear regression of the same inputs. The
+means of the network and of the regression are averaged too.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, run_script
 from experiments.datasets.weather import load_weather
 from experiments.forecast import airline, figure, tables
-from experiments.forecast.baselines import every_rule, linear, rmse, scores
+from experiments.forecast.baselines import every_rule, inputs_of, linear, rmse, scores
 from experiments.forecast.model import Normal, coverage, crps, nats, predict, stretch
 from experiments.forecast.series import DAY, DAYS, Prepared, prepare
 from experiments.models.cells import CONTESTANTS
@@ -81,7 +82,7 @@ def load(config: Config) -> Prepared:
 
 
 def task_of(config: Config, cell: jaxrnn.Cell, prepared: Prepared) -> Task:
-    """Windows of the training hours, drawn anew at every step; the targets are the scaled corrections of the base."""
+    """Windows of the training hours, drawn anew at every step; the targets are scaled corrections of the mean day."""
     begins, shape = prepared.begins["train"], (config.horizon, prepared.truth.shape[1])
 
     def batch(seed: int, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,20 +156,19 @@ def train(config: Config, prepared: Prepared, devices: Devices, show: Show) -> t
     return course, {name: in_degrees(course.params, name) for name in windows}
 
 
-def of_seed(found: dict[str, Normal], prepared: Prepared, k: int) -> tuple[dict[str, Any], Normal]:
-    """The entry of a seed in the record, and its calibrated forecasts of the test hours."""
+def calibrated(found: dict[str, Normal], prepared: Prepared) -> tuple[dict[str, Any], Normal]:
+    """The entry of a forecast in the record, and its test hours, calibrated on the validation hours."""
     truth = {name: prepared.truth[prepared.hours(prepared.begins[name])] for name in found}
-    own = {name: Normal(said.mean[k], said.deviation[k]) for name, said in found.items()}
-    factor = stretch(own["validation"], truth["validation"])
-    calibrated = own["test"]._replace(deviation=factor * own["test"].deviation)
+    factor = stretch(found["validation"], truth["validation"])
+    test = found["test"]._replace(deviation=factor * found["test"].deviation)
     return {
-        **scores(own["test"].mean, truth["test"]),
-        "validation_rmse": float(rmse(own["validation"].mean, truth["validation"])),
+        **scores(test.mean, truth["test"]),
+        "validation_rmse": float(rmse(found["validation"].mean, truth["validation"])),
         "stretch": factor,
-        "crps": crps(calibrated, truth["test"]),
-        "coverage": coverage(own["test"], truth["test"]),
-        "calibrated_coverage": coverage(calibrated, truth["test"]),
-    }, calibrated
+        "crps": crps(test, truth["test"]),
+        "coverage": coverage(found["test"], truth["test"]),
+        "calibrated_coverage": coverage(test, truth["test"]),
+    }, test
 
 
 def run(config: Config) -> Result:
@@ -182,9 +182,17 @@ def run(config: Config) -> Result:
     job = Job(config.steps, functools.partial(train, config, prepared))
     course, found = side_by_side({look.label: job}, devices=devices_of(config))[look.label]
     check_learned(course, "validation")
-    seeds = [of_seed(found, prepared, k) for k in range(config.seeds)]
+    alone = [
+        {name: Normal(said.mean[k], said.deviation[k]) for name, said in found.items()} for k in range(config.seeds)
+    ]
+    both = [{name: Normal((n.mean + regression[name]) / 2, n.deviation) for name, n in own.items()} for own in alone]
+    entries = {
+        "network": [calibrated(own, prepared) for own in alone],
+        "both": [calibrated(own, prepared) for own in both],
+    }
     record = {
         "parameters": course.parameters,
+        "regression_parameters": inputs_of(prepared.windows(begins[:1])).shape[1] * truth[0].size,
         "seconds": course.seconds,
         "seeds": list(seeds_of(config)),
         "updates": course.history[-1].step,
@@ -192,15 +200,15 @@ def run(config: Config) -> Result:
         "hours_without_temperature": int(np.isnan(prepared.truth).any(1).sum()),
         "penalty": penalty,
         "baselines": baselines,
-        "network": [entry for entry, _ in seeds],
-        "mean_of_seeds": scores(found["test"].mean.mean(0), truth),
+        **{name: [entry for entry, _ in seeds] for name, seeds in entries.items()},
     }
-    for table in tables.shown({**record, "config": dataclasses.asdict(config)}):
+    whole = {**record, "config": dataclasses.asdict(config)}
+    for table in tables.shown(whole):
         Console().print(table)
     by_hour = {name: entry["rmse_by_hour"] for name, entry in baselines.items()}
-    own = np.array([entry["rmse_by_hour"] for entry, _ in seeds])
-    stem = config.out / "forecast"
-    return record, lambda: figure.draw(stem, look, prepared, weather.hours, by_hour, own, seeds[0][1])
+    own = {kind: np.array([entry["rmse_by_hour"] for entry, _ in seeds]) for kind, seeds in entries.items()}
+    stem, said = config.out / "forecast", entries["both"][0][1]
+    return record, lambda: figure.draw(stem, look, prepared, weather.hours, by_hour, own, said)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

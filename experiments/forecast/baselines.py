@@ -41,20 +41,25 @@ def inputs_of(windows: Windows) -> np.ndarray:
 
 
 def linear(prepared: Prepared) -> tuple[dict[str, np.ndarray], float]:
-    """Ridge regression of the network's inputs on what the base misses; the forecasts by part, and the penalty."""
-    windows = {name: prepared.windows(begins) for name, begins in prepared.begins.items()}
-    xs = inputs_of(windows["train"])
-    missed = np.nan_to_num(windows["train"].truth - windows["train"].base).reshape(len(xs), -1)
-    products, free = (xs.T @ xs, xs.T @ missed), np.append(np.ones(xs.shape[1] - 1), 0)  # the constant is free
+    """Ridge regression of all inputs of a window on what the mean day misses.
 
-    found = {}
-    for penalty in PENALTIES:
-        weights = np.linalg.solve(products[0] + penalty * np.diag(free), products[1])
-        found[penalty] = {
-            name: part.base + (inputs_of(part) @ weights).reshape(part.base.shape)
-            for name, part in windows.items()
-            if name != "train"
-        }
+    An hour without a measurement counts as one that the mean day meets.
+
+    Returns:
+        The forecasts of the validation and the test hours, and the penalty with the least error on the former.
+    """
+    windows = {name: prepared.windows(begins) for name, begins in prepared.begins.items()}
+    train = windows.pop("train")
+    inputs = {name: inputs_of(part) for name, part in windows.items()}
+    xs = inputs_of(train)
+    missed = np.nan_to_num(train.truth - train.base).reshape(len(xs), -1)
+    squares, products, free = xs.T @ xs, xs.T @ missed, np.append(np.ones(xs.shape[1] - 1), 0)  # the constant is free
+
+    def forecasts(penalty: float) -> dict[str, np.ndarray]:
+        weights = np.linalg.solve(squares + penalty * np.diag(free), products)
+        return {name: part.base + (inputs[name] @ weights).reshape(part.base.shape) for name, part in windows.items()}
+
+    found = {penalty: forecasts(penalty) for penalty in PENALTIES}
     best = min(found, key=lambda penalty: rmse(found[penalty]["validation"], windows["validation"].truth))
     return found[best], best
 
@@ -64,5 +69,5 @@ def every_rule(prepared: Prepared, begins: np.ndarray) -> dict[str, np.ndarray]:
     return {
         "last value": persistence(prepared, begins),
         "a day before": seasonal(prepared, begins),
-        "last value and the mean day": prepared.base(begins),
+        "last value, mean day": prepared.base(begins),
     }

@@ -33,7 +33,7 @@ def draw(
     prepared: Prepared,
     hours: np.ndarray,
     rules: Mapping[str, Sequence[float]],
-    by_seed: np.ndarray,
+    by_seed: Mapping[str, np.ndarray],
     said: Normal,
 ) -> list[Path]:
     """Writes the figure.
@@ -44,7 +44,7 @@ def draw(
         prepared: the series.
         hours: of the series.
         rules: errors by hour ahead of forecasts without a network.
-        by_seed: those of the network, `(seeds, horizon)`.
+        by_seed: those of the network and of its average with the regression, each `(seeds, horizon)`.
         said: the first seed's forecasts of all test windows, in degrees, calibrated.
     """
     begins = prepared.begins["test"]
@@ -59,14 +59,19 @@ def draw(
         return save_figure(figure, stem)
 
 
-def _errors(axis: Axes, look: Contestant, rules: Mapping[str, Sequence[float]], by_seed: np.ndarray) -> None:
-    ahead = np.arange(1, by_seed.shape[1] + 1)
+def _errors(
+    axis: Axes, look: Contestant, rules: Mapping[str, Sequence[float]], by_seed: Mapping[str, np.ndarray]
+) -> None:
+    ahead = np.arange(1, by_seed["both"].shape[1] + 1)
     marker = "o" if len(ahead) == 1 else None
-    for (name, errors), dashes, colour in zip(rules.items(), DASHES, (GREY, GREY, COLOURS[1], COLOURS[3]), strict=True):
-        axis.plot(ahead, errors, color=colour, linestyle=dashes, linewidth=1.3, marker=marker, label=name)
-    axis.fill_between(ahead, by_seed.min(0), by_seed.max(0), color=look.colour, alpha=0.25, linewidth=0)
-    axis.plot(ahead, by_seed.mean(0), color=look.colour, linewidth=2, marker=marker, label=look.label)
-    axis.set_ylim(0, 1.45 * axis.get_ylim()[1])  # room for the legend above the lines
+    for (rule, errors), dashes, colour in zip(rules.items(), DASHES, (GREY, GREY, COLOURS[1], COLOURS[3]), strict=True):
+        axis.plot(ahead, errors, color=colour, linestyle=dashes, linewidth=1.3, marker=marker, label=rule)
+    for kind, dashes, more in (("network", (0, (4, 1)), ""), ("both", "-", ", regression")):
+        errors = by_seed[kind]
+        axis.fill_between(ahead, errors.min(0), errors.max(0), color=look.colour, alpha=0.25, linewidth=0)
+        axis.plot(ahead, errors.mean(0), color=look.colour, linestyle=dashes, linewidth=1.8, marker=marker,
+                  label=f"{look.label}{more}")  # fmt: skip
+    axis.set_ylim(0, 1.75 * axis.get_ylim()[1])  # room for the legend above the lines
     axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper left", handlelength=1.8, columnspacing=1)
     axis.set_xlabel("hours ahead")
     axis.set_title("Test error, RMSE in °F")
@@ -83,10 +88,10 @@ def _forecast(axis: Axes, look: Contestant, prepared: Prepared, hours: np.ndarra
         axis.fill_between(ahead, mean - reach, mean + reach, color=look.colour, alpha=alpha, linewidth=0,
                           label=f"{100 * share:.0f} % interval")  # fmt: skip
     marker = "o" if len(ahead) == 1 else None
-    axis.plot(ahead, mean, color=look.colour, linewidth=1.8, marker=marker, label=f"{look.label}'s mean")
+    axis.plot(ahead, mean, color=look.colour, linewidth=1.8, marker=marker, label="mean forecast")
     base = prepared.base(np.array([begin]))[0, :, airport]
     axis.plot(ahead, base, color=COLOURS[1], linestyle=DASHES[2], linewidth=1.2, marker=marker,
-              label="last value and the mean day")  # fmt: skip
+              label="last value, mean day")  # fmt: skip
     axis.plot(whole, prepared.truth[begin - 1 + whole, airport], color="#222222", linewidth=1.1, label="measured")
     axis.axvline(0.5, color=GREY, linewidth=0.8)
     axis.set_xlim(whole[0], whole[-1])

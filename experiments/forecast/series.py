@@ -18,7 +18,7 @@ class Windows(NamedTuple):
     """What is read and what is to be forecast, from many hours on."""
 
     xs: np.ndarray  # (W, history, features)
-    base: np.ndarray  # (W, horizon, airports): the forecast that the network corrects, in degrees
+    base: np.ndarray  # (W, horizon, airports): the last temperature and the mean day, in degrees
     truth: np.ndarray  # (W, horizon, airports), in degrees; NaN where nothing was measured
 
 
@@ -31,7 +31,7 @@ class Prepared(NamedTuple):
     clock: np.ndarray  # (N,), hours of the day in standard time
     shape: np.ndarray  # (24, airports), mean temperature of the training hours by hour of the day
     begins: dict[str, np.ndarray]  # of each part
-    scale: float  # of the corrections: root mean square of what the base misses in training
+    scale: float  # of the network's corrections: the root mean square of what the mean day misses in training
     history: int
     horizon: int
 
@@ -133,7 +133,5 @@ def prepare(weather: Weather, history: int, horizon: int) -> Prepared:
         horizon,
     )
     begins = prepared.begins["train"]
-    if not len(begins):
-        return prepared
     missed = truth[prepared.hours(begins)] - prepared.base(begins)
     return prepared._replace(scale=float(np.sqrt(np.nanmean(missed**2))))

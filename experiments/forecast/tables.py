@@ -1,6 +1,6 @@
 """The record of the weather as tables and as a row of the table of results."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,26 +18,35 @@ def ahead(record: Record) -> list[int]:
     return [hour for hour in AHEAD if hour <= record["config"]["horizon"]]
 
 
-def lines(record: Record) -> Iterator[list[str]]:
-    """A line for every forecast: errors over all hours and at some, in degrees Fahrenheit."""
+def lines(record: Record, *, short: bool = False) -> Iterator[list[str]]:
+    """A line for every forecast: errors over all hours and at some, in degrees Fahrenheit.
+
+    Args:
+        record: of a run.
+        short: leave out the spread over seeds, but for the first error.
+    """
     hours = ahead(record)
     for name, found in record["baselines"].items():
-        at = [f"{found['rmse_by_hour'][hour - 1]:.2f}" for hour in hours]
-        yield [name, f"{found['rmse']:.2f}", f"{found['mae']:.2f}", *at, f"{found['mae']:.2f}"]
-    network = record["network"]
-    by_hour = np.array([seed["rmse_by_hour"] for seed in network])
-    at = [mean_and_std(by_hour[:, hour - 1].tolist(), digits=2) for hour in hours]
-    means = [mean_and_std([seed[name] for seed in network], digits=2) for name in ("rmse", "mae", "crps")]
-    yield [label_of(record), *means[:2], *at, means[2]]
-    mean = record["mean_of_seeds"]
-    if len(network) > 1:
-        at = [f"{mean['rmse_by_hour'][hour - 1]:.2f}" for hour in hours]
-        yield ["mean forecast of the seeds", f"{mean['rmse']:.2f}", f"{mean['mae']:.2f}", *at, ""]
+        yield [name, *(f"{value:.2f}" for value in (*errors_of(found, hours), found["mae"]))]
+    for name, seeds in networks_of(record).items():
+        columns = np.array([[*errors_of(seed, hours), seed["crps"]] for seed in seeds]).T
+        texts = [mean_and_std(column.tolist(), digits=2) for column in columns]
+        yield [name, texts[0], *(text.split()[0] if short else text for text in texts[1:])]
 
 
-def label_of(record: Record) -> str:
-    count = len(record["seeds"])
-    return f"{CONTESTANTS[record['config']['cell']].label}, {count} seed{'s' if count > 1 else ''}"
+def errors_of(found: Mapping[str, Any], hours: Sequence[int]) -> list[float]:
+    """RMSE and MAE over all hours, and the RMSE at some."""
+    return [found["rmse"], found["mae"], *(found["rmse_by_hour"][hour - 1] for hour in hours)]
+
+
+def networks_of(record: Record) -> dict[str, Any]:
+    """The entries of all seeds by name: of the network, and of its average with the regression."""
+    label = CONTESTANTS[record["config"]["cell"]].label
+    return {label: record["network"], f"{label}, regression": record["both"]}
+
+
+def seeds_of(record: Record) -> str:
+    return "one seed" if len(record["seeds"]) == 1 else f"{len(record['seeds'])} seeds"
 
 
 def headings(record: Record) -> list[str]:
@@ -46,9 +55,10 @@ def headings(record: Record) -> list[str]:
 
 def coverages(record: Record) -> Iterator[list[str]]:
     """The share of hours within each interval, by the network's own deviations and by calibrated ones."""
-    for name, how in (("coverage", "as trained"), ("calibrated_coverage", "calibrated")):
-        shares = np.array([seed[name] for seed in record["network"]])
-        yield [how, *(mean_and_std(column.tolist(), 100) for column in shares.T)]
+    for label, seeds in networks_of(record).items():
+        for name, how in (("coverage", "as trained"), ("calibrated_coverage", "calibrated")):
+            shares = np.array([seed[name] for seed in seeds])
+            yield [f"{label}, {how}", *(mean_and_std(column.tolist(), 100) for column in shares.T)]
 
 
 def shown(record: Record) -> list[Table]:
@@ -60,7 +70,7 @@ def shown(record: Record) -> list[Table]:
     )
     inside = Table(title="Test hours within the network's intervals, %")
     for table, names, rows in (
-        (errors, headings(record), lines(record)),
+        (errors, headings(record), lines(record, short=True)),
         (inside, ["interval, %", *(f"{100 * share:g}" for share in INTERVALS)], coverages(record)),
     ):
         for k, name in enumerate(names):
@@ -79,18 +89,14 @@ def tables(record: Record) -> dict[str, str]:
 
 
 def rows(record: Record) -> Iterator[Row]:
-    """The row of a record in the table of results."""
-    obtained = mean_over_seeds([seed["rmse"] for seed in record["network"]], 2)
+    """The rows of a record in the table of results."""
     rules = ", ".join(f"{name} {found['rmse']:.2f}" for name, found in record["baselines"].items())
-    minutes = record["seconds"] / 60
-    yield Row(
-        "weather, a day ahead: test RMSE, °F",
-        record["parameters"],
-        minutes,
-        obtained,
-        f"without a network: {rules}",
-        "-",
-    )
+    minutes, parameters = record["seconds"] / 60, record["parameters"]
+    more = (0, record["regression_parameters"])
+    for (name, seeds), others in zip(networks_of(record).items(), more, strict=True):
+        obtained = mean_over_seeds([seed["rmse"] for seed in seeds], 2)
+        what = f"weather, a day ahead, {name}: test RMSE, °F"
+        yield Row(what, parameters + others, minutes, obtained, f"without a network: {rules}", "-")
 
 
 def best_rule(record: Record) -> tuple[str, Any]:

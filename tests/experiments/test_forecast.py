@@ -1,5 +1,6 @@
 """The weather: what is read of the file, blocks without leaks, simple forecasts, scores and the network's loss, against hand computation."""
 
+import dataclasses
 import math
 
 import jax
@@ -93,7 +94,6 @@ def test_scales_and_the_shape_of_a_day_are_of_training_hours_alone():
     moved.values[24 * 27 : 24 * 45] *= 3  # the validation and test blocks
     other = series.prepare(moved, 72, 24)
     np.testing.assert_array_equal(prepared.shape, other.shape)
-    assert prepared.scale == other.scale
     train = np.arange(24 * 27)
     np.testing.assert_array_equal(prepared.features[train], other.features[train])
     known = np.concatenate([train, np.arange(24 * 45, 24 * 60)])
@@ -133,7 +133,7 @@ def test_rules_and_errors_equal_hand_computation():
             assert (rules["last value"][k, ahead] == temperature[begin - 1]).all()
             assert (rules["a day before"][k, ahead] == temperature[hour - (24 if ahead < 24 else 48)]).all()
             shape = prepared.shape[prepared.clock[hour]] - prepared.shape[prepared.clock[begin - 1]]
-            np.testing.assert_allclose(rules["last value and the mean day"][k, ahead], temperature[begin - 1] + shape)
+            np.testing.assert_allclose(rules["last value, mean day"][k, ahead], temperature[begin - 1] + shape)
     said, truth = np.zeros((2, 2, 1)), np.array([[[3.0], [np.nan]], [[4.0], [-5.0]]])
     found = baselines.scores(said, truth)
     assert found["rmse"] == pytest.approx(math.sqrt(50 / 3))
@@ -152,6 +152,8 @@ def test_linear_regression_finds_a_linear_law_and_validation_chooses_its_penalty
     said, penalty = baselines.linear(own)
     assert penalty == 1e-3
     np.testing.assert_allclose(said["test"][:, 0], truth[own.begins["test"]], atol=1e-3)
+    hidden = own._replace(truth=np.where(np.isin(np.arange(len(truth)), own.begins["test"])[:, None], 0, truth))
+    np.testing.assert_array_equal(baselines.linear(hidden)[0]["test"], said["test"])  # test hours do not take part
 
 
 # ---- the network
@@ -202,19 +204,19 @@ def test_prediction_reads_the_last_output_and_drops_it_in_training_alone():
     assert dropped.std(0).min() > 0.01
 
 
-def test_batches_are_windows_of_training_hours_as_corrections_of_the_base():
+def test_batches_are_windows_of_training_hours_as_corrections_of_the_mean_day():
     prepared = series.prepare(synthetic(60), 12, 4)
     config = forecast.Config(history=12, horizon=4, batch_size=40, noise=0.0)
-    task = forecast.task_of(config, jaxrnn.gru(3), prepared)
-    xs, ys = task.batch(0, 0)
+    xs, ys = forecast.task_of(config, jaxrnn.gru(3), prepared).batch(0, 0)
     windows = prepared.windows(prepared.begins["train"])
     seen = {row.tobytes(): k for k, row in enumerate(windows.xs)}
     places = [seen[row.tobytes()] for row in xs]
-    wanted = (windows.truth - windows.base)[places] / prepared.scale
+    missed = windows.truth - windows.base
+    assert prepared.scale == pytest.approx(math.sqrt(np.mean(missed**2)))
+    wanted = missed[places] / prepared.scale
     np.testing.assert_allclose(ys, wanted, rtol=1e-5, atol=1e-6)
-    noisy, _ = forecast.task_of(forecast.Config(history=12, horizon=4, batch_size=40, noise=0.3), None, prepared).batch(
-        0, 0
-    )
+    loud = dataclasses.replace(config, noise=0.3)
+    noisy, _ = forecast.task_of(loud, jaxrnn.gru(3), prepared).batch(0, 0)
     np.testing.assert_allclose(np.std(noisy - xs), 0.3, rtol=0.05)
 
 
@@ -226,12 +228,13 @@ def record():
     seed = {**entry, "crps": 2.0, "coverage": [0.4, 0.7, 0.8], "calibrated_coverage": [0.5, 0.8, 0.9]}
     return {
         "config": {"cell": "gru", "horizon": 12},
+        "regression_parameters": 100,
         "seeds": [0, 1],
         "seconds": 90.0,
         "parameters": 7,
         "baselines": {"last value": {**entry, "rmse": 5.0}, "linear regression": entry},
         "network": [seed, {**seed, "rmse": 4.4, "crps": 2.2}],
-        "mean_of_seeds": entry,
+        "both": [seed, {**seed, "rmse": 3.8}],
     }
 
 
@@ -240,11 +243,14 @@ def test_tables_hold_every_forecast_and_interval():
     errors = made["errors"].splitlines()
     assert errors[0] == "| forecast | RMSE | MAE | 1 h | 6 h | 12 h | CRPS |"
     assert errors[2] == "| last value | 5.00 | 3.00 | 1.00 | 1.00 | 1.00 | 3.00 |"
-    assert errors[4].startswith("| GRU, 2 seeds | 4.20 ± 0.28 | 3.00 ± 0.00 | 1.00 ± 0.00 |")
-    assert errors[5].startswith("| mean forecast of the seeds | 4.00 | 3.00 |")
-    assert made["coverage"].splitlines()[3] == "| calibrated | 50.0 ± 0.0 | 80.0 ± 0.0 | 90.0 ± 0.0 |"
-    (row,) = tables.rows(record())
-    assert row.obtained == "4.20 ± 0.28, 2 seeds"
+    assert errors[4] == "| GRU | 4.20 ± 0.28 | 3.00 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 | 1.00 ± 0.00 | 2.10 ± 0.14 |"
+    assert errors[5].startswith("| GRU, regression | 3.90 ± 0.14 | 3.00 ± 0.00 |")
+    assert made["coverage"].splitlines()[3] == "| GRU, calibrated | 50.0 ± 0.0 | 80.0 ± 0.0 | 90.0 ± 0.0 |"
+    alone, both = tables.rows(record())
+    assert (alone.parameters, alone.obtained) == (7, "4.20 ± 0.28, 2 seeds")
+    assert (both.parameters, both.obtained) == (107, "3.90 ± 0.14, 2 seeds")
+    short = list(tables.lines(record(), short=True))
+    assert short[2] == ["GRU", "4.20 ± 0.28", "3.00", "1.00", "1.00", "1.00", "2.10"]
     assert tables.best_rule(record())[0] == "linear regression"
 
 
@@ -254,6 +260,7 @@ def test_figure_draws_one_hour_ahead_as_points(tmp_path):
     begins = prepared.begins["test"]
     said = Normal(prepared.base(begins), np.ones((len(begins), 1, 3)))
     rules = {name: [1.0] for name in ("a", "b", "c", "d")}
-    paths = figure.draw(tmp_path / "f", CONTESTANTS["gru"], prepared, year.hours, rules, np.ones((1, 1)), said)
+    own = {kind: np.ones((1, 1)) for kind in ("network", "both")}
+    paths = figure.draw(tmp_path / "f", CONTESTANTS["gru"], prepared, year.hours, rules, own, said)
     assert all(path.stat().st_size > 5000 for path in paths)
     assert len(set(figure.examples_of(prepared, begins))) == figure.EXAMPLES
