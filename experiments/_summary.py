@@ -28,6 +28,7 @@ from experiments.command.report import whole_file
 from experiments.command.rows import Record, Row
 from experiments.forecast import airline
 from experiments.forecast.tables import rows as rows_of_weather
+from experiments.forecast.tables import tables as tables_of_weather
 from experiments.gates.claims import tables as claims_of_gates
 from experiments.gates.tables import tables as tables_of_gates
 from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
@@ -86,6 +87,7 @@ PAGES = {
             "memory_tasks": tables_of_memory_tasks,
             "parallel_in_time": tables_of_parallel_in_time,
             "real_models": tables_of_real_models,
+            "forecast": tables_of_weather,
         },
     ),
     "benchmarks/README.md": Page(

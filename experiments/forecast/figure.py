@@ -15,7 +15,8 @@ from experiments.forecast.model import Normal
 from experiments.forecast.series import Prepared
 from experiments.models.cells import Contestant
 
-DASHES = ((0, (1, 1)), (0, (4, 2)), (0, (5, 1, 1, 1)), "-")
+DASHES = ((0, (5, 1, 1, 1)), (0, (4, 1)))
+BEST = "last value, mean day"
 PAST = 48  # hours drawn before a forecast
 EXAMPLES = 3
 
@@ -62,19 +63,24 @@ def draw(
 def _errors(
     axis: Axes, look: Contestant, rules: Mapping[str, Sequence[float]], by_seed: Mapping[str, np.ndarray]
 ) -> None:
-    ahead = np.arange(1, by_seed["both"].shape[1] + 1)
+    """Errors as shares of those of the best rule; the other rules are far above, and in the table alone."""
+    least, ahead = np.array(rules[BEST]), np.arange(1, by_seed["both"].shape[1] + 1)
     marker = "o" if len(ahead) == 1 else None
-    for (rule, errors), dashes, colour in zip(rules.items(), DASHES, (GREY, GREY, COLOURS[1], COLOURS[3]), strict=True):
-        axis.plot(ahead, errors, color=colour, linestyle=dashes, linewidth=1.3, marker=marker, label=rule)
-    for kind, dashes, more in (("network", (0, (4, 1)), ""), ("both", "-", ", regression")):
-        errors = by_seed[kind]
-        axis.fill_between(ahead, errors.min(0), errors.max(0), color=look.colour, alpha=0.25, linewidth=0)
-        axis.plot(ahead, errors.mean(0), color=look.colour, linestyle=dashes, linewidth=1.8, marker=marker,
+    axis.plot(
+        ahead, np.ones(len(ahead)), color=COLOURS[1], linestyle=DASHES[0], linewidth=1.3, marker=marker, label=BEST
+    )
+    regression = rules["linear regression"] / least
+    axis.plot(ahead, regression, color=COLOURS[3], linewidth=1.3, marker=marker, label="linear regression")
+    for kind, dashes, more in (("network", DASHES[1], ""), ("both", "-", ", regression")):
+        shares = by_seed[kind] / least
+        axis.fill_between(ahead, shares.min(0), shares.max(0), color=look.colour, alpha=0.25, linewidth=0)
+        axis.plot(ahead, shares.mean(0), color=look.colour, linestyle=dashes, linewidth=1.8, marker=marker,
                   label=f"{look.label}{more}")  # fmt: skip
-    axis.set_ylim(0, 1.75 * axis.get_ylim()[1])  # room for the legend above the lines
-    axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper left", handlelength=1.8, columnspacing=1)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.5 * (high - low))  # room for the legend above the lines
+    axis.legend(frameon=False, fontsize=7.5, ncols=2, loc="upper left", handlelength=2.4, columnspacing=1)
     axis.set_xlabel("hours ahead")
-    axis.set_title("Test error, RMSE in °F")
+    axis.set_title(f"Test RMSE as a share of that of {BEST}")
 
 
 def _forecast(axis: Axes, look: Contestant, prepared: Prepared, hours: np.ndarray, begin: int, said: Normal) -> None:
@@ -90,8 +96,8 @@ def _forecast(axis: Axes, look: Contestant, prepared: Prepared, hours: np.ndarra
     marker = "o" if len(ahead) == 1 else None
     axis.plot(ahead, mean, color=look.colour, linewidth=1.8, marker=marker, label="mean forecast")
     base = prepared.base(np.array([begin]))[0, :, airport]
-    axis.plot(ahead, base, color=COLOURS[1], linestyle=DASHES[2], linewidth=1.2, marker=marker,
-              label="last value, mean day")  # fmt: skip
+    axis.plot(ahead, base, color=COLOURS[1], linestyle=DASHES[0], linewidth=1.2, marker=marker,
+              label=BEST)  # fmt: skip
     axis.plot(whole, prepared.truth[begin - 1 + whole, airport], color="#222222", linewidth=1.1, label="measured")
     axis.axvline(0.5, color=GREY, linewidth=0.8)
     axis.set_xlim(whole[0], whole[-1])

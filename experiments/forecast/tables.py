@@ -63,11 +63,8 @@ def coverages(record: Record) -> Iterator[list[str]]:
 
 def shown(record: Record) -> list[Table]:
     """The tables for a terminal."""
-    errors = Table(
-        title="Test hours: errors in °F, over 24 hours and at some (RMSE)".replace(
-            "24", str(record["config"]["horizon"])
-        )
-    )
+    hours = record["config"]["horizon"]
+    errors = Table(title=f"Test hours: errors in °F over {hours} hours, and RMSE at some; {seeds_of(record)}")
     inside = Table(title="Test hours within the network's intervals, %")
     for table, names, rows in (
         (errors, headings(record), lines(record, short=True)),

@@ -259,7 +259,7 @@ def test_figure_draws_one_hour_ahead_as_points(tmp_path):
     prepared = series.prepare(year, 12, 1)
     begins = prepared.begins["test"]
     said = Normal(prepared.base(begins), np.ones((len(begins), 1, 3)))
-    rules = {name: [1.0] for name in ("a", "b", "c", "d")}
+    rules = {figure.BEST: [1.0], "linear regression": [0.9]}
     own = {kind: np.ones((1, 1)) for kind in ("network", "both")}
     paths = figure.draw(tmp_path / "f", CONTESTANTS["gru"], prepared, year.hours, rules, own, said)
     assert all(path.stat().st_size > 5000 for path in paths)
