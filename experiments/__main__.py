@@ -33,7 +33,7 @@ SCRIPTS = (
     Script("char_lm", "learns any text by its characters; `char_lm sample` goes on after a prompt", "6"),
     Script("poems", "learns Tang quatrains; `poems write` writes new ones", "9"),
     Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
-    Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
+    Script("forecast", "a day of weather by the hour; `forecast airline`: passengers by the month", "3"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
     Script(
         "memory_tasks",
@@ -78,9 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console(width=80).print(table)
     print("Minutes are those on two cores. All take --quick, for a version of about a")
     print(f"minute at most, but {', '.join(script.name for script in SCRIPTS if not script.quick)}.")
-    print("Commands that use what a script wrote explain their options too:")
+    print("Commands of scripts explain their options too:")
     print("  python -m experiments.char_lm sample --help")
     print("  python -m experiments.poems write --help")
+    print("  python -m experiments.forecast airline --help")
     return 0
 
 

@@ -16,7 +16,6 @@ from typing import NamedTuple, TypeVar
 
 from experiments import (
     char_lm,
-    forecast,
     japanese_vowels,
     mnist_1d,
     poems,
@@ -27,6 +26,9 @@ from experiments import (
 from experiments.benchmarks import _scaling_tables, _tables
 from experiments.command.report import whole_file
 from experiments.command.rows import Record, Row
+from experiments.forecast import airline
+from experiments.forecast.tables import rows as rows_of_weather
+from experiments.forecast.tables import tables as tables_of_weather
 from experiments.gates.claims import tables as claims_of_gates
 from experiments.gates.tables import tables as tables_of_gates
 from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
@@ -71,7 +73,8 @@ ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the rec
     "char_lm_min_lstm": char_lm.rows,
     "poems": poems.rows,
     "translate_toy": translate_toy.rows,
-    "forecast": forecast.rows,
+    "forecast": rows_of_weather,
+    "forecast_airline": airline.rows,
 }
 
 PAGES = {
@@ -86,6 +89,7 @@ PAGES = {
             "parallel_in_time": tables_of_parallel_in_time,
             "real_models": tables_of_real_models,
             "recurrent_ppo": tables_of_recurrent_ppo,
+            "forecast": tables_of_weather,
         },
     ),
     "benchmarks/README.md": Page(

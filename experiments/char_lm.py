@@ -97,7 +97,7 @@ class SampleConfig:
     """Of the choices."""
 
 
-QUICK = {"epochs": 1, "hidden_size": 64, "batch_size": 256, "window": 50, "save_every": None}
+QUICK = {"epochs": 2, "hidden_size": 32, "batch_size": 256, "window": 50, "save_every": None}
 STREAMS = 32  # of the validation text, side by side
 PUBLISHED = {  # by cell: a loss, and what our run differs in
     "min_gru": ("1.548 (Feng 2024, a larger model)", "a smaller model"),

@@ -100,7 +100,7 @@ class WriteConfig:
     """Of the choices."""
 
 
-QUICK = {"epochs": 1, "hidden_size": 64, "embedding": 32, "limit": 1000, "least": 20, "save_every": None}
+QUICK = {"epochs": 3, "hidden_size": 64, "embedding": 32, "limit": 1000, "least": 20, "save_every": None}
 SAMPLES = 500  # of each form, for the share in correct form
 SHOWN = 3  # of each form
 TEMPERATURE = 0.8

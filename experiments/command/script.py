@@ -69,7 +69,7 @@ def run_script(
     try:
         check_devices(config)
     except ValueError as error:
-        return complain(name, error)
+        return complain(name.split()[0], error)
     STOP.begin()
     words = sys.argv[1:] if arguments is None else arguments
     try:
@@ -101,11 +101,11 @@ def _run(
         check(config)
         writable_folder(config.out)
     except (ValueError, OSError, CannotRun) as error:
-        return complain(name, error)
+        return complain(name.split()[0], error)
     except MemoryError as error:
-        return complain(name, out_of_memory(error))
+        return complain(name.split()[0], out_of_memory(error))
     except KeyboardInterrupt:
-        complain(name, "stopped")
+        complain(name.split()[0], "stopped")
         return 130
     try:
         with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
@@ -117,22 +117,22 @@ def _run(
             write_json(config.out / RESULTS, {**about, **stopped, **found})
             draw()
     except CannotRun as error:
-        return complain(name, error)
+        return complain(name.split()[0], error)
     except MemoryError as error:
-        return complain(name, out_of_memory(error))
+        return complain(name.split()[0], out_of_memory(error))
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             if not is_out_of_memory(error):
                 raise
-            return complain(name, out_of_memory(error))
+            return complain(name.split()[0], out_of_memory(error))
         line, again = first_line(error), " with --resume" if _is_kept(config) else ""
         lost = "a collective failed, as when another process is lost; start all of them again"
-        complain(name, f"{lost}{again} ({line})")
+        complain(name.split()[0], f"{lost}{again} ({line})")
         return 1
     except OSError as error:
         if error.errno not in FULL:
             raise
-        return complain(name, f"{config.out}: {error.strerror}; what was written before is whole")
+        return complain(name.split()[0], f"{config.out}: {error.strerror}; what was written before is whole")
     except KeyboardInterrupt:
         return _say_stopped(name, config, words, whole=False)
     if STOP.asked.is_set():
@@ -148,13 +148,13 @@ def _say_stopped(name: str, config: Any, words: Sequence[str], *, whole: bool) -
     if hasattr(config, "resume"):
         resume = [] if config.resume else ["--resume"]
         command = shlex.join(["python", "-m", *f"experiments.{name}".split(), *words, *resume])
-        if len(f"{name}: {line}; go on with: {command}") > LONGEST:
+        if len(f"{name.split()[0]}: {line}; go on with: {command}") > LONGEST:
             command = "the same command with --resume"
         if jax.process_count() == 1 and not STOP.asked.is_set():  # between two trainings, or after the last
             STOP.keep()
         kept = STOP.kept if jax.process_count() == 1 else _is_kept(config)
         line += f"; go on with: {command}" if kept else " before the first evaluation; nothing is kept"
-    complain(name, line)
+    complain(name.split()[0], line)
     return 130
 
 

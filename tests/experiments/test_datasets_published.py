@@ -16,14 +16,15 @@ from experiments.datasets import (
     pretrained,
     text,
     vowels,
+    weather,
 )
-from experiments.datasets._sources import Package
+from experiments.datasets._sources import Archive, Package
 from experiments.real_models import g2p
 
 
 def known(source, check):
     """Runs the check of a set; if the data folder does not have the set, the check raises MissingData."""
-    archives = [way.archive for way in source.ways if isinstance(way, Package)]
+    archives = [way.archive for way in source.ways if isinstance(way, Package | Archive)]
     places, names = (data_folder(None), data_folder(None) / source.name), (f"{source.files[0].name}*", *archives)
     if any(any(place.glob(name)) for place in places for name in names):
         check()
@@ -123,6 +124,18 @@ def test_airline_persistence_matches_the_tutorials():
         np.testing.assert_allclose(error, [48.66, 42.32], atol=0.01)
 
     known(airline.AIRLINE, check)
+
+
+def test_weather_has_the_hours_and_the_gaps_of_its_year():
+    def check():
+        found = weather.load_weather()
+        assert [str(hour) for hour in found.hours[[0, -1]]] == ["2013-01-01T06", "2013-12-30T23"]
+        assert found.values.shape == (8730, 3, 8)
+        assert np.isnan(found.column("temp")).sum(0).tolist() == [28, 24, 24]
+        np.testing.assert_allclose(np.nanmax(found.column("temp"), axis=0), [100.04, 98.06, 98.96])
+        assert np.nanmax(found.column("wind_speed")) < 50
+
+    known(weather.WEATHER, check)
 
 
 def test_published_network_spells_as_its_page_shows():

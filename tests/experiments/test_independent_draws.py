@@ -11,9 +11,13 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from experiments import forecast, long_sequence, polyphonic_music, translate_toy
+from experiments import long_sequence, polyphonic_music, translate_toy
 from experiments.datasets import batching, translation
 from experiments.datasets.images import Images
+from experiments.datasets.weather import Weather
+from experiments.forecast import __main__ as forecast
+from experiments.forecast import airline
+from experiments.forecast.series import prepare
 from experiments.gradient_flow import gain, powers
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
 from experiments.models import language
@@ -173,7 +177,15 @@ def batches_of_music():
 def batches_of_forecast():
     rng = np.random.default_rng(0)
     prepared = types.SimpleNamespace(xs=rng.random((99, 7), np.float32), changes=rng.random(99), scale=1.0)
-    return forecast.task_of(forecast.Config(), jaxrnn.gru(2), prepared, 99).batch
+    return airline.task_of(airline.Config(), jaxrnn.gru(2), prepared, 99).batch
+
+
+def batches_of_weather():
+    """Every hour differs, so that the windows of a batch tell where they begin."""
+    hours = np.arange("2013-01-01T06", "2013-06-30T06", dtype="datetime64[h]")
+    values = np.random.default_rng(0).random((len(hours), 3, 8))
+    prepared = prepare(Weather(hours, values), 3, 2)
+    return forecast.task_of(forecast.Config(history=3, horizon=2), jaxrnn.gru(2), prepared).batch
 
 
 def batches_of_text():
@@ -193,7 +205,8 @@ BATCHES = {
     **{name: lambda name=name: TASKS[name]().batch for name in TASKS},
     "digits, by epoch": batches_of_images,
     "polyphonic_music": batches_of_music,
-    "forecast": batches_of_forecast,
+    "forecast": batches_of_weather,
+    "forecast airline": batches_of_forecast,
     "text": batches_of_text,
     "translation": lambda: translate_toy.task_of(translate_toy.Config(), types.SimpleNamespace(init=None)).batch,
     "shuffled": lambda: lambda seed, step: batching.shuffled(64, 16, seed, step),

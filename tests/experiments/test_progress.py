@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import TaskID
 
 import experiments.__main__ as listing
 from experiments.command import bars, options, progress, script
@@ -32,7 +34,8 @@ FIELDS = {"left": None, "state": "", "note": ""}
 
 def lines(width, terminal=True):
     """What is shown of a run that waits, one that compiles, one under way, and one that has ended."""
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, color_system=None)
+    written = io.StringIO()
+    console = Console(file=written, width=width, force_terminal=terminal, color_system=None)
     shown = bars.Bars(console)
     shown.add_task("row by row, tanh RNN", total=100, start=False, **{**FIELDS, "state": "waiting"})
     shown.add_task("row by row, LSTM", total=100, **{**FIELDS, "state": "compiling"})
@@ -40,7 +43,7 @@ def lines(width, terminal=True):
     ended = shown.add_task("gru", total=100, **FIELDS)
     shown.update(ended, completed=100, note=NOTE)
     console.print(shown.make_tasks_table(shown.tasks))
-    return console.file.getvalue().splitlines()
+    return written.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
@@ -102,7 +105,8 @@ def test_time_left_is_by_the_speed_since_the_first_report(monkeypatch):
 
     left, clock = [], iter([10.0, 12.0, 14.0])
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
-    show = progress._reports_to(Bar(), 0, 1150, threading.Event())
+    bar: Any = Bar()
+    show = progress._reports_to(bar, TaskID(0), 1150, threading.Event())
     for done in (1000, 1010, 1060):
         show(done, "loss 1")
     assert left == [(1000, None), (1010, 28), (1060, 6)]

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import char_lm, forecast, japanese_vowels, mnist_1d, poems, polyphonic_music
+from experiments import char_lm, japanese_vowels, mnist_1d, poems, polyphonic_music
 from experiments.datasets import poems as quatrains
 from experiments.datasets.airline import Series
 from experiments.datasets.vowels import Utterances
+from experiments.forecast import __main__ as forecast
+from experiments.forecast import airline
 from experiments.models.language import language_model
 from experiments.training.accuracy import accuracy_record, print_accuracy
 from experiments.training.loop import Course, Evaluation, TrainState
@@ -176,20 +178,20 @@ def test_music_windows_come_from_one_piece():
 def test_naive_forecasts_and_errors_equal_hand_computation():
     months = np.arange("1950-03", "1953-03", dtype="datetime64[M]")
     values = np.float32(100 + 10 * np.arange(36) + 5 * np.sin(np.arange(36)))
-    found = forecast.naive(values)
+    found = airline.naive(values)
     for t in (13, 20, 35):
         assert found["last month"][t] == values[t - 1]
         assert found["a year before"][t] == values[t - 12]
         growth = values[t - 12] / values[t - 13]
         np.testing.assert_allclose(found["last month, growing as a year before"][t], values[t - 1] * growth, rtol=1e-6)
-    np.testing.assert_allclose(forecast.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])), np.sqrt(12.5))
-    prepared = forecast.prepare(Series(months, values), 24)
-    np.testing.assert_allclose(forecast.forecasts(prepared, prepared.changes), values[1:], rtol=1e-5)
+    np.testing.assert_allclose(airline.rmse(np.array([1.0, 2.0]), np.array([4.0, 6.0])), np.sqrt(12.5))
+    prepared = airline.prepare(Series(months, values), 24)
+    np.testing.assert_allclose(airline.forecasts(prepared, prepared.changes), values[1:], rtol=1e-5)
     logs = np.log(values)
     np.testing.assert_allclose(prepared.xs[:, 0], ((logs - logs[:24].mean()) / logs[:24].std())[:-1], rtol=1e-4)
     january = [t for t in range(35) if str(months[t + 1]).endswith("-01")]
     np.testing.assert_allclose(prepared.xs[january, 1:], [[0, 0, 0, 1, 1, 1]] * len(january), atol=1e-6)
-    task = forecast.task_of(forecast.Config(window=6, batch_size=50, noise=0.0), None, prepared, 24)
+    task = airline.task_of(airline.Config(window=6, batch_size=50, noise=0.0), None, prepared, 24)
     xs, changes = task.batch(0, 0)
     assert xs.shape == (50, 6, 7)
     assert set(np.unique(changes)) <= set(prepared.changes[:23])  # no held-out month occurs
@@ -214,14 +216,14 @@ def test_networks_use_the_best_rate_and_the_dropout_of_their_size():
 
 def test_forecast_loss_covers_every_month(monkeypatch):
     """The network answers a quarter of its input, which is the month's index."""
-    monkeypatch.setattr(forecast, "many_to_many", lambda cell, model, xs: xs[..., :1] / 4)
+    monkeypatch.setattr(airline, "many_to_many", lambda cell, model, xs: xs[..., :1] / 4)
     months = np.arange("1950-03", "1953-03", dtype="datetime64[M]")
-    prepared = forecast.prepare(Series(months, np.arange(100, 136, dtype=np.float32)), 24)
-    task = forecast.task_of(forecast.Config(window=3, batch_size=2), None, prepared, 24)
+    prepared = airline.prepare(Series(months, np.arange(100, 136, dtype=np.float32)), 24)
+    task = airline.task_of(airline.Config(window=3, batch_size=2), None, prepared, 24)
     xs = np.float32([[[0], [1], [2]], [[3], [4], [5]]])  # (B, T, I)
-    changes = np.float32([[0.0, 0.25, 0.5], [0.75, 1.0, 1.5]]) * forecast.SCALE
+    changes = np.float32([[0.0, 0.25, 0.5], [0.75, 1.0, 1.5]]) * airline.SCALE
     found, _ = task.loss(None, (), (xs, changes), None)
-    np.testing.assert_allclose(found, (100 * 0.25 * forecast.SCALE) ** 2 / 6, rtol=1e-5)
+    np.testing.assert_allclose(found, (100 * 0.25 * airline.SCALE) ** 2 / 6, rtol=1e-5)
 
 
 def test_accuracy_record_holds_every_seed_and_evaluation(capsys):
@@ -411,7 +413,12 @@ def test_existing_run_is_kept_and_resumes_only_with_its_options(small_text, caps
         ("forecast", "--cell mamba", "--cell expected"),
         ("forecast", "--devices 0", "--devices expected a positive number, got 0"),
         ("forecast", "--processes 2", "--processes expected --coordinator beside it"),
-        ("forecast", "--data-dir nowhere", "python -m experiments.datasets get airline"),
+        ("forecast", "--data-dir nowhere", "python -m experiments.datasets get nyc-weather"),
+        ("forecast", "airline --data-dir nowhere", "python -m experiments.datasets get airline"),
+        ("forecast", "airline --noise -1", "--noise expected a number that is not negative, got -1"),
+        ("forecast", "--horizon 300", "--horizon expected at most 216"),
+        ("forecast", "--history 200", "--history and --horizon expected 216 hours at most, got 224"),
+        ("forecast", "--dropout 1", "--dropout expected a share in [0, 1), got 1"),
         ("forecast", "--noise -1", "--noise expected a number that is not negative, got -1"),
     ],
 )

@@ -19,6 +19,7 @@ from experiments.datasets.airline import Series
 from experiments.datasets.images import Images
 from experiments.datasets.music import Music
 from experiments.datasets.vowels import Utterances, Vowels
+from experiments.datasets.weather import Weather
 from experiments.models import language
 from experiments.training import sizes
 from experiments.training.loop import Task, begin, make_optimiser, training
@@ -39,7 +40,8 @@ def quatrain():
 DATA = {  # in the place of sets that are not here, or slow to make
     "mnist_1d": ("load", lambda *_: Images(np.zeros((4000, 40, 1), np.float32), np.arange(4000) % 10, None, None)),
     "japanese_vowels": ("load_vowels", lambda *_: Vowels(utterances(), utterances())),
-    "forecast": (
+    "forecast": ("load_weather", lambda *_: Weather(np.arange(2000).astype("datetime64[h]"), RNG.random((2000, 3, 8)))),
+    "forecast.airline": (
         "load_airline",
         lambda *_: Series(
             np.arange("1949-01", "1961-01", dtype="datetime64[M]"), np.arange(100, 244, dtype=np.float32)
@@ -58,6 +60,7 @@ CASES = {
     "poems": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "layers": 100}),
     "translate_toy": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "batch_size": 2**31 - 1, "seeds": 10**9}),
     "forecast": ({}, {"hidden_size": 10**6, "batch_size": 10**9}),
+    "forecast.airline": ({}, {"hidden_size": 10**6, "batch_size": 10**9}),
     "gradient_flow": ({"cells": ("lstm",)}, {"hidden_size": 10**6, "length": 10**8, "batch_size": 5 * 10**4, "gains": 10**8 + 1}),
     "memory_tasks": (
         {"cells": ("lstm",), "comparisons": ()},
@@ -78,7 +81,15 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_sizes_beyond_the_memory_are_refused_by_every_training_script(name, monkeypatch, tmp_path):
-    packages = ("gradient_flow", "memory_tasks", "gates", "lstm_vs_gru", "parallel_in_time", "recurrent_ppo")
+    packages = (
+        "forecast",
+        "gradient_flow",
+        "memory_tasks",
+        "gates",
+        "lstm_vs_gru",
+        "parallel_in_time",
+        "recurrent_ppo",
+    )
     module = importlib.import_module(f"experiments.{name}{'.__main__' if name in packages else ''}")
     check = getattr(module, "check", None) or module.checked
     if name in DATA:

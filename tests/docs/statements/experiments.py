@@ -13,7 +13,6 @@ from experiments import (
 )
 from experiments import (
     char_lm,
-    forecast,
     japanese_vowels,
     long_sequence,
     mnist_1d,
@@ -22,7 +21,11 @@ from experiments import (
     sequential_images,
 )
 from experiments.command import devices
-from experiments.datasets import _table, airline, translation
+from experiments.datasets import _table, airline, translation, weather
+from experiments.forecast import __main__ as weather_script
+from experiments.forecast import airline as forecast_airline
+from experiments.forecast import series
+from experiments.forecast.tables import best_rule
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
 from experiments.recurrent_ppo import planning
@@ -201,26 +204,77 @@ def sources_held_out():
     return f"One source in {WORDS[translation.HELD_OUT]}, chosen by a hash of it, is never trained on."
 
 
-@says("experiments/forecast.py")
+@says("experiments/forecast/airline.py")
 def harmonics():
     year = airline.Series(np.arange("1949-01", "1951-01", dtype="datetime64[M]"), np.arange(1.0, 25.0))
-    features = forecast.prepare(year, 12).xs.shape[1]
+    features = forecast_airline.prepare(year, 12).xs.shape[1]
     return f"and {WORDS[(features - 1) // 2]} harmonics of the year"
 
 
 @says(PAGE)
 def months_that_are_tested():
-    months = record("forecast")["months"]
-    assert sum(months.values()) == 3 * months["test"] == 3 * forecast.Config.test_months
-    return "the last third of the series is never trained on"
+    months = record("forecast_airline")["months"]
+    assert sum(months.values()) == 3 * months["test"] == 3 * forecast_airline.Config.test_months
+    return "The last third of the series is never trained on."
 
 
 @says(PAGE)
 def forecast_is_beaten():
-    naive = record("forecast")["naive_rmse"]
-    better = [name for name, error in naive.items() if error < record("forecast")["test_rmse_mean"]]
+    naive = record("forecast_airline")["naive_rmse"]
+    better = [name for name, error in naive.items() if error < record("forecast_airline")["test_rmse_mean"]]
     assert len(better) == 1
-    return f"A forecast without a network, `{better[0]}`, is better."
+    return f"There a forecast without a network, `{better[0]}`, is better."
+
+
+@says(PAGE)
+def hours_of_the_weather():
+    config = record("forecast")["config"]
+    names = ("temp", "dewp", "humid", "pressure", "visib", "precip", "wind_dir", "wind_speed")
+    assert sorted(names) == sorted(weather.COLUMNS)
+    return f"""reads {config["history"]} hours of weather at {WORDS[len(weather.AIRPORTS)]} airports of New York and forecasts their temperatures in
+    the next {config["horizon"]} hours, in °F"""
+
+
+@says(PAGE)
+def blocks_of_the_weather():
+    found = record("forecast")["windows"]
+    hours = 8730
+    blocks = series.blocks_of(hours)
+    assert {name: len(series.begins_of(part, 72, 24)) for name, part in blocks.items()} == found
+    train, validation, test = series.DAYS.values()
+    times = WORDS[len(blocks["test"])]
+    return f"blocks of {train} days for training, {validation} for validation and {test} for testing follow each other {times} times"
+
+
+@says(PAGE)
+def early_stopping_of_the_weather():
+    config = weather_script.Config()
+    waits = config.patience * weather_script.EVALUATE_EVERY
+    return (
+        f"Training ends after {config.steps} updates, or after {waits} without a smaller error on the validation hours"
+    )
+
+
+@says(PAGE)
+def average_on_the_validation_hours():
+    found = record("forecast")
+    alone, both = ([seed["validation_rmse"] for seed in found[kind]] for kind in ("network", "both"))
+    assert all(average < network for average, network in zip(both, alone, strict=True))
+    return "and it too was better on the validation hours"
+
+
+@says(PAGE)
+def network_and_regression():
+    found = record("forecast")
+    best, regression = best_rule(found)
+    assert best == "linear regression"
+    rules = [entry["rmse"] for name, entry in found["baselines"].items() if name != best]
+    alone, both = ([seed["rmse"] for seed in found[kind]] for kind in ("network", "both"))
+    assert max(alone) < min(rules)
+    assert min(alone) > regression["rmse"] > max(both)
+    seeds = len(found["seeds"])
+    return f"""The GRU is ahead of every rule in {seeds} of {seeds} seeds. It is behind linear regression of the same inputs, with the penalty that is best
+    on the validation hours. "GRU, regression" is the average of the two means, with the GRU's deviations: it is ahead of both in {seeds} of {seeds} seeds."""
 
 
 @says(PAGE)

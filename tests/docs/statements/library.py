@@ -246,15 +246,16 @@ def experiments_that_import_analysis():
 @says(README)
 def scripts_on_real_data():
     """Two of the scripts of the table of results have data that a program draws."""
-    scripts = {rows.__module__.partition(".")[2] for rows in summary.ROWS.values()}
+    files = {rows.__module__.replace(".", "/") for rows in summary.ROWS.values()}
+    scripts = {file.split("/")[1] for file in files}
     drawn = {
-        name
-        for name in scripts
-        if "datasets.translation" in (source := text_of(f"experiments/{name}.py")) or "mnist1d" in source
+        file.split("/")[1]
+        for file in files
+        if "datasets.translation" in (source := text_of(f"{file}.py")) or "mnist1d" in source
     }
     assert drawn == {"mnist_1d", "translate_toy"}
     real = WORDS[len(scripts - drawn)].capitalize()
-    return f"{real} scripts train on real data: images, chorales of Bach, speakers by their vowels, Tang quatrains, an airline's passengers, any text. Two more"
+    return f"{real} scripts train on real data: images, chorales of Bach, speakers by their vowels, Tang quatrains, the weather and an airline's passengers, any text. Two more"
 
 
 @says(README)

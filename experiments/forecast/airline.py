@@ -1,6 +1,6 @@
 """Forecasts the passengers of an airline, month by month, beside forecasts that need no network.
 
-    python -m experiments.forecast
+    python -m experiments.forecast airline
 
 Each month the network reads the passengers so far, in logarithms, and the season of the next month; it predicts
 by how much they change. The last third of the twelve years is never trained on. The naive forecasts are always printed.
@@ -8,7 +8,6 @@ by how much they change. The last third of the twelve years is never trained on.
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,7 +64,7 @@ class Config(RunOptions):
     """Longest norm of the gradient of all parameters together."""
     noise: float = 0.1
     """Standard deviation of the noise added to what is read in training, in logarithms: against overfitting."""
-    out: Path = Path("results/forecast")
+    out: Path = Path("results/forecast_airline")
     """The folder for results.json, the figure, logs and checkpoints."""
 
 
@@ -265,8 +264,6 @@ def rows(record: Record) -> Iterator[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return run_script("forecast", Config, run, check=check, quick=QUICK, writes=("forecast",), arguments=arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_script(
+        "forecast airline", Config, run, check=check, quick=QUICK, writes=("forecast",), arguments=arguments
+    )

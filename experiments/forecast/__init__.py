@@ -1,0 +1,1 @@
+"""Forecasts of two series: a day of hourly weather, and the months of an airline."""
