@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Rule, Tape
+from jaxrnn.beams import Beams, beam_search
 from jaxrnn.cells import (
     Activation,
     GRUNorm,
@@ -47,7 +48,7 @@ from jaxrnn.cells import (
     slstm_step,
 )
 from jaxrnn.counting import count_params
-from jaxrnn.generation import generate, last_output
+from jaxrnn.generation import Generated, generate, last_output, next_token
 from jaxrnn.heads import merge_heads, split_heads
 from jaxrnn.layers import Bidirectional
 from jaxrnn.network import Network, stack
@@ -67,10 +68,12 @@ _ON_FIRST_USE = ("analysis", "interop", "modules", "testing")
 __all__ = [
     "Activation",
     "Affine",
+    "Beams",
     "Bidirectional",
     "Cell",
     "GRUNorm",
     "GRUParams",
+    "Generated",
     "IndRNNParams",
     "LRUParams",
     "LSTMNorm",
@@ -91,6 +94,7 @@ __all__ = [
     "Tape",
     "affine_rule",
     "analysis",
+    "beam_search",
     "count_params",
     "data_parallel",
     "generate",
@@ -115,6 +119,7 @@ __all__ = [
     "min_lstm_step",
     "model_parallel",
     "modules",
+    "next_token",
     "param_shardings",
     "pipeline",
     "readout",
