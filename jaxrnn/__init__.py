@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Rule, Tape
+from jaxrnn.attention import attention_weights, with_memory
 from jaxrnn.beams import Beams, beam_search
 from jaxrnn.cells import (
     Activation,
+    AttendParams,
+    AttendState,
     GRUNorm,
     GRUParams,
     IndRNNParams,
@@ -25,6 +28,7 @@ from jaxrnn.cells import (
     SLSTMParams,
     SLSTMState,
     affine_rule,
+    attend,
     gru,
     gru_step,
     indrnn,
@@ -68,6 +72,8 @@ _ON_FIRST_USE = ("analysis", "interop", "modules", "testing")
 __all__ = [
     "Activation",
     "Affine",
+    "AttendParams",
+    "AttendState",
     "Beams",
     "Bidirectional",
     "Cell",
@@ -94,6 +100,8 @@ __all__ = [
     "Tape",
     "affine_rule",
     "analysis",
+    "attend",
+    "attention_weights",
     "beam_search",
     "count_params",
     "data_parallel",
@@ -136,6 +144,7 @@ __all__ = [
     "stack",
     "testing",
     "unroll",
+    "with_memory",
 ]
 
 

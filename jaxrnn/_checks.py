@@ -367,7 +367,14 @@ def step_mask(where: str, name: str, value: Any, shape: tuple[int, ...]) -> jax.
     return value
 
 
-def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, ...]) -> jax.Array:
+def sequence_lengths(
+    where: str,
+    value: Any,
+    time: int,
+    batch_shape: tuple[int, ...],
+    most: str = "T",
+    hint: str = "is xs batch-major?",
+) -> jax.Array:
     """Integers `(*B,)` in 0..T; the range of traced values cannot be seen and is not checked."""
     given, value = value, array(where, "lengths", value)
     if not jnp.issubdtype(value.dtype, jnp.integer):
@@ -380,7 +387,7 @@ def sequence_lengths(where: str, value: Any, time: int, batch_shape: tuple[int, 
         )
     if known is not None and known.size and (known.min() < 0 or known.max() > time):
         wrong = known.min() if known.min() < 0 else known.max()
-        raise ValueError(f"{where}: lengths expected values from 0 to T = {time}, got {wrong}; is xs batch-major?")
+        raise ValueError(f"{where}: lengths expected values from 0 to {most} = {time}, got {wrong}; {hint}")
     return value if value.dtype.itemsize >= 4 else value.astype(jnp.int32)  # steps are counted in its dtype
 
 

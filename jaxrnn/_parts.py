@@ -15,6 +15,7 @@ import jax
 from jaxrnn import _checks, _files, configuration
 from jaxrnn._describe import cut, describe, listed, quote
 from jaxrnn._types import CELL_TYPES, AnyCell
+from jaxrnn.cells._attention import memories
 from jaxrnn.network import Network
 from jaxrnn.readouts import Readout, readout
 
@@ -129,7 +130,16 @@ def hint_of_network(where: str, given: Any) -> str:
 
 
 def hint_of_params(given: Any) -> str:
+    if _has_memory(given):
+        return "; a memory is bound for one call and not saved: give the params that were given to with_memory"
     return "; of a module give its `.params`" if _is_of_flax(given) else ""
+
+
+def _has_memory(params: Any) -> bool:
+    try:
+        return bool(memories(params))
+    except Exception:  # the classes in a tree may raise anything
+        return False
 
 
 def _is_of_flax(value: Any) -> bool:

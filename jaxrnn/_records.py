@@ -13,6 +13,7 @@ from jaxrnn.readouts import ReadoutParams
 RECORDS = (
     Bidirectional,
     ReadoutParams,
+    cells.Memory,
     *(getattr(cells, name) for name in cells.__all__ if name.endswith(("Norm", "Params", "State"))),
 )
 

@@ -137,7 +137,7 @@ class Rule(NamedTuple):
             parameters are summed over segments. Every argument but ``params`` has a
             leading axis of steps.
         matrices: names of the fields of ``params`` that enter matrix products:
-            what ``compute_dtype`` casts.
+            what ``compute_dtype`` casts. "cell.w" is the field ``w`` of the record ``params.cell``.
         prepare: ``(params) -> params``, or ``None``: what ``backward`` gets instead of the
             parameters, made once before its loop, such as a transposed matrix.
         pointwise: the part that works on every unit by itself, or ``None``. Fused kernels need it.
@@ -229,6 +229,8 @@ class Cell(NamedTuple):
             in them, or ``None`` for a cell without noise.
         name: what messages call the cell.
         config: how it was made, which :func:`jaxrnn.save` writes; ``None`` for a cell of your own.
+        output_size: features of the output, or ``None``: :func:`jaxrnn.stack` then traces ``init`` and ``step``
+            to learn them.
 
     Example:
         >>> import jaxrnn
@@ -244,6 +246,7 @@ class Cell(NamedTuple):
     sample: Callable[[Array, Params, Array], tuple[Params, PyTree]] | None = None
     name: str = "cell"
     config: CellConfig | None = None
+    output_size: int | None = None
 
     def __repr__(self) -> str:
         return self.name

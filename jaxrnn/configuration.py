@@ -18,12 +18,12 @@ import jax
 from jaxrnn import _checks
 from jaxrnn._describe import cut, quote
 from jaxrnn._types import CELL_TYPES, AnyCell, Cell, CellConfig, format_value
-from jaxrnn.cells import FAMILIES, Activation, regularize
+from jaxrnn.cells import FAMILIES, Activation, attend, regularize
 from jaxrnn.layers import Bidirectional, walk
 from jaxrnn.network import Network, stack
 
 FACTORIES: dict[str, Callable[..., Cell]] = {
-    factory.__name__: factory for factory in (*(family.factory for family in FAMILIES), regularize)
+    factory.__name__: factory for factory in (*(family.factory for family in FAMILIES), regularize, attend)
 }
 STACK = ("cells", "merge", "dropout", "residual")
 MOST_NESTED = 64  # of `regularize` around each other

@@ -5,11 +5,12 @@ import jax
 from jaxrnn import _checks
 from jaxrnn._describe import cut
 from jaxrnn._types import CELL_TYPES, Params
+from jaxrnn.cells._attention import memories
 from jaxrnn.network import Network
 
 
 def count_params(params: Params) -> int:
-    """The number of parameters: the entries of all arrays of any pytree.
+    """The number of parameters: the entries of all arrays of any pytree, but for a memory of :func:`with_memory`.
 
     RNN H(I + H + 1), LSTM 4 times that, GRU 3 times that and H for `b_hn`; with N heads
     H(I + H/N + 1), and so on; LSTM with projection 4H(I + P + 1) + HP. PyTorch also has a second
@@ -40,4 +41,4 @@ def count_params(params: Params) -> int:
             )
             raise TypeError(f"{where}: {at} expected an array of numbers, got {_checks.describe(leaf)}{hint}")
         total += size
-    return total
+    return total - sum(leaf.size for memory in memories(params) for leaf in jax.tree.leaves(memory))

@@ -113,6 +113,8 @@ class _Plan(NamedTuple):
 
 def output_size(cell: Any) -> int:
     """The size of a cell's output, which does not depend on its input."""
+    if cell.output_size is not None:
+        return cell.output_size
 
     def run(key: Array) -> Array:
         return cell.step(cell.init(key, 1), cell.initial_state(), jnp.zeros(1))[1]

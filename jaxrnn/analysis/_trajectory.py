@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxrnn import _checks
 from jaxrnn._types import AnyCell, Params, PyTree, State
+from jaxrnn.cells._attention import has_memory_of_a_batch
 from jaxrnn.cells._step import cast_floating, is_complex
 from jaxrnn.network import Network
 from jaxrnn.sequence.arguments import check_cell
@@ -49,6 +50,11 @@ def trajectory(
 ) -> Trajectory:
     """Runs a cell, without noise, and keeps the states."""
     xs = check_arguments(where, cell, params, xs, state)
+    if has_memory_of_a_batch(params):
+        raise NotImplementedError(
+            f"{where}: params expected one memory (S, M) for all sequences, which are run one by one, got one for each "
+            f"sequence, {_checks.describe(params.memory)}; bind that of one sequence, and give its inputs"
+        )
     valid = _valid(where, lengths, mask, xs.shape[:-1])
     final, ys, after = _unroll(cell, params, xs, state, lengths=lengths, mask=mask, reverse=reverse)
     dtype, *others = {leaf.dtype for leaf in jax.tree.leaves(after)} or {jnp.dtype(int)}

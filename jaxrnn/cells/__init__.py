@@ -4,7 +4,10 @@ from jaxrnn._types import Cell
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._activation import Activation
 from jaxrnn.cells._affine import affine_rule
+from jaxrnn.cells._attend_rule import AttendParams, AttendState
+from jaxrnn.cells._attention import Memory
 from jaxrnn.cells._family import Family
+from jaxrnn.cells.attend import AttendConfig, attend
 from jaxrnn.cells.gru import GRUConfig, GRUNorm, GRUParams, gru, gru_step
 from jaxrnn.cells.indrnn import IndRNNConfig, IndRNNParams, indrnn, indrnn_step
 from jaxrnn.cells.lru import LRUConfig, LRUParams, lru, lru_step
@@ -20,6 +23,9 @@ from jaxrnn.cells.slstm import SLSTMConfig, SLSTMParams, SLSTMState, slstm, slst
 __all__ = [
     "FAMILIES",
     "Activation",
+    "AttendConfig",
+    "AttendParams",
+    "AttendState",
     "Family",
     "GRUConfig",
     "GRUNorm",
@@ -34,6 +40,7 @@ __all__ = [
     "LSTMState",
     "MGUConfig",
     "MGUParams",
+    "Memory",
     "MinGRUConfig",
     "MinGRUParams",
     "MinLSTMConfig",
@@ -47,6 +54,7 @@ __all__ = [
     "SLSTMParams",
     "SLSTMState",
     "affine_rule",
+    "attend",
     "gru",
     "gru_step",
     "indrnn",

@@ -71,8 +71,8 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
     rule = cell.rule
     if not isinstance(rule, Rule) or not inputs.time or not is_own(rule):
         return []
-    names = [name for name in rule.matrices if getattr(inputs.params, name, None) is not None]
-    matrices = {name: cast_floating(getattr(inputs.params, name), compute_dtype) for name in names}
+    found = {name: _field(inputs.params, name) for name in rule.matrices}
+    matrices = {name: cast_floating(value, compute_dtype) for name, value in found.items() if value is not None}
     return sorted(
         {
             read[0]
@@ -84,17 +84,50 @@ def widened_matrices(cell: Cell, inputs: Inputs, compute_dtype: Any) -> list[str
 
 def multiplied_fields(rule: Rule, inputs: Inputs) -> set[str]:
     """The fields of the parameters that enter matrix products, as they are or moved."""
-    fields = {name: value for name, value in inputs.params._asdict().items() if hasattr(value, "dtype")}
+    fields = {name: _field(inputs.params, name) for name in field_names(inputs.params)}
     uses = _uses_in_a_step(rule, inputs, fields)
     return {name for equation, read in uses if equation.primitive.name == "dot_general" for name in read}
 
 
+def field_names(params: Any) -> list[str]:
+    """The names of the arrays in a record, as `Rule.matrices` has them: "cell.w" is one of a record in it."""
+    names = []
+    for name in getattr(params, "_fields", ()):
+        value = getattr(params, name)
+        names += [name] if hasattr(value, "dtype") else [f"{name}.{inner}" for inner in field_names(value)]
+    return names
+
+
+def has_field(params: Any, path: str) -> bool:
+    """Whether a record has a field of such a name, which may be `None`."""
+    name, _, rest = path.partition(".")
+    return name in getattr(params, "_fields", ()) and (not rest or has_field(getattr(params, name), rest))
+
+
+def _field(params: Any, path: str) -> Any:
+    """What stands in a record under such a name; `None` if there is nothing."""
+    for name in path.split("."):
+        params = getattr(params, name, None)
+    return params
+
+
+def _with_field(params: Any, path: str, value: Any) -> Any:
+    name, _, rest = path.partition(".")
+    return params._replace(**{name: _with_field(getattr(params, name), rest, value) if rest else value})
+
+
+def _with_fields(params: Any, fields: dict[str, Any]) -> Any:
+    for path, value in fields.items():
+        params = _with_field(params, path, value)
+    return params
+
+
 def _uses_in_a_step(rule: Rule, inputs: Inputs, fields: dict[str, Any]) -> Iterator[tuple[Any, list[str]]]:
     """The equations of one step that read any of these fields of the parameters."""
-    others = inputs.params._replace(**dict.fromkeys(fields))
+    others = _with_fields(inputs.params, dict.fromkeys(fields))
 
     def step(fields: dict[str, Any], others: Any, state: Any, xs: Any) -> Any:
-        params = others._replace(**fields)
+        params = _with_fields(others, fields)
         return rule.forward(params, state, rule.project(params, jax.tree.map(lambda leaf: leaf[0], xs)))
 
     jaxpr = jax.make_jaxpr(step)(fields, others, inputs.state, inputs.xs).jaxpr

@@ -5,6 +5,7 @@ arrays, :class:`Inputs`. The rest tells an implementation whether it can run the
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,8 +128,18 @@ def operands(options: Options, params: Params) -> Params:
     """`params` with the matrices in `compute_dtype`, if there is one."""
     if options.compute_dtype is None:
         return params
-    names = [name for name in options.rule.matrices if getattr(params, name) is not None]
-    return params._replace(**{name: cast_floating(getattr(params, name), options.compute_dtype) for name in names})
+    for name in options.rule.matrices:
+        params = _cast_field(params, name.split("."), options.compute_dtype)
+    return params
+
+
+def _cast_field(params: Params, path: Sequence[str], dtype: Any) -> Params:
+    """`params` with the field at a path in `dtype`, if it is there."""
+    name, *rest = path
+    value = getattr(params, name)
+    if value is None:
+        return params
+    return params._replace(**{name: _cast_field(value, rest, dtype) if rest else cast_floating(value, dtype)})
 
 
 def step(options: Options, params: Params, state: State, x: PyTree) -> tuple[State, PyTree]:

@@ -22,32 +22,13 @@ from jaxtyping import Array
 
 from jaxrnn._bound import Bound
 from jaxrnn._types import Equations, Params, Placement, PyTree, Rule, State
+from jaxrnn._varying import vary_like as vary_like
+from jaxrnn._varying import varying_axes
 from jaxrnn.cells._algebra import Dropped, Sharded
 from jaxrnn.sequence.request import Inputs, Options, Outcome
 from jaxrnn.sequence.segments import Runs, segment_length
 
 # Inside a `shard_map` that the user wrote
-
-
-def _axes(tree: PyTree) -> frozenset[Any]:
-    """The manual mesh axes that any leaf varies over; none outside `shard_map`."""
-    leaves = jax.tree.leaves(tree)
-    return frozenset().union(*(jax.typeof(leaf).manual_axis_type.varying for leaf in leaves))
-
-
-def vary_like(tree: PyTree, *others: PyTree) -> PyTree:
-    """`tree`, every leaf varying over the axes that any leaf of it or of the others varies over.
-
-    For the inputs of a loop this also sums the cotangents of weights over devices once, after the
-    loop, instead of inside it.
-    """
-    together = _axes((tree, others))
-
-    def vary(leaf: jax.Array) -> jax.Array:
-        missing = tuple(sorted(together - _axes(leaf)))
-        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-    return jax.tree.map(vary, tree) if together else tree
 
 
 def align_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
@@ -78,7 +59,7 @@ def align_result(step: Callable[[PyTree], PyTree], given: PyTree, result: PyTree
 
 def _as_type(leaf: Array, wanted: Any) -> Array:
     """A leaf with the sharding of a type, varying over its mesh axes too."""
-    missing = tuple(sorted(wanted.manual_axis_type.varying - _axes(leaf)))
+    missing = tuple(sorted(wanted.manual_axis_type.varying - varying_axes(leaf)))
     leaf = jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
     is_sharded = any(tuple(wanted.sharding.spec))
     if is_sharded and jax.typeof(leaf).sharding.spec != wanted.sharding.spec:
@@ -92,7 +73,7 @@ def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:
     Arrays that are the same on all devices pass, such as those made inside `shard_map`.
     """
     for name, value in others.items():
-        axes, expected = (frozenset() if value is None else _axes(value)), _axes(xs)
+        axes, expected = (frozenset() if value is None else varying_axes(value)), varying_axes(xs)
         if expected and axes - expected:
             raise ValueError(
                 f"{where}: {name} expected the share of the batch that xs is, which varies over the mesh axes "
@@ -102,7 +83,7 @@ def check_alike(where: str, xs: jax.Array, **others: jax.Array | None) -> None:
 
 def varies(tree: PyTree) -> bool:
     """Whether any leaf differs between devices, as `shard_map` records it. Without its checks none does."""
-    return bool(_axes(tree))
+    return bool(varying_axes(tree))
 
 
 def may_be_sharded(tree: PyTree) -> bool:

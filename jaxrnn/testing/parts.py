@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrnn._types import Cell, Rule, Tape
 from jaxrnn.cells._step import cast_floating, is_complex
-from jaxrnn.sequence.inspection import multiplied_fields
+from jaxrnn.sequence.inspection import has_field, multiplied_fields
 from jaxrnn.sequence.request import Inputs
 from jaxrnn.testing.faults import Fault, called, name_of, parts_of, structure_faults, value_faults
 from jaxrnn.testing.numbers import BATCH, Case
@@ -138,7 +138,7 @@ def matrices_faults(case: Case) -> Iterator[Fault]:
     assert isinstance(rule, Rule)
     fields = getattr(params, "_fields", ())
     for name in rule.matrices:
-        if name not in fields:
+        if not has_field(params, name):
             known = ", ".join(fields) or "none, as params is no NamedTuple"
             yield Fault("rule.matrices", name, f"expected names of fields of params ({known})")
     if fields:
