@@ -56,11 +56,12 @@ def pairs_of(words: Mapping[str, Sequence[Pronunciation]]) -> list[tuple[str, Pr
     return [(word, pronunciation) for word, found in words.items() for pronunciation in found]
 
 
-def in_buckets(pairs: Sequence[tuple[str, Pronunciation]]) -> list[Examples]:
-    """The pairs that are not longer than LONGEST, by their lengths; buckets without any are left out."""
+def in_buckets(pairs: Sequence[tuple[str, Pronunciation]], most: int = len(TOPS)) -> list[Examples]:
+    """The pairs that are not longer than LONGEST, by their lengths, in at most so many buckets that are not empty."""
+    tops = TOPS[::-1][:: -(-len(TOPS) // most)][::-1]
     sizes = np.array([max(len(word), len(pronunciation) + 1) for word, pronunciation in pairs])
     found = []
-    for below, top in zip((0, *TOPS), TOPS, strict=False):
+    for below, top in zip((0, *tops), tops, strict=False):
         chosen = np.flatnonzero((sizes > below) & (sizes <= top))
         if len(chosen):
             found.append(encoded([pairs[k] for k in chosen], top))

@@ -123,4 +123,5 @@ def weights(model: Model, params: Params, examples: Examples) -> jax.Array:
     """The attention weights `(B, U, T)` with which targets are written."""
     begun = read(model, params, examples.sources, examples.lengths)
     late = jnp.concatenate([begun.begin[None], params["phonemes"][examples.targets.T[:-1]]])
-    return jnp.moveaxis(jaxrnn.attention_weights(model.decoder, begun.decoder, late, begun.states), 0, 1)
+    (found,) = jaxrnn.attention_weights(model.decoder, begun.decoder, late, begun.states)  # of the one layer
+    return jnp.moveaxis(found, 0, 1)
