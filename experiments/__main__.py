@@ -32,7 +32,7 @@ SCRIPTS = (
     Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "15"),
     Script("char_lm", "learns any text by its characters; `char_lm sample` goes on after a prompt", "6"),
     Script("poems", "learns Tang quatrains; `poems write` writes new ones", "9"),
-    Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
+    Script("g2p", "spelling to phonemes with attention; `g2p say` pronounces words", "15"),
     Script("forecast", "passengers of an airline, beside naive forecasts", "1"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
     Script(
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Console(width=110).print(table)
     print(
         "Commands that use what a script wrote explain their options too: python -m experiments.char_lm sample --help, "
-        "python -m experiments.poems write --help"
+        "python -m experiments.poems write --help, python -m experiments.g2p say --help"
     )
     print(
         "--quick is a version of about a minute at most of all but " + ", ".join(s.name for s in SCRIPTS if not s.quick)

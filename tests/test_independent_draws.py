@@ -168,7 +168,8 @@ PLACES = {
     "experiments/models/problems.py": {"_images", "next_character.batch"},
     "experiments/memory_tasks/problems.py": {"held_out_batch", "training_batch"},
     "experiments/datasets/batching.py": {"_order"},
-    "experiments/datasets/translation.py": {"draw_pairs"},
+    "experiments/g2p/examples.py": {"_order"},
+    "experiments/g2p/model.py": {"init", "read", "loss_of"},
     "experiments/forecast.py": {"task_of.batch"},
     "experiments/lstm_vs_gru/plan.py": {"adding.examples"},
 }

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.datasets import airline, images, music, poems, pretrained, text, vowels
+from experiments.datasets import airline, cmudict, images, music, poems, pretrained, text, vowels
 from experiments.datasets._files import MissingData, read_files
 from experiments.datasets._sources import DataSet
 
@@ -19,6 +19,7 @@ SETS: dict[str, DataSet] = {
         text.SHAKESPEARE,
         poems.QUATRAINS,
         airline.AIRLINE,
+        cmudict.CMUDICT,
         pretrained.G2P,
         pretrained.SILERO,
         pretrained.NSNET2,

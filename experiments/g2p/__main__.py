@@ -44,6 +44,7 @@ from experiments.g2p.examples import (
 from experiments.g2p.figure import Attention, draw_attention
 from experiments.g2p.model import CELLS, SYMBOLS, Model, beams, greedy, init, loss_of, model_of, weights
 from experiments.g2p.saved import FILE, load_model, save_model
+from experiments.g2p.say import SayConfig as SayConfig
 from experiments.g2p.say import say
 from experiments.g2p.scores import Errors, errors_of
 from experiments.training.loop import Course, Settings, Task, fit, make_optimiser
@@ -94,7 +95,15 @@ class Config(RunOptions):
     """The folder for results.json, the model, figures, logs and checkpoints."""
 
 
-QUICK = {"epochs": 2, "hidden_size": 64, "embedding": 32, "limit": 3000, "batch_size": 32, "buckets": 2, "save_every": None}
+QUICK = {
+    "epochs": 2,
+    "hidden_size": 64,
+    "embedding": 32,
+    "limit": 3000,
+    "batch_size": 32,
+    "buckets": 2,
+    "save_every": None,
+}
 BATCH = 512  # words of an evaluation
 SHOWN = ("knight", "education", "thoroughly")  # their attention is drawn, whether they were trained on or not
 EXAMPLES = 8  # test words in the record
@@ -164,7 +173,9 @@ def check(config: Config) -> None:
     among(config, "split", ["stem", "word"])
     share(config, "dropout")
     if config.hidden_size % 2:
-        raise ValueError(f"--hidden-size expected an even number, half of it for each direction, got {config.hidden_size}")
+        raise ValueError(
+            f"--hidden-size expected an even number, half of it for each direction, got {config.hidden_size}"
+        )
     at_most(config, "beam_size", SYMBOLS**2, "more hypotheses than two symbols have")
     if not 0 <= config.length_penalty < float("inf"):
         raise ValueError(f"--length-penalty expected a number from 0, got {config.length_penalty}")
@@ -203,7 +214,9 @@ def train(config: Config, train: Words, validation: Words, devices: Devices, sho
     )
 
 
-def tested(config: Config, model: Model, params: Any, test: Words) -> dict[str, tuple[list[list[Pronunciation]], list[Errors]]]:
+def tested(
+    config: Config, model: Model, params: Any, test: Words
+) -> dict[str, tuple[list[list[Pronunciation]], list[Errors]]]:
     """What each seed writes for the test words, greedily and by beam search, and its errors."""
     platform, references = platform_of(devices_of(config)), list(test.values())
 
@@ -229,7 +242,9 @@ def run(config: Config) -> Result:
     written = dict(list(zip(test, found["beam"][0][0], strict=True))[:: max(1, len(test) // EXAMPLES)])
     print_table(course, {name: errors for name, (_, errors) in found.items()}, config)
     for word, own in list(written.items())[:EXAMPLES]:
-        print(f"{word}  {' '.join(own)}{'' if own in test[word] else '   not ' + ' or '.join(map(' '.join, test[word]))}")
+        print(
+            f"{word}  {' '.join(own)}{'' if own in test[word] else '   not ' + ' or '.join(map(' '.join, test[word]))}"
+        )
     record = {
         "parameters": course.parameters,
         "words": {"train": len(words), "validation": len(validation), "test": len(test)},

@@ -377,7 +377,7 @@ def test_exit_code_reaches_the_shell():
 
 def test_every_set_has_a_source():
     assert list(_table.SETS) == [source.name for source in _table.SETS.values()]
-    assert len(_table.SETS) == 13
+    assert len(_table.SETS) == 14
     for source in _table.SETS.values():
         assert bool(source.ways) == bool(source.files)
         assert source.files or source.requirement

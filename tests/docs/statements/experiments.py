@@ -22,7 +22,7 @@ from experiments import (
     sequential_images,
 )
 from experiments.command import devices
-from experiments.datasets import _table, airline, translation
+from experiments.datasets import _table, airline
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
 from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
@@ -191,11 +191,6 @@ def poems_of_the_record():
     assert short in samples["5"]
     assert long in samples["7"]
     return "Two of them:"
-
-
-@says(PAGE)
-def sources_held_out():
-    return f"One source in {WORDS[translation.HELD_OUT]}, chosen by a hash of it, is never trained on."
 
 
 @says("experiments/forecast.py")
