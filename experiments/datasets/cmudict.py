@@ -55,7 +55,7 @@ PHONEMES = (
     ),
     *("L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH"),
 )
-SUFFIXES = ("ings", "ing", "ers", "est", "er", "ed", "ies", "es", "s")  # tried in turn
+SUFFIXES = ("ings", "ing", "ers", "est", "er", "ed", "es", "s")  # tried in turn
 SHARES = 1000, 100, 22  # of so many hashes so many are for testing, and the next ones for validation
 Pronunciation = tuple[str, ...]
 Words = Mapping[str, Sequence[Pronunciation]]

@@ -4,8 +4,8 @@
     python -m experiments.g2p say recurrent networks
     python -m experiments.g2p --split word
 
-The words are those of the CMU Pronouncing Dictionary, stress left out. The script reports phoneme and word errors on words
-that were never trained on, written greedily and by beam search.
+The words are those of the CMU Pronouncing Dictionary, stress left out. The script reports phoneme and word
+errors on words that were never trained on, written greedily and by beam search.
 """
 
 import dataclasses
@@ -96,13 +96,8 @@ class Config(RunOptions):
 
 
 QUICK = {
-    "epochs": 2,
-    "hidden_size": 64,
-    "embedding": 32,
-    "limit": 3000,
-    "batch_size": 32,
-    "buckets": 2,
-    "save_every": None,
+    **{"epochs": 4, "hidden_size": 64, "embedding": 32, "limit": 4000, "batch_size": 32, "buckets": 2},
+    **{"learning_rate": 5e-3, "save_every": None},
 }
 BATCH = 512  # words of an evaluation
 SHOWN = ("knight", "education", "thoroughly")  # their attention is drawn, whether they were trained on or not
@@ -173,9 +168,7 @@ def check(config: Config) -> None:
     among(config, "split", ["stem", "word"])
     share(config, "dropout")
     if config.hidden_size % 2:
-        raise ValueError(
-            f"--hidden-size expected an even number, half of it for each direction, got {config.hidden_size}"
-        )
+        raise ValueError(f"--hidden-size expected an even number, half for each direction, got {config.hidden_size}")
     at_most(config, "beam_size", SYMBOLS**2, "more hypotheses than two symbols have")
     if not 0 <= config.length_penalty < float("inf"):
         raise ValueError(f"--length-penalty expected a number from 0, got {config.length_penalty}")
@@ -214,9 +207,10 @@ def train(config: Config, train: Words, validation: Words, devices: Devices, sho
     )
 
 
-def tested(
-    config: Config, model: Model, params: Any, test: Words
-) -> dict[str, tuple[list[list[Pronunciation]], list[Errors]]]:
+Tested = tuple[list[list[Pronunciation]], list[Errors]]  # of each seed: what it writes for each word, and its errors
+
+
+def tested(config: Config, model: Model, params: Any, test: Words) -> dict[str, Tested]:
     """What each seed writes for the test words, greedily and by beam search, and its errors."""
     platform, references = platform_of(devices_of(config)), list(test.values())
 
@@ -242,9 +236,8 @@ def run(config: Config) -> Result:
     written = dict(list(zip(test, found["beam"][0][0], strict=True))[:: max(1, len(test) // EXAMPLES)])
     print_table(course, {name: errors for name, (_, errors) in found.items()}, config)
     for word, own in list(written.items())[:EXAMPLES]:
-        print(
-            f"{word}  {' '.join(own)}{'' if own in test[word] else '   not ' + ' or '.join(map(' '.join, test[word]))}"
-        )
+        wanted = " or ".join(map(" ".join, test[word]))
+        print(f"{word}  {' '.join(own)}{'' if own in test[word] else f', expected {wanted}'}")
     record = {
         "parameters": course.parameters,
         "words": {"train": len(words), "validation": len(validation), "test": len(test)},

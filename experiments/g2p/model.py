@@ -23,6 +23,7 @@ class Model(NamedTuple):
     encoder: jaxrnn.Network  # H/2 units each way
     decoder: jaxrnn.Network  # H units; it begins with the last states of both directions, joined
     read_out: Any
+    hidden_size: int
     embedding: int
     dropout: float
 
@@ -40,7 +41,7 @@ def model_of(options: Mapping[str, Any]) -> Model:
     hidden, cell = options["hidden_size"], CELLS[options["cell"]]
     encoder = jaxrnn.stack([cell(hidden // 2)], bidirectional=True)
     decoder = jaxrnn.stack([jaxrnn.attend(cell(hidden), hidden, score="general")])
-    return Model(encoder, decoder, jaxrnn.readout(SYMBOLS), options["embedding"], options["dropout"])
+    return Model(encoder, decoder, jaxrnn.readout(SYMBOLS), hidden, options["embedding"], options["dropout"])
 
 
 def init(model: Model, key: jax.Array) -> Params:
@@ -52,12 +53,8 @@ def init(model: Model, key: jax.Array) -> Params:
         "phonemes": normal(phonemes, (BEGIN + 1, model.embedding)),
         "encoder": model.encoder.init(encoder, model.embedding),
         "decoder": model.decoder.init(decoder, model.embedding),
-        "read_out": model.read_out.init(read_out, hidden_size(model)),
+        "read_out": model.read_out.init(read_out, model.hidden_size),
     }
-
-
-def hidden_size(model: Model) -> int:
-    return jax.eval_shape(lambda: model.encoder.initial_state(()))[0].forward[0].shape[-1] * 2
 
 
 def read(model: Model, params: Params, sources: jax.Array, lengths: jax.Array, key: jax.Array | None = None) -> Read:

@@ -1,5 +1,6 @@
 """Every draw of the experiments is independent of the others: of models, seeds, steps and data sets."""
 
+import functools
 import itertools
 import types
 

@@ -246,11 +246,8 @@ def experiments_that_import_analysis():
 def scripts_on_real_data():
     """One of the scripts of the table of results has data that a program draws."""
     scripts = {rows.__module__.split(".")[1] for rows in summary.ROWS.values()}
-    drawn = {
-        name
-        for name in scripts
-        if (ROOT / f"experiments/{name}.py").is_file() and "mnist1d" in text_of(f"experiments/{name}.py")
-    }
+    made = {path.stem for path in (ROOT / "experiments").glob("*.py") if "mnist1d" in path.read_text(encoding="utf-8")}
+    drawn = made & scripts
     assert drawn == {"mnist_1d"}
     real = WORDS[len(scripts - drawn)].capitalize()
     return f"{real} scripts train on real data: images, chorales of Bach, speakers by their vowels, Tang quatrains, spellings of English words, an airline's passengers, any text. One more"
