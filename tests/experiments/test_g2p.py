@@ -251,7 +251,7 @@ def test_small_run_learns_the_sounds_of_letters_and_says_them(small, tmp_path, c
         ("--hidden-size 7", "--hidden-size expected an even number"),
         ("--batch-size 9999", "--batch-size expected at most"),
         ("--beam-size 0", "--beam-size expected a positive number, got 0"),
-        ("--length-penalty -1", "--length-penalty expected a number from 0, got -1"),
+        ("--length-penalty -1", "--length-penalty expected a number from 0 to 10, got -1"),
         ("--dropout 1", "--dropout expected a share in [0, 1), got 1"),
         ("--limit 0", "--limit expected a positive number, got 0"),
         ("--resume --batch-size 9", "--resume expected checkpoints in"),

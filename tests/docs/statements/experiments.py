@@ -22,7 +22,9 @@ from experiments import (
     sequential_images,
 )
 from experiments.command import devices
-from experiments.datasets import _table, airline
+from experiments.datasets import _table, airline, cmudict
+from experiments.g2p import __main__ as spelling
+from experiments.g2p.examples import LONGEST
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
 from tests.docs.statements import ROOT, WORDS, record, says, span, text_of
@@ -85,8 +87,8 @@ def patience_of_processes():
 @says(PAGE)
 def scripts_that_save_by_default():
     saving = [name for name in scripts() if getattr(module(name).Config, "save_every", None)]
-    assert saving == ["char_lm", "poems"]
-    return "with `--save-every N` (by default in `char_lm` and `poems`)"
+    assert saving == ["char_lm", "poems", "g2p"]
+    return "with `--save-every N` (by default in `char_lm`, `poems` and `g2p`)"
 
 
 def scripts():
@@ -213,6 +215,38 @@ def forecast_is_beaten():
     better = [name for name, error in naive.items() if error < record("forecast")["test_rmse_mean"]]
     assert len(better) == 1
     return f"A forecast without a network, `{better[0]}`, is better."
+
+
+@says(PAGE)
+def words_of_the_dictionary():
+    words = sum(record("g2p")["words"].values())
+    graphemes, phonemes = len(cmudict.GRAPHEMES), len(cmudict.PHONEMES)
+    return f"{words:,} of them, stress left out: {graphemes} graphemes\nand {phonemes} phonemes."
+
+
+@says(PAGE)
+def lengths_of_words():
+    return f"All pronunciations of at most {LONGEST} letters and {LONGEST - 1} phonemes are trained on."
+
+
+@says(PAGE)
+def parts_of_the_dictionary():
+    every, test, validation = cmudict.SHARES
+    assert every == 10 * test
+    return f"A tenth of the words is for testing and {100 * validation / every:.1f} % for validation, by a hash."
+
+
+@says(PAGE)
+def splits_of_the_dictionary():
+    assert cmudict.stem("running") == cmudict.stem("runs") != cmudict.stem("went")
+    assert spelling.Config.split == "stem"
+    return '`--split stem`, the default, hashes a stem, so that "running" is not tested where "runs" was trained on.'
+
+
+@says(PAGE)
+def words_to_say():
+    assert {"best", "beam_size"} <= {field.name for field in dataclasses.fields(spelling.SayConfig)}
+    return "python -m experiments.g2p say recurrent networks --best 3"
 
 
 @says(PAGE)
