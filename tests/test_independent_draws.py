@@ -26,7 +26,7 @@ from tests.support.registry import quick_jit
 
 @pytest.mark.parametrize("cell", [
     *(family.factory(H, **drawn_by(family.factory)) for family in FAMILIES), jaxrnn.lstm(H, projection_size=H // 2, **UNIFORM),
-    jaxrnn.gru(H, num_heads=4, **UNIFORM),
+    jaxrnn.gru(H, num_heads=4, **UNIFORM), jaxrnn.attend(jaxrnn.gru(H, **UNIFORM), H, score_size=H, attention_size=H, kernel_init=UNIFORM["kernel_init"]),
 ], ids=repr)  # fmt: skip
 def test_parameters_of_a_cell_and_their_gates_are_drawn_independently(cell):
     """The input has as many features as there are units, so that one key would make equal matrices."""
@@ -148,6 +148,7 @@ def test_parameters_of_a_readout_are_drawn_independently():
 SPLITS = {"split", "fold_in", "fork", "default_rng"}
 PLACES = {
     "jaxrnn/cells/_family.py": {"init_params"},
+    "jaxrnn/cells/attend.py": {"_init"},
     "jaxrnn/cells/rg_lru.py": {"_init"},
     "jaxrnn/cells/lru.py": {"_init", "_ring"},
     "jaxrnn/initializers.py": {"draw_gates", "draw_heads", "draw_biases"},

@@ -119,4 +119,4 @@ def variants() -> dict[str, Cell]:
         for family in FAMILIES
         for title, options in {f"`{family.factory.__name__}`": {}, **family.forms}.items()
     }
-    return {**cells, "`regularize`": regularize(lstm(2), zoneout=0.5)}
+    return {**cells, "`regularize`": regularize(lstm(2), zoneout=0.5), "`attend`": attend(gru(2), 2)}

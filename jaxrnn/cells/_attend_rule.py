@@ -265,7 +265,8 @@ def _accumulate(plan: Plan, params: AttendParams, xs: PyTree, tape: Tape, deltas
     dmemory, dw_q, dv = attention.accumulate(scorer, memory, query, alpha, deltas.attention)
     dw_c = None
     if plan.mixes:
-        dw_c = alg.outer(jnp.concatenate([contexts, _h_after(plan, tape)], axis=-1), deltas.mixed, params.w_c)
+        of_c = alg.outer(contexts, deltas.mixed, params.w_c)
+        dw_c = jnp.concatenate([of_c, alg.outer(_h_after(plan, tape), deltas.mixed, params.w_c)])
     dw_k = None if params.w_k is None else jnp.zeros_like(params.w_k)  # the keys are an argument
     return AttendParams(dcell, dw_q, dw_k, dv, dw_c, dmemory), dxs
 
@@ -289,7 +290,7 @@ def rule_of(plan: Plan) -> Rule | None:
     """The rule of an attending cell, `None` if the cell inside has none."""
     if plan.rule is None:
         return None
-    own = ("w_q", "w_c", "memory.values") + (() if plan.score == "additive" else ("memory.keys",))
+    own = ("w_q", "v", "w_c", "memory.values") + (() if plan.score == "additive" else ("memory.keys",))
     return Rule(
         project=Bound(_project, plan),
         forward=Bound(_forward, plan),

@@ -21,6 +21,7 @@ u has S A numbers a step. It is computed again where it is read, and never kept 
 over steps in a loop of its own, which holds one step at a time.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from jaxrnn._varying import vary_like
 from jaxrnn.cells import _algebra as alg
 
 SCORES = ("additive", "dot", "scaled_dot", "general")
+MOST_AT_ONCE = 2**22  # numbers of u of steps that are computed together
 
 
 class Memory(NamedTuple):
@@ -105,15 +107,26 @@ def _activations(preactivation: Float[Array, "*L A"], keys: Float[Array, "*B S A
     return jnp.tanh(jnp.broadcast_to(preactivation[..., None, :], shape) + jnp.broadcast_to(keys, shape))
 
 
+def _additive(
+    w_q: alg.Weight, v: Float[Array, "A"], keys: Float[Array, "*B S A"], query: Float[Array, "*L H"]
+) -> Float[Array, "*L S"]:
+    """e. Where all steps together are many numbers, it is step by step."""
+    preactivation = alg.dot(query, w_q)
+    sizes = (*preactivation.shape, keys.shape[-2])
+    if query.ndim > keys.ndim - 1 and not (all(isinstance(n, int) for n in sizes) and math.prod(sizes) <= MOST_AT_ONCE):
+        return lax.map(lambda one: _against(_activations(one, keys), v), preactivation)
+    return _against(_activations(preactivation, keys), v)
+
+
 def _against(u: Float[Array, "*L S A"], v: Float[Array, "A"]) -> Float[Array, "*L S"]:
-    return jnp.sum(u * jnp.broadcast_to(v, u.shape), axis=-1)
+    return lax.dot_general(u.astype(v.dtype), v, (((u.ndim - 1,), (0,)), ((), ())), preferred_element_type=u.dtype)
 
 
 def weights(scorer: Scorer, memory: Memory, query: Float[Array, "*L H"]) -> Float[Array, "*L S"]:
     """α; zeros at padding, and everywhere if all is padding."""
     keys = memory.values if memory.keys is None else memory.keys
     if scorer.score == "additive":
-        scores = _against(_activations(alg.dot(query, scorer.w_q), keys.astype(query.dtype)), scorer.v)
+        scores = _additive(scorer.w_q, scorer.v, keys.astype(query.dtype), query)
     else:
         scores = over_features(query * _scale(scorer, query.shape[-1]), keys)
     return _softmax(scores, memory.mask)
@@ -156,8 +169,8 @@ def backward(
         dquery = over_positions(dscores, keys) * _scale(scorer, query.shape[-1])
         return dquery, Deltas(dcontext, dscores, None)
     u = _activations(alg.dot(query, scorer.w_q), keys.astype(query.dtype))
-    slopes = jnp.sum(jnp.broadcast_to(dscores[..., None], u.shape) * alg.tanh_slope(u), axis=-2)
-    da = slopes * jnp.broadcast_to(scorer.v, slopes.shape)
+    slopes = over_positions(dscores, alg.tanh_slope(u))
+    da = slopes * jnp.broadcast_to(scorer.v.astype(slopes.dtype), slopes.shape)
     return alg.dot_transposed(da, transposed), Deltas(dcontext, dscores, da)
 
 
@@ -188,11 +201,12 @@ def _accumulate_additive(
     def step(total: tuple[Array, Array], now: tuple[Array, Array]):
         preactivation, de = now
         u = _activations(preactivation, own)
-        de = jnp.broadcast_to(de[..., None], u.shape)
-        of_keys = (de * alg.tanh_slope(u)).sum(tuple(range(u.ndim - keys.ndim)))
-        of_v = (de * u).sum(tuple(range(u.ndim - 1)))
+        axes = tuple(range(de.ndim))
+        of_v = lax.dot_general(de, u, ((axes, axes), ((), ())))
+        of_keys = jnp.broadcast_to(de[..., None], u.shape) * alg.tanh_slope(u)
+        of_keys = of_keys.sum(tuple(range(u.ndim - keys.ndim)))
         return jax.tree.map(jnp.add, total, (of_keys, of_v)), None
 
-    start = vary_like((jnp.zeros_like(own), jnp.zeros_like(v)), keys, v, preactivations, dscores)
+    start = vary_like((jnp.zeros_like(own), jnp.zeros(v.shape, own.dtype)), keys, v, preactivations, dscores)
     (of_keys, of_v), _ = lax.scan(step, start, (preactivations, dscores))
-    return of_keys * jnp.broadcast_to(v, of_keys.shape), of_v
+    return of_keys * jnp.broadcast_to(v.astype(own.dtype), of_keys.shape), of_v

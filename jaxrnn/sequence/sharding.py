@@ -25,6 +25,7 @@ from jaxrnn._types import Equations, Params, Placement, PyTree, Rule, State
 from jaxrnn._varying import vary_like as vary_like
 from jaxrnn._varying import varying_axes
 from jaxrnn.cells._algebra import Dropped, Sharded
+from jaxrnn.cells._attention import Memory
 from jaxrnn.sequence.request import Inputs, Options, Outcome
 from jaxrnn.sequence.segments import Runs, segment_length
 
@@ -176,10 +177,13 @@ def _specs(placement: Placement, inputs: Inputs) -> _Specs:
     state, over_time = PartitionSpec(*batch, placement.hidden), PartitionSpec(None, *batch)
     whole = PartitionSpec()
 
-    def weight(w: Any) -> Any:  # each sequence drops units of its own
+    def weight(w: Any) -> Any:
+        if isinstance(w, Memory):  # of each sequence its own, or one for the first axes of the batch
+            spec = PartitionSpec(*batch[rank - (w.values.ndim - 2) :])
+            return jax.tree.map(lambda leaf: spec, w)
         return Dropped(whole, PartitionSpec(*batch)) if isinstance(w, Dropped) else whole  # pyright: ignore
 
-    params = jax.tree.map(weight, inputs.params, is_leaf=lambda w: isinstance(w, Dropped))
+    params = jax.tree.map(weight, inputs.params, is_leaf=lambda w: isinstance(w, (Dropped, Memory)))
     return _Specs(params, over_time, state, state, over_time, over_time, whole)
 
 

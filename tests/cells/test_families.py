@@ -14,7 +14,8 @@ from tests.support.in_numpy import step_of
 from tests.support.registry import CELLS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
-FILES = [m.name for m in pkgutil.iter_modules(cells.__path__) if not m.name.startswith("_") and m.name != "regularize"]
+WRAPPERS = ("attend", "regularize")  # which make a cell of another
+FILES = [m.name for m in pkgutil.iter_modules(cells.__path__) if not m.name.startswith("_") and m.name not in WRAPPERS]
 
 
 def records_of(cell: jaxrnn.Cell) -> set[str]:

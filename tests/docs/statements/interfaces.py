@@ -105,7 +105,7 @@ def entries_of_a_state():
 @says(GLOSSARY)
 def families():
     assert list(configuration.FACTORIES) == [
-        "rnn", "lstm", "gru", "mgu", "slstm", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru", "regularize",
+        "rnn", "lstm", "gru", "mgu", "slstm", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru", "regularize", "attend",
     ]  # fmt: skip
     return "cells whose parameters are one record: RNN, LSTM, GRU, MGU, sLSTM, IndRNN, minGRU, minLSTM, RG-LRU, LRU"
 
