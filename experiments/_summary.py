@@ -70,7 +70,6 @@ ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the rec
     "char_lm_min_lstm": char_lm.rows,
     "poems": poems.rows,
     "g2p": rows_of_g2p,
-    "g2p_word": rows_of_g2p,
     "forecast": forecast.rows,
 }
 

@@ -183,7 +183,7 @@ def check(config: Config) -> None:
 def train(config: Config, train: Words, validation: Words, devices: Devices, show: Show) -> Course:
     model, buckets = model_of(dataclasses.asdict(config)), in_buckets(pairs_of(train), config.buckets)
     epoch = steps_per_epoch(buckets, config.batch_size)
-    rate = {"cosine_steps": config.epochs * epoch, "warmup_steps": epoch // 2}
+    steps = config.epochs * epoch
     nats = nats_of(model, validation, platform_of(devices))
     written = writing(functools.partial(greedy, model), validation, platform_of(devices))
 
@@ -197,9 +197,9 @@ def train(config: Config, train: Words, validation: Words, devices: Devices, sho
 
     return fit(
         task_of(config, model, buckets),
-        make_optimiser(config.learning_rate, clip_norm=config.clip_norm, **rate),
+        make_optimiser(config.learning_rate, clip_norm=config.clip_norm, cosine_steps=steps, warmup_steps=epoch // 2),
         seeds_of(config),
-        Settings(config.epochs * epoch, epoch, minimise="word errors", steps_per_call=BLOCK),
+        Settings(steps, epoch, minimise="word errors", steps_per_call=BLOCK),
         evaluate,
         devices,
         show,

@@ -64,7 +64,7 @@ def in_buckets(pairs: Sequence[tuple[str, Pronunciation]], most: int = len(TOPS)
     for below, top in zip((0, *tops), tops, strict=False):
         chosen = np.flatnonzero((sizes > below) & (sizes <= top))
         if len(chosen):
-            found.append(encoded([pairs[k] for k in chosen], top))
+            found.append(encoded([pairs[k] for k in chosen.tolist()], top))
     return found
 
 

@@ -94,7 +94,7 @@ def greedy(model: Model, params: Params, sources: jax.Array, lengths: jax.Array)
     """The likeliest symbol at each step, every one being read before the next is written: `(B, U)`."""
     begun = read(model, params, sources, lengths)
     choose = jaxrnn.next_token(*_symbols(model, params))
-    return jaxrnn.generate(*_start(model, begun), choose, MOST_PHONEMES, end=END).tokens.T
+    return jnp.asarray(jaxrnn.generate(*_start(model, begun), choose, MOST_PHONEMES, end=END).tokens).T
 
 
 def beams(
@@ -104,10 +104,10 @@ def beams(
     begun = read(model, params, sources, lengths)
     options = {"beam_size": beam_size, "end": END, "length_penalty": length_penalty}
     found = jaxrnn.beam_search(*_start(model, begun), *_symbols(model, params), MOST_PHONEMES, **options)
-    return jnp.moveaxis(found.tokens, 0, -1), found.log_probs
+    return jnp.moveaxis(jnp.asarray(found.tokens), 0, -1), jnp.asarray(found.log_probs)
 
 
-def _start(model: Model, begun: Read) -> tuple[Any, ...]:
+def _start(model: Model, begun: Read) -> tuple[Any, Any, Any, Any]:
     return model.decoder, begun.decoder, begun.states, begun.begin
 
 

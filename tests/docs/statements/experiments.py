@@ -219,9 +219,9 @@ def forecast_is_beaten():
 
 @says(PAGE)
 def words_of_the_dictionary():
-    words = sum(record("g2p")["words"].values())
+    (words,) = re.findall(r"of ([\d,]+) English words", cmudict.CMUDICT.about)  # test_datasets_published.py counts
     graphemes, phonemes = len(cmudict.GRAPHEMES), len(cmudict.PHONEMES)
-    return f"{words:,} of them, stress left out: {graphemes} graphemes\nand {phonemes} phonemes."
+    return f"{words} of them, stress left out: {graphemes} graphemes\nand {phonemes} phonemes."
 
 
 @says(PAGE)
