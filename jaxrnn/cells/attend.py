@@ -84,11 +84,6 @@ class Sizes:
             "w_c": (m + h, self.attention_size) if self.attention_size else None,
         }  # fmt: skip
 
-    @property
-    def key_size(self) -> int:
-        """The features of a key."""
-        return self.score_size or (self.memory_size if self.shapes["w_k"] is None else self.hidden_size)
-
 
 def _init(inside: Any, sizes: Sizes, kernel_init: Initializer, key: Array, input_size: int, dtype: Any = None):
     where = "attend.init"

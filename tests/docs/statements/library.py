@@ -77,8 +77,9 @@ def cells_of_the_table():
         if line.startswith(("| `lstm` |", "| `gru` |", "| `rnn` |", "| `slstm` |"))
     ]
     rest = [name for name in found if not any(row.startswith(f"| `{name}`") for row in rows)]
-    *rest, last = rest
+    *rest, last, attends = rest
     assert rest == ["mgu", "indrnn", "min_gru", "min_lstm", "rg_lru", "lru"]
+    assert attends == "attend"
     affine = [name for name in rest if configuration.FACTORIES[name](2).rule.affine is not None]
     assert affine == rest[2:]
     return (
