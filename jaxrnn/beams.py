@@ -94,7 +94,7 @@ def beam_search(
         length: the most tokens of a hypothesis, its `end` included.
         beam_size: K, how many hypotheses are kept, and returned. It may be more than V.
         end: the token that ends a hypothesis, 0 to V - 1.
-        length_penalty: α, not negative. 0 ranks by log p alone; more of it favours longer sequences.
+        length_penalty: α, 0 to 10. 0 ranks by log p alone; more of it favours longer sequences.
 
     Returns:
         A :class:`Beams`, best first along its last axis: `tokens[..., 0]` is the best sequence. Of equal
@@ -105,7 +105,7 @@ def beam_search(
 
     Raises:
         TypeError, ValueError: naming the argument: for sizes that are not positive integers, an `end` outside the
-            logits' last axis, a negative `length_penalty`, functions whose results are not as above,
+            logits' last axis, a `length_penalty` outside 0 to 10, functions whose results are not as above,
             states without the batch axes of the logits, or a bidirectional network.
 
     Example:
@@ -132,8 +132,8 @@ def beam_search(
     beam_size = _checks.size(WHERE, "beam_size", beam_size)
     end = _checks.token(WHERE, "end", end)
     alpha = _checks.number(WHERE, "length_penalty", length_penalty)
-    if not 0 <= alpha < float("inf"):
-        raise ValueError(f"{WHERE}: length_penalty expected a number from 0, got {alpha}")
+    if not 0 <= alpha <= 10:
+        raise ValueError(f"{WHERE}: length_penalty expected a number from 0 to 10, got {alpha}")
     _checks.function(WHERE, "logits", logits, "of y")
     _checks.function(WHERE, "embed", embed, "of tokens")
     check_model(WHERE, net_or_cell, params, states, first_input)

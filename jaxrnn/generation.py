@@ -291,7 +291,8 @@ def _until_end(where: str, step: Callable[[Any], Any], start: Any, length: int, 
     def either(carry: tuple[Any, Array]) -> tuple[Any, Any]:
         return jax.lax.cond(jnp.all(carry[1]), skip, live, carry)
 
-    begun = align_carry(lambda carry: live(carry)[0], (start, jnp.zeros(token.shape, bool)))
+    none = align_result(lambda given: step(given)[1][1] == end, start, jnp.zeros(token.shape, bool))
+    begun = align_carry(lambda carry: live(carry)[0], (start, none))
     ((states, _, _), _), (ys, tokens, log_probs, inputs, over) = jax.lax.scan(
         lambda carry, _: either(carry), begun, None, length
     )
