@@ -73,7 +73,7 @@ class Config(RunOptions):
     """Entries of a letter's or phoneme's vector."""
     dropout: float = 0.2
     """The share of vectors', memory's and outputs' entries dropped in training."""
-    epochs: int = 10
+    epochs: int = 12
     """Passes over the training words."""
     batch_size: int = 256
     """Pronunciations a step."""
