@@ -32,7 +32,7 @@ SCRIPTS = (
     Script("polyphonic_music", "chorales of Bach and folk tunes, key by key", "15"),
     Script("char_lm", "learns any text by its characters; `char_lm sample` goes on after a prompt", "6"),
     Script("poems", "learns Tang quatrains; `poems write` writes new ones", "9"),
-    Script("translate_toy", "sums and reversals by an encoder and a decoder", "5"),
+    Script("g2p", "spelling to phonemes with attention; `g2p say` pronounces words", "15"),
     Script("forecast", "a day of weather by the hour; `forecast airline`: passengers by the month", "3"),
     Script("gradient_flow", "where gradients vanish or explode, beside what spectra predict", "8"),
     Script(
@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("Commands of scripts explain their options too:")
     print("  python -m experiments.char_lm sample --help")
     print("  python -m experiments.poems write --help")
+    print("  python -m experiments.g2p say --help")
     print("  python -m experiments.forecast airline --help")
     return 0
 

@@ -21,7 +21,6 @@ from experiments import (
     poems,
     polyphonic_music,
     sequential_images,
-    translate_toy,
 )
 from experiments.benchmarks import _scaling_tables, _tables
 from experiments.command.report import whole_file
@@ -29,6 +28,7 @@ from experiments.command.rows import Record, Row
 from experiments.forecast import airline
 from experiments.forecast.tables import rows as rows_of_weather
 from experiments.forecast.tables import tables as tables_of_weather
+from experiments.g2p.tables import rows as rows_of_g2p
 from experiments.gates.claims import tables as claims_of_gates
 from experiments.gates.tables import tables as tables_of_gates
 from experiments.gradient_flow.markdown import tables as tables_of_gradient_flow
@@ -72,7 +72,7 @@ ROWS: dict[str, Callable[[Record], Iterator[Row]]] = {  # by the name of the rec
     "char_lm_min_gru": char_lm.rows,
     "char_lm_min_lstm": char_lm.rows,
     "poems": poems.rows,
-    "translate_toy": translate_toy.rows,
+    "g2p": rows_of_g2p,
     "forecast": rows_of_weather,
     "forecast_airline": airline.rows,
 }

@@ -8,6 +8,7 @@ from jaxrnn import _records as _records
 from jaxrnn import initializers
 from jaxrnn._types import Affine, Cell, Gates, Rule, Tape
 from jaxrnn.attention import attention_weights, with_memory
+from jaxrnn.beams import Beams, beam_search
 from jaxrnn.cells import (
     Activation,
     AttendParams,
@@ -57,7 +58,7 @@ from jaxrnn.cells import (
 )
 from jaxrnn.counting import count_params
 from jaxrnn.episodes import reset_state, truncate
-from jaxrnn.generation import generate, last_output
+from jaxrnn.generation import Generated, generate, last_output, next_token
 from jaxrnn.heads import merge_heads, split_heads
 from jaxrnn.layers import Bidirectional
 from jaxrnn.network import Network, stack
@@ -79,11 +80,13 @@ __all__ = [
     "Affine",
     "AttendParams",
     "AttendState",
+    "Beams",
     "Bidirectional",
     "Cell",
     "GRUNorm",
     "GRUParams",
     "Gates",
+    "Generated",
     "IndRNNParams",
     "LRUParams",
     "LSTMNorm",
@@ -106,6 +109,7 @@ __all__ = [
     "analysis",
     "attend",
     "attention_weights",
+    "beam_search",
     "count_params",
     "data_parallel",
     "dot",
@@ -132,6 +136,7 @@ __all__ = [
     "min_lstm_step",
     "model_parallel",
     "modules",
+    "next_token",
     "param_shardings",
     "pipeline",
     "prepare_transposed",

@@ -50,6 +50,15 @@ def _if_traced(value: Any) -> str:
     return "; it shapes the program, so it cannot be traced" if isinstance(value, Tracer) else ""
 
 
+def token(where: str, name: str, value: Any) -> int:
+    """`value` as the number of a token: an int of at least 0."""
+    if not is_integer(value):
+        raise TypeError(f"{where}: {name} expected a token, an integer, got {describe(value)}{_if_traced(value)}")
+    if not 0 <= value <= LARGEST_SIZE:
+        raise ValueError(f"{where}: {name} expected a token, 0 to {LARGEST_SIZE}, got {quote(value)}")
+    return int(value)
+
+
 def number(where: str, name: str, value: Any, expected: str = "a number") -> float:
     """`value` as a float."""
     if not is_number(value):
@@ -129,6 +138,14 @@ def floating(where: str, name: str, value: Any) -> jax.Array:
         raise TypeError(
             f"{where}: {name} expected a floating-point array, got {describe(value)}; {_remedy(value.dtype)}"
         )
+    return value
+
+
+def integers(where: str, name: str, value: Any) -> jax.Array:
+    """`value` as an array of integers."""
+    value = array(where, name, value)
+    if not jnp.issubdtype(value.dtype, jnp.integer):
+        raise TypeError(f"{where}: {name} expected integers, got {describe(value)}")
     return value
 
 
@@ -293,8 +310,8 @@ def columns(where: str, params: Any, name: str) -> int:
 def input_features(where: str, input_shape: tuple[int, ...], w_x: Any) -> None:
     """The last axis of the input is what `w_x` expects."""
     name, hint = ("xs", "; is xs batch-major (B, T, I), or of another input_size?")
-    if where.endswith("step") or where == "generate":
-        name, hint = ("first_input" if where == "generate" else "x", "")
+    if where.endswith("step") or where in ("generate", "beam_search"):
+        name, hint = ("x" if where.endswith("step") else "first_input", "")
     if not is_array(w_x) or w_x.ndim != 2:
         raise ValueError(f"{where}: params.w_x expected a matrix, got {describe(w_x)}")
     shape = w_x.shape

@@ -1,7 +1,7 @@
 """The last output of every sequence, and free-running generation."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxrnn._types import AnyArray, AnyCell, Params, PyTree, State
 from jaxrnn.layers import check_layers, directions
 from jaxrnn.network import Network
 from jaxrnn.sequence.arguments import check_cell
-from jaxrnn.sequence.sharding import align_carry
+from jaxrnn.sequence.sharding import align_carry, align_result
 
 
 def last_output(
@@ -89,18 +89,36 @@ def _of_nonempty(lengths: Array, ys: Array) -> Array:
     return jnp.where((lengths > 0)[..., None], ys, jnp.zeros_like(ys))
 
 
+class Generated(NamedTuple):
+    """What :func:`generate` returns with tokens. N is its `length`."""
+
+    states: State  # after the last step of each sequence
+    ys: Float[AnyArray, "N *B H"]  # zeros after the end
+    tokens: Int[AnyArray, "N *B"]  # `end` after the end
+    log_probs: Float[AnyArray, "N *B"]  # of each token, as `next_input` gave it; 0 after the end
+    lengths: Int[AnyArray, "*B"]  # how many tokens there are, the first `end` included
+    inputs: PyTree  # (N, *B, I) with `return_inputs`, else None
+
+
 def generate(
     net_or_cell: Network | AnyCell,
     params: Params,
     states: State,
     first_input: PyTree,
-    next_input: Callable[[Array, Array | None], PyTree],
+    next_input: Callable[[Array, Array | None], Any],
     length: int,
     key: Array | None = None,
     *,
+    end: int | None = None,
+    return_tokens: bool = False,
     return_inputs: bool = False,
-) -> tuple[Any, ...]:
+) -> Any:
     """Free-running generation: each input is computed from the output before it. One-to-many.
+
+    With `end`, a sequence ends with the first token that equals it. Every later step of it is a
+    masked step: the state is held and the output is zero. When all sequences have ended, the
+    steps that are left compute nothing; the result has `length` steps all the same, and can be
+    differentiated.
 
     Args:
         net_or_cell: a network from :func:`stack`, unidirectional, or a cell.
@@ -108,19 +126,24 @@ def generate(
         states: the states to start from: `initial_state(batch_shape)`, or those after a prompt.
         first_input: x_0, `(*B, I)`.
         next_input: `(y, key_t) -> x`: the read-out, the sampling and the embedding of the
-            sample. Its result has the shape and dtype of `first_input`.
-        length: the number of steps.
+            sample. Its result has the shape and dtype of `first_input`. With tokens it returns
+            `(x, token, log_prob)`, an integer and a real number for each sequence, both `(*B,)`;
+            :func:`next_token` makes such a function.
+        length: the number of steps; with `end`, the largest.
         key: split once for every step; with `None`, `next_input` gets `None` as its key.
+        end: the token after which a sequence ends; `None` ends none.
+        return_tokens: also return the tokens and their log-probabilities; `end` implies it.
         return_inputs: also return the generated inputs, x_1 to x_length, `(length, *B, I)`.
 
     Returns:
         `(states, ys)` after `length` steps, `ys` being `(length, *B, H)`; with
         `return_inputs` also the inputs. The last of them has not been read: give it and `states`
-        to another call to continue the sequence.
+        to another call to continue the sequence. With tokens a :class:`Generated`.
 
     Raises:
         TypeError, ValueError: for a length that is not a positive integer, a `next_input`
-            whose result is not like `first_input`, or a bidirectional network.
+            whose result is not like `first_input` or, with tokens, not three values as above, states
+            without the batch axes of the tokens, or a bidirectional network.
 
     Example:
         >>> import jax, jax.numpy as jnp, jaxrnn
@@ -132,30 +155,161 @@ def generate(
         >>> states, ys = jaxrnn.generate(cell, params, start, start, sample, 7, jax.random.key(1))
         >>> ys.shape
         (7, 2, 5)
+        >>> choose = jaxrnn.next_token(lambda y: y, lambda token: jax.nn.one_hot(token, 5))
+        >>> found = jaxrnn.generate(cell, params, start, start, choose, 7, jax.random.key(1), end=4)
+        >>> found.tokens.shape, found.lengths.shape
+        ((7, 2), (2,))
+
+    Differs from:
+        1. Hugging Face's `generate`: what is returned always has `length` steps; `lengths` says
+           how many of them count.
     """
     where = "generate"
     length = _checks.size(where, "length", length)
+    return_tokens = _checks.boolean(where, "return_tokens", return_tokens) or end is not None
     return_inputs = _checks.boolean(where, "return_inputs", return_inputs)
+    end = None if end is None else _checks.token(where, "end", end)
     _checks.function(where, "next_input", next_input, "of (y, key)")
     key = None if key is None else _checks.key(where, "key", key)
-    _check_model(where, net_or_cell, params, states, first_input)
+    check_model(where, net_or_cell, params, states, first_input)
 
     def step(carry: tuple[State, PyTree, Array | None]) -> tuple[Any, Any]:
         states, x, key = carry
         key, key_t = (None, None) if key is None else jax.random.split(key)
         after, y = net_or_cell.step(params, states, x)
-        x_next = next_input(y, key_t)
-        _same(where, "next_input(y, key)", x_next, x)
+        x_next, token, log_prob = _chosen(where, next_input(y, key_t), x, return_tokens)
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, states)
-        return (after, x_next, key), (y, x_next if return_inputs else None)
+        return (after, x_next, key), (y, token, log_prob, x_next if return_inputs else None)
 
     start = jax.tree.map(jnp.asarray, (states, first_input, key))
+    if end is not None:
+        return _until_end(where, step, start, length, end)
     start = align_carry(lambda carry: step(carry)[0], start)
-    (states, _, _), (ys, inputs) = jax.lax.scan(lambda carry, _: step(carry), start, None, length=length)
+    (states, _, _), (ys, tokens, log_probs, inputs) = jax.lax.scan(lambda carry, _: step(carry), start, None, length)
+    if return_tokens:
+        lengths = jnp.full(tokens.shape[1:], length, jnp.int32)
+        return Generated(states, ys, tokens, log_probs, lengths, inputs)
     return (states, ys, inputs) if return_inputs else (states, ys)
 
 
-def _check_model(where: str, model: Any, params: Params, states: State, first_input: PyTree) -> None:
+def next_token(
+    logits: Callable[[Array], Array], embed: Callable[[Array], PyTree], temperature: float = 1.0
+) -> Callable[[Array, Array | None], tuple[PyTree, Array, Array]]:
+    """The `next_input` of :func:`generate` for tokens: drawn from the softmax of logits, or the likeliest one.
+
+    Args:
+        logits: `y (*B, H) -> (*B, V)`, the read-out.
+        embed: `token (*B,) -> x (*B, I)`, the input that a token is read as.
+        temperature: divides the logits before a token is drawn: below 1 likelier tokens, above 1
+            more daring ones. Without a key it changes nothing but the log-probabilities.
+
+    Returns:
+        `(y, key) -> (x, token, log_prob)`. With a key the token is drawn, without one it is
+        the first of the likeliest; `log_prob` is that of the softmax of the divided logits.
+
+    Raises:
+        TypeError, ValueError: for a temperature that is not a positive number, or what is no
+            function.
+
+    Example:
+        >>> import jax.numpy as jnp, jaxrnn
+        >>> choose = jaxrnn.next_token(lambda y: y, lambda token: token[..., None] * 1.0)
+        >>> x, token, log_prob = choose(jnp.log(jnp.array([[0.25, 0.75]])), None)
+        >>> x.tolist(), token.tolist(), jnp.exp(log_prob).round(4).tolist()
+        ([[1.0]], [1], [0.75])
+    """
+    where = "next_token"
+    _checks.function(where, "logits", logits, "of y")
+    _checks.function(where, "embed", embed, "of tokens")
+    temperature = _checks.positive_float(where, "temperature", temperature)
+
+    def choose(y: Array, key: Array | None) -> tuple[PyTree, Array, Array]:
+        log_p = log_probabilities(where, logits(y), temperature)
+        token = jnp.argmax(log_p, -1) if key is None else jax.random.categorical(key, log_p)
+        token = token.astype(jnp.int32)
+        return embed(token), token, jnp.take_along_axis(log_p, token[..., None], -1)[..., 0]
+
+    return choose
+
+
+def log_probabilities(where: str, logits: Any, temperature: float = 1.0) -> Array:
+    """The log-softmax of what the function `logits` of a user returned, in float32 at least."""
+    logits = _checks.floating(where, "logits(y)", logits)
+    if not logits.ndim:
+        raise ValueError(f"{where}: logits(y) expected shape (*B, V), got a scalar")
+    wide = logits if logits.dtype == jnp.float64 else logits.astype(jnp.float32)
+    return jax.nn.log_softmax(wide / jnp.asarray(temperature, wide.dtype), -1)
+
+
+def _chosen(where: str, found: Any, x: PyTree, with_tokens: bool) -> tuple[PyTree, Any, Any]:
+    """What `next_input` returned, as (x, token, log_prob), the last two `None` without tokens."""
+    name = "next_input(y, key)"
+    if not with_tokens:
+        check_same(where, name, found, x)
+        return found, None, None
+    if type(found) is not tuple or len(found) != 3:
+        raise TypeError(f"{where}: {name} expected (x, token, log_prob) with tokens, got {_checks.describe(found)}")
+    x_next, token, log_prob = found
+    check_same(where, f"{name}[0]", x_next, x)
+    token = _checks.integers(where, f"{name}[1]", token)
+    log_prob = _checks.floating(where, f"{name}[2]", log_prob)
+    if log_prob.shape != token.shape:
+        got = f"tokens {token.shape} and log-probabilities {log_prob.shape}"
+        raise ValueError(f"{where}: {name} expected one log-probability for each token, got {got}")
+    return x_next, token, log_prob
+
+
+def _until_end(where: str, step: Callable[[Any], Any], start: Any, length: int, end: int) -> Generated:
+    """`length` steps, in each of which only the sequences that have not ended take part."""
+    token = jax.eval_shape(step, start)[1][1]
+    check_batched(where, "states", start[0], token.shape)
+    check_batched(where, "first_input", start[1], token.shape)
+
+    def hold(ended: Array, old: PyTree, new: PyTree) -> PyTree:
+        return jax.tree.map(
+            lambda a, b: jnp.where(ended.reshape(ended.shape + (1,) * (b.ndim - ended.ndim)), a, b), old, new
+        )
+
+    def live(carry: tuple[Any, Array]) -> tuple[Any, Any]:
+        (states, x, key), ended = carry
+        (after, x_next, key), (y, token, log_prob, inputs) = step((states, x, key))
+        token, last = jnp.where(ended, jnp.asarray(end, token.dtype), token), ended
+        ended = ended | (token == end)
+        kept = ((hold(last, states, after), hold(last, x, x_next), key), ended)
+        zeros = jnp.zeros_like(y), jnp.zeros_like(log_prob)
+        y, log_prob = hold(last, zeros[0], y), jnp.where(last, zeros[1], log_prob)
+        return kept, (y, token, log_prob, hold(last, x, inputs) if inputs is not None else None, last)
+
+    def skip(carry: tuple[Any, Array]) -> tuple[Any, Any]:
+        y, token, log_prob, inputs, last = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(live, carry)[1]
+        )
+        inputs = None if inputs is None else carry[0][1]
+        out = y, jnp.full_like(token, end), log_prob, inputs, jnp.ones_like(last)
+        return carry, align_result(lambda given: live(given)[1], carry, out)
+
+    def either(carry: tuple[Any, Array]) -> tuple[Any, Any]:
+        return jax.lax.cond(jnp.all(carry[1]), skip, live, carry)
+
+    none = align_result(lambda given: step(given)[1][1] == end, start, jnp.zeros(token.shape, bool))
+    begun = align_carry(lambda carry: live(carry)[0], (start, none))
+    ((states, _, _), _), (ys, tokens, log_probs, inputs, over) = jax.lax.scan(
+        lambda carry, _: either(carry), begun, None, length
+    )
+    return Generated(states, ys, tokens, log_probs, jnp.sum(~over, 0, dtype=jnp.int32), inputs)
+
+
+def check_batched(where: str, name: str, tree: PyTree, batch: tuple[int, ...]) -> None:
+    """Every leaf begins with the axes of the batch of tokens, so that it can be held or gathered by sequence."""
+    for leaf in jax.tree.leaves(tree):
+        if leaf.shape[: len(batch)] != batch:
+            raise ValueError(
+                f"{where}: {name} expected arrays whose first axes are those of the tokens, {batch}, "
+                f"got {_checks.describe(tree)}"
+            )
+
+
+def check_model(where: str, model: Any, params: Params, states: State, first_input: PyTree) -> None:
     """Raises unless it is a network or a cell, with states and a first input for it."""
     if isinstance(model, Network):
         if any(len(directions(layer)) == 2 for layer in model.layers):
@@ -178,7 +332,7 @@ def _check_model(where: str, model: Any, params: Params, states: State, first_in
     _checks.arrays(where, "states", states)
 
 
-def _same(where: str, name: str, got: PyTree, wanted: PyTree) -> None:
+def check_same(where: str, name: str, got: PyTree, wanted: PyTree) -> None:
     like = lambda tree: jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)  # noqa: E731
     if like(got) != like(wanted):
         raise ValueError(

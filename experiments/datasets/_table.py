@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from experiments.datasets import airline, images, music, poems, pretrained, text, vowels, weather
+from experiments.datasets import airline, cmudict, images, music, poems, pretrained, text, vowels, weather
 from experiments.datasets._files import MissingData, read_files
 from experiments.datasets._sources import DataSet
 
@@ -20,6 +20,7 @@ SETS: dict[str, DataSet] = {
         poems.QUATRAINS,
         airline.AIRLINE,
         weather.WEATHER,
+        cmudict.CMUDICT,
         pretrained.G2P,
         pretrained.SILERO,
         pretrained.NSNET2,

@@ -122,7 +122,7 @@ def run(config: Config) -> Result:
         title = f"{one.environment}, {one.label}"
         total = settings_of(one.environment, config.updates).updates
         jobs[title], plans[title] = Job(total, functools.partial(train, config, one)), one
-    done = side_by_side(jobs, "updates", devices=devices_of(config))
+    done = side_by_side(jobs, devices=devices_of(config))
     records = [done[title] for title in plans]
     timed = timing(config)
     print_table(records)

@@ -144,7 +144,7 @@ def _check_memory(sizes: Sizes, where: str, memory: Any, input_shape: tuple[int,
             "bind one for this call: params = jaxrnn.with_memory(cell, params, memory, lengths=...)"
         )
     shape = memory.values.shape
-    is_step = where.endswith("step") or where == "generate"
+    is_step = where.endswith("step") or where in ("generate", "beam_search")
     batch = input_shape[:-1] if is_step else input_shape[1:-1]
     own = shape[:-2]
     if len(own) > len(batch) or batch[len(batch) - len(own) :] != own:

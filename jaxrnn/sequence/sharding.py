@@ -49,6 +49,15 @@ def align_carry(step: Callable[[PyTree], PyTree], carry: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, leaves)
 
 
+def align_result(step: Callable[[PyTree], PyTree], given: PyTree, result: PyTree) -> PyTree:
+    """`result`, sharded and varying over mesh axes as what `step` returns for `given`: branches need equal types."""
+    if jax.sharding.get_abstract_mesh().empty and not varies(given):
+        return result
+    leaves, structure = jax.tree.flatten(result)
+    types = jax.make_jaxpr(step)(given).out_avals
+    return jax.tree.unflatten(structure, list(map(_as_type, leaves, types)))
+
+
 def _as_type(leaf: Array, wanted: Any) -> Array:
     """A leaf with the sharding of a type, varying over its mesh axes too."""
     missing = tuple(sorted(wanted.manual_axis_type.varying - varying_axes(leaf)))

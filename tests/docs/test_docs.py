@@ -83,7 +83,7 @@ def compare_residual_block(names):
 @pytest.mark.usefixtures("default_promotion", "unhooked")
 def test_readme_blocks_run():
     """Blocks run in order, in one namespace."""
-    assert len(README) == 17
+    assert len(README) == 18
     namespace: dict = {}
     for block in README:
         exec(compile(block, "README.md", "exec"), namespace)

@@ -9,6 +9,7 @@ from experiments.datasets import (
     _table,
     airline,
     batching,
+    cmudict,
     data_folder,
     images,
     music,
@@ -136,6 +137,23 @@ def test_weather_has_the_hours_and_the_gaps_of_its_year():
         assert np.nanmax(found.column("wind_speed")) < 50
 
     known(weather.WEATHER, check)
+
+
+def test_the_dictionary_has_the_graphemes_and_phonemes_of_the_papers():
+    def check():
+        by_stem, by_word = (cmudict.load_cmudict(by) for by in ("stem", "word"))
+        assert [len(part) for part in by_stem] == [109929, 2769, 12228]
+        assert [len(part) for part in by_word] == [109636, 2720, 12570]
+        words = {word: found for part in by_stem for word, found in part.items()}
+        assert (len(words), sum(map(len, words.values()))) == (124926, 133667)
+        assert len(set("".join(words))) == 27
+        assert len({phoneme for found in words.values() for own in found for phoneme in own}) == 39
+        assert words["running"] == [("R", "AH", "N", "IH", "NG")]
+        trained = {cmudict.stem(word) for word in by_word.train}
+        share = np.mean([cmudict.stem(word) in trained for word in by_word.test])
+        np.testing.assert_allclose(share, 0.47, atol=0.005)  # as the page says
+
+    known(cmudict.CMUDICT, check)
 
 
 def test_published_network_spells_as_its_page_shows():

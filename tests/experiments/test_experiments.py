@@ -23,6 +23,7 @@ from experiments.command.devices import DeviceOptions
 from experiments.command.stopping import STOP
 from experiments.datasets.batching import shuffled
 from experiments.datasets.images import Images
+from experiments.g2p import __main__ as g2p
 from experiments.models.readout import init_readout
 from tests.support.training import optax_promotes
 
@@ -315,10 +316,10 @@ def test_every_script_is_listed_once(capsys):
     for given in (["--help"], ["-h"]):
         assert listing.main(given) == 0
         assert capsys.readouterr().out == shown
-    for command in ("char_lm sample", "poems write"):  # where a person looks for what reads a trained model
+    for command in ("char_lm sample", "poems write", "g2p say"):  # where a person looks for what reads a trained model
         assert f"python -m experiments.{command} --help" in shown
         with pytest.raises(SystemExit):
-            {"char_lm": char_lm, "poems": poems}[command.split()[0]].main(["--help"])
+            {"char_lm": char_lm, "poems": poems, "g2p": g2p}[command.split()[0]].main(["--help"])
         assert f"python -m experiments.{command}" in " ".join(capsys.readouterr().out.split())
     assert listing.main(["gates"]) == 2
     assert "got gates; run one as python -m experiments.NAME" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Every draw of the experiments is independent of the others: of models, seeds, steps and data sets."""
 
+import functools
 import itertools
 import types
 
@@ -11,13 +12,15 @@ import pytest
 from flax import nnx
 
 import jaxrnn
-from experiments import long_sequence, polyphonic_music, translate_toy
-from experiments.datasets import batching, translation
+from experiments import long_sequence, polyphonic_music
+from experiments.datasets import batching
 from experiments.datasets.images import Images
 from experiments.datasets.weather import Weather
 from experiments.forecast import __main__ as forecast
 from experiments.forecast import airline
 from experiments.forecast.series import prepare
+from experiments.g2p import examples as spelling
+from experiments.g2p import model as speller
 from experiments.gradient_flow import gain, powers
 from experiments.memory_tasks.problems import PROBLEMS, held_out_batch, training_batch
 from experiments.models import language
@@ -65,7 +68,6 @@ def test_dropout_of_the_composer_is_drawn_independently():
 MODELS = {
     "language": lambda rngs: language.LanguageModel(H, "gru", H, H, 2, 0.5, 1, rngs),
     "music": lambda rngs: polyphonic_music.Composer("lstm", H, 0.5, rngs),
-    "translation": lambda rngs: translate_toy.EncoderDecoder("rnn", H, H, H, rngs),
 }
 
 
@@ -194,6 +196,30 @@ def batches_of_text():
     return lambda seed, epoch: of_a_step(seed, 3 * epoch)  # three windows an epoch
 
 
+def batches_of_spelling():
+    """Of one bucket, whose five batches of an epoch are one block."""
+    words = [(word, ("K", "AE", "T")) for word in map("".join, itertools.product("abcd", repeat=3))]
+    return functools.partial(spelling.batch_of, spelling.in_buckets(words), 12)
+
+
+def test_parts_of_the_speller_are_drawn_independently(monkeypatch):
+    """One bank of numbers for parameters; and masks of letters, memory, phonemes and outputs."""
+    params = speller.init(speller.model_of({"cell": "gru", "hidden_size": 2 * H, "embedding": H, "dropout": 0.5}), KEY)
+    assert_independent({name: draw for name, draw in blocks("", params).items() if draw.std() > 0})
+    seen, drop = [], speller._dropped
+
+    def watched(model, values, key):
+        seen.append(uniform(key, 400))
+        return drop(model, values, key)
+
+    monkeypatch.setattr(speller, "_dropped", watched)
+    small = speller.model_of({"cell": "gru", "hidden_size": 4, "embedding": 3, "dropout": 0.5})
+    pairs = [("cat", ("K", "AE", "T")), ("at", ("AE", "T"))]
+    speller.loss_of(small, speller.init(small, KEY), spelling.encoded(pairs), KEY)
+    assert len(seen) == 4
+    assert_independent(dict(enumerate(seen)))
+
+
 def batches_of_images():
     """A step is an epoch: of 50 images 40 are for training."""
     images = np.arange(50.0).reshape(50, 1, 1), np.arange(50)
@@ -208,7 +234,7 @@ BATCHES = {
     "forecast": batches_of_weather,
     "forecast airline": batches_of_forecast,
     "text": batches_of_text,
-    "translation": lambda: translate_toy.task_of(translate_toy.Config(), types.SimpleNamespace(init=None)).batch,
+    "spelling": batches_of_spelling,
     "shuffled": lambda: lambda seed, step: batching.shuffled(64, 16, seed, step),
     "shuffled, by epoch": lambda: lambda seed, epoch: batching.shuffled(64, 64, seed, epoch),
     "bucketed": lambda: lambda seed, step: batching.bucketed(LENGTHS, 16, seed, step, 1).indices,
@@ -231,8 +257,3 @@ def test_held_out_sequences_are_no_training_sequences():
         training_batch(PROBLEMS["adding"], 8, 5, seed=8, step=5),
     )
     assert not np.array_equal(held_out.xs, trained.xs)
-    pairs = [
-        translation.draw_pairs(translation.LANGUAGES["reversal"], 6, 50, (0, 0), test=test) for test in (False, True)
-    ]
-    sources = [{tuple(source) for source in part.sources} for part in pairs]
-    assert not sources[0] & sources[1]

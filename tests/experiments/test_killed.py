@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import translate_toy
+from tests.support import toy
 
 pytestmark = pytest.mark.processes
 
@@ -23,20 +23,19 @@ KILLS = 10
 EVERY = 5  # steps from one save to the next
 STEPS = 600
 OPTIONS = {
-    "task": "reversal", "size": 2, "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 2,
+    "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 2,
     "steps": STEPS, "evaluate-every": EVERY, "save-every": 1,
 }  # fmt: skip
 
 # Imports once, forks a process for each line of arguments, and prints its process ID and then its exit status.
 NURSERY = """
 import json, os, sys
-from experiments import translate_toy
-translate_toy.TEST_PAIRS = 20
+from tests.support import toy
 for line in sys.stdin:
     child = os.fork()
     if not child:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os._exit(translate_toy.main(json.loads(line)))
+        os._exit(toy.main(json.loads(line)))
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
 """
@@ -50,7 +49,7 @@ def nursery(tmp_path):
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
-    root = Path(translate_toy.__file__).parents[1]
+    root = Path(toy.__file__).parents[2]
     with (tmp_path / "errors").open("w") as errors:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors}
         process = subprocess.Popen(

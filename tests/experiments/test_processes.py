@@ -15,12 +15,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from experiments import translate_toy
 from experiments.command.devices import DeviceOptions, ProcessOptions, check_devices, devices_of
 from experiments.command.progress import shares
 from experiments.command.report import CannotRun
 from experiments.models import saved as saved_models
 from experiments.training import placing, runs
+from tests.support import toy
 from tests.support.distributed_worker import trained
 from tests.support.training import optax_promotes
 
@@ -90,7 +90,7 @@ def test_processes_with_different_options_report_in_one_line(tmp_path):
     assert [one.wait(120) for one in both] == [2, 2]
     for k in range(2):
         said = (tmp_path / f"said{k}.txt").read_text()
-        assert f"translate_toy: process {1 - k} was started with other options than process {k}\n" in said
+        assert f"toy: process {1 - k} was started with other options than process {k}\n" in said
     assert not (tmp_path / "run").exists()
 
 
@@ -98,7 +98,7 @@ def test_processes_with_different_options_report_in_one_line(tmp_path):
 
 STEPS = 300
 OPTIONS = {
-    "task": "reversal", "size": 2, "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 4,
+    "cell": "gru", "hidden-size": 4, "embedding": 2, "batch-size": 4,
     "steps": STEPS, "evaluate-every": 50, "save-every": 1,
 }  # fmt: skip
 
@@ -112,7 +112,7 @@ def pair(folder, log, own=((), ())):
     where = {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": "2"}
     return [
         start(
-            ["experiments.translate_toy", *options(), "--devices=2", f"--out={folder}", *more],
+            ["tests.support.toy", *options(), "--devices=2", f"--out={folder}", *more],
             log.with_name(f"{log.name}{k}"),
             **where,
             JAX_PROCESS_ID=str(k),
@@ -151,7 +151,7 @@ def test_resume_continues_after_a_process_is_killed(tmp_path):
     assert reached < STEPS
     with optax_promotes():  # one process with one device resumes
         for where, more in ((folder, ["--resume"]), (tmp_path / "alone", [])):
-            assert translate_toy.main([*options(), f"--out={where}", "--devices=1", *more]) == 0
+            assert toy.main([*options(), f"--out={where}", "--devices=1", *more]) == 0
     assert saved(folder)[-1] == saved(tmp_path / "alone")[-1] == STEPS
     chex.assert_trees_all_close(arrays_of(folder), arrays_of(tmp_path / "alone"), rtol=0, atol=1e-5)  # measured: 3e-7
 
@@ -239,15 +239,15 @@ def test_bad_environment_variables_are_refused(monkeypatch):
 
 
 def test_too_many_devices_are_refused(capsys, tmp_path):
-    assert translate_toy.main(["--quick", "--devices=9", f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err == "translate_toy: --devices expected at most 8 here, got 9\n"
+    assert toy.main(["--quick", "--devices=9", f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == "toy: --devices expected at most 8 here, got 9\n"
 
 
 def test_batch_that_the_devices_do_not_divide_is_refused(capsys, tmp_path):
-    assert translate_toy.main(["--quick", "--devices=3", "--batch-size=64", f"--out={tmp_path}"]) == 2
-    said = "translate_toy: --batch-size expected a number that 3 devices divide, got 64\n"
+    assert toy.main(["--quick", "--devices=3", "--batch-size=64", f"--out={tmp_path}"]) == 2
+    said = "toy: --batch-size expected a number that 3 devices divide, got 64\n"
     assert capsys.readouterr().err == said
     assert not list(tmp_path.iterdir())
-    runs.check_shares(translate_toy.Config(devices=2, batch_size=7), 2)  # one device per run
+    runs.check_shares(toy.Config(devices=2, batch_size=7), 2)  # one device per run
     with pytest.raises(ValueError, match="--batch-size expected a number that 2 devices divide, got 7"):
-        runs.check_shares(translate_toy.Config(devices=4, batch_size=7), 2)
+        runs.check_shares(toy.Config(devices=4, batch_size=7), 2)

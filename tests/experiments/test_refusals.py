@@ -15,7 +15,7 @@ import pytest
 
 import experiments
 from experiments import __main__ as listing
-from experiments import mnist_1d, translate_toy
+from experiments import mnist_1d
 from experiments.command import memory, messages, options
 from experiments.command.messages import LONGEST, one_line, shown
 from experiments.command.script import files_of
@@ -27,6 +27,7 @@ from tests.support.training import filled
 ROOT = Path(experiments.__file__).parent
 PACKAGES = (
     "bptt_by_hand",
+    "g2p",
     "gradient_flow",
     "memory_tasks",
     "gates",
@@ -43,7 +44,11 @@ BEGUN = {  # what a script calls when it begins to work, if that is not `run`
     "char_lm sample": "written",
     "poems write": "written",
 }
-COMMANDS = {"char_lm sample": "SampleConfig", "poems write": "WriteConfig"}  # beside the trainings
+COMMANDS = {
+    "char_lm sample": "SampleConfig",
+    "poems write": "WriteConfig",
+    "g2p say": "SayConfig",
+}  # beside the trainings
 TRAINED = [row.name for row in listing.SCRIPTS if row.name != "datasets"]
 
 
@@ -114,7 +119,7 @@ def test_numbers_that_cannot_be_are_named(script, refusal):
             if name != "--minutes":  # which may be infinite
                 for number in ("1e300", "inf"):
                     assert name in refusal(script, name, number)
-            if name not in ("--minutes", "--noise", "--dropout"):
+            if name not in ("--minutes", "--noise", "--dropout", "--length-penalty"):
                 for number in ("1e-300", "0"):
                     assert name in refusal(script, name, number)
 
@@ -132,7 +137,8 @@ def test_odd_words_give_one_line(script, refusal):
         else:
             assert f"{name} expected a value, got nothing" in refusal(script, name)
     assert "there is no option --colour" in refusal(script, "--colour", "red")
-    assert "expected an option, got 'a\\nb'" in refusal(script, "a\nb")
+    expected = "words of letters a to z and apostrophes" if script == "g2p say" else "an option"
+    assert f"expected {expected}, got 'a\\nb'" in refusal(script, "a\nb")
 
 
 def test_commands_with_odd_words_give_one_line(refusal, capsys):
@@ -147,20 +153,20 @@ def test_commands_with_odd_words_give_one_line(refusal, capsys):
 
 def test_unknown_option_is_answered_by_the_nearest(refusal):
     assert "there is no option --epoch; did you mean --epochs?" in refusal("sequential_images", "--epoch", "3")
-    assert "expected an option, got 2" in refusal("translate_toy", "--seed", "1", "2")
+    assert "expected an option, got 2" in refusal("sequential_images", "--seed", "1", "2")
 
 
 def test_seeds_that_would_repeat_others_are_refused(refusal):
     """JAX keeps 32 bits of a seed."""
     assert (jax.random.key_data(jax.random.key(2**32 + 5)) == jax.random.key_data(jax.random.key(5))).all()
-    assert "--seed expected at most 4,294,967,295, got 4294967296" in refusal("translate_toy", "--seed", str(2**32))
-    for script in ("translate_toy", "memory_tasks", "gradient_flow"):
+    assert "--seed expected at most 4,294,967,295, got 4294967296" in refusal("sequential_images", "--seed", str(2**32))
+    for script in ("sequential_images", "memory_tasks", "gradient_flow"):
         last = str(2**32 - 2)
         found = refusal(script, "--seed", last, "--seeds", "3")
         assert "--seed 4294967294 and 3 --seeds end beyond 4,294,967,295, the last seed" in found
-    options.check_seeds(translate_toy.Config(seed=2**32 - 1, seeds=1))
+    options.check_seeds(mnist_1d.Config(seed=2**32 - 1, seeds=1))
     with pytest.raises(ValueError, match="end beyond"):
-        options.check_seeds(translate_toy.Config(seed=2**32 - 1, seeds=1), more=1)
+        options.check_seeds(mnist_1d.Config(seed=2**32 - 1, seeds=1), more=1)
 
 
 def test_messages_are_printable_and_short():
@@ -224,9 +230,9 @@ def test_file_in_the_place_of_a_folder_is_refused_before_work(texts, tmp_path, r
         if "--out" in fields_of(script):
             assert "cannot write into out/file/x/y: Not a directory" in refusal(script, "--out", "out/file/x/y")
     (tmp_path / "out" / "link").symlink_to("nowhere")
-    assert "cannot write into out/link: File exists" in refusal("translate_toy", "--out", "out/link")
-    assert "cannot write into" in refusal("translate_toy", "--out", "a\0b")
-    assert "cannot write into" in refusal("translate_toy", "--out", "x" * 300)
+    assert "cannot write into out/link: File exists" in refusal("sequential_images", "--out", "out/link")
+    assert "cannot write into" in refusal("sequential_images", "--out", "a\0b")
+    assert "cannot write into" in refusal("sequential_images", "--out", "x" * 300)
     assert (tmp_path / "out" / "file").read_text() == "mine"
 
 

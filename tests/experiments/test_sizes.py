@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import char_lm, long_sequence, translate_toy
+from experiments import char_lm, long_sequence
 from experiments.benchmarks import latency, scaling, speed
 from experiments.benchmarks import memory as memory_benchmark
 from experiments.command import memory, script
@@ -23,6 +23,7 @@ from experiments.datasets.weather import Weather
 from experiments.models import language
 from experiments.training import sizes
 from experiments.training.loop import Task, begin, make_optimiser, training
+from tests.support import toy
 
 BIG = 2 * 10**10  # bytes of an imaginary machine
 RNG = np.random.default_rng(0)
@@ -37,8 +38,10 @@ def quatrain():
     return quatrains.Poem(("白日依山盡", "黃河入海流", "欲窮千里目", "更上一層樓"), "，。，。")
 
 
+WORDS = {f"{a}{b}{c}": [("K", "AE", "T")] for a in "abcdef" for b in "abcdef" for c in "abcdef"}
 DATA = {  # in the place of sets that are not here, or slow to make
     "mnist_1d": ("load", lambda *_: Images(np.zeros((4000, 40, 1), np.float32), np.arange(4000) % 10, None, None)),
+    "g2p": ("load", lambda *_: [WORDS] * 3),
     "japanese_vowels": ("load_vowels", lambda *_: Vowels(utterances(), utterances())),
     "forecast": ("load_weather", lambda *_: Weather(np.arange(2000).astype("datetime64[h]"), RNG.random((2000, 3, 8)))),
     "forecast.airline": (
@@ -58,7 +61,7 @@ CASES = {
     "polyphonic_music": ({"cells": ("gru",)}, {"budgets": (2 * 10**9, 20_000), "window": 10**8}),
     "char_lm": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "layers": 100}),
     "poems": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "layers": 100}),
-    "translate_toy": ({}, {"hidden_size": 10**6, "embedding": 2**31 - 1, "batch_size": 2**31 - 1, "seeds": 10**9}),
+    "g2p": ({"batch_size": 4}, {"hidden_size": 10**6, "embedding": 10**9, "seeds": 10**9}),
     "forecast": ({}, {"hidden_size": 10**6, "batch_size": 10**9}),
     "forecast.airline": ({}, {"hidden_size": 10**6, "batch_size": 10**9}),
     "gradient_flow": ({"cells": ("lstm",)}, {"hidden_size": 10**6, "length": 10**8, "batch_size": 5 * 10**4, "gains": 10**8 + 1}),
@@ -83,6 +86,7 @@ CASES = {
 def test_sizes_beyond_the_memory_are_refused_by_every_training_script(name, monkeypatch, tmp_path):
     packages = (
         "forecast",
+        "g2p",
         "gradient_flow",
         "memory_tasks",
         "gates",
@@ -139,16 +143,16 @@ GPUS = 2 * [types.SimpleNamespace(platform="gpu", memory_stats=lambda: {"bytes_l
 
 
 def test_stored_bytes_equal_hand_computation():
-    """An encoder and a decoder, Adam with two moments, and what `apply_if_finite` and Adam count: 13 bytes."""
-    h, e, v, seeds, calls = 7, 5, 14, 3, 4
-    config = translate_toy.Config(hidden_size=h, embedding=e, batch_size=6)
-    task = translate_toy.task_of(config, translate_toy.model_of(config))
-    parameters = v * e + 2 * 4 * h * (e + h + 1) + h * v + v
-    sequences = 6 * (7 + 1 + 5)  # sources, their lengths, targets with their end
+    """An embedding, a cell and a read-out, Adam with two moments, and what `apply_if_finite` and Adam count: 13 bytes."""
+    h, e, v, seeds, calls = 7, 5, toy.SYMBOLS, 3, 4
+    config = toy.Config(cell="rnn", hidden_size=h, embedding=e, batch_size=6)
+    task = toy.task_of(config, toy.model_of(config))
+    parameters = v * e + h * (e + h + 1) + h * v + v
+    sequences = 6 * toy.TIME
     found = sizes.stored_bytes(task, sizes.shapes_of(task.batch(0, 0)), seeds, calls, CPU)
     state = seeds * (3 * 4 * parameters + 13) + 4 * parameters  # and the gradient of one seed
     assert found == {sizes.STATE: state, sizes.BATCHES: 2 * seeds * calls * 4 * sequences}
-    one = translate_toy.task_of(dataclasses.replace(config, batch_size=1), translate_toy.model_of(config))
+    one = toy.task_of(dataclasses.replace(config, batch_size=1), toy.model_of(config))
     shapes = sizes.shapes_of(one.batch(0, 0), 6)
     assert shapes == sizes.shapes_of(task.batch(0, 0))
     shared = sizes.stored_bytes(task, shapes, seeds, calls, GPUS)
@@ -176,8 +180,8 @@ def test_kept_bytes_are_those_between_the_products():
 
 
 def test_bytes_of_a_recurrent_network_are_at_most_those_that_the_compiler_allocates():
-    config = translate_toy.Config(cell="rnn", hidden_size=32, embedding=8, batch_size=16)
-    task, seeds, calls = translate_toy.task_of(config, translate_toy.model_of(config)), 2, 3
+    config = toy.Config(cell="rnn", hidden_size=32, embedding=8, batch_size=16)
+    task, seeds, calls = toy.task_of(config, toy.model_of(config)), 2, 3
     batch, optimiser = sizes.shapes_of(task.batch(0, 0)), make_optimiser(1.0)
     with jax.numpy_dtype_promotion("standard"):
         state = jax.eval_shape(lambda: begin(task, optimiser, range(seeds)))
@@ -301,8 +305,8 @@ def test_memory_that_runs_out_is_reported_in_one_line(error, monkeypatch, capsys
 
     line = str(error).splitlines()[0]
     said = f": out of memory: {line}; give smaller sizes\n"
-    assert script.run_script("translate_toy", translate_toy.Config, run, arguments=[f"--out={tmp_path}"]) == 2
-    assert capsys.readouterr().err == f"translate_toy{said}"
+    assert script.run_script("toy", toy.Config, run, arguments=[f"--out={tmp_path}"]) == 2
+    assert capsys.readouterr().err == f"toy{said}"
     monkeypatch.setattr(long_sequence, "run", run)
     assert long_sequence.main(["--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"long_sequence{said}"

@@ -54,6 +54,27 @@ def test_odd_arguments_of_generate_are_refused():
         assert not faults("generate", traced, good, accepted=right, words=words)
 
 
+def test_odd_arguments_of_tokens_and_beams_are_refused():
+    traced = lambda f: lambda **arguments: jax.eval_shape(lambda: f(**arguments))  # noqa: E731
+    cell, start = jaxrnn.gru(2), jnp.zeros((3, 2))
+    params, logits, embed = cell.init(KEY, 2), lambda y: y, lambda token: jax.nn.one_hot(token, 2)
+    words = {"net_or_cell": ("net_or_cell", "params"), "first_input": ("first_input", "states")}
+    good = {"net_or_cell": cell, "params": params, "states": start, "first_input": start, "length": 2, "end": 1}
+    right = {
+        "params": FORMS,
+        "states": FORMS,
+        "first_input": FORMS - {"float16"},
+        "key": RIGHT["key"],
+        "end": {"None", "0"},
+    }
+    right |= {"return_inputs": {"True"}, "return_tokens": {"True"}}
+    own = {"next_input": jaxrnn.next_token(logits, embed), "key": KEY, "return_inputs": False, "return_tokens": True}
+    assert not faults("generate", traced(jaxrnn.generate), {**good, **own}, accepted=right, words=words)
+    right |= {"length_penalty": {"0", "2.5", "numbers"}, "end": {"0"}}
+    own = {"logits": logits, "embed": embed, "beam_size": 2, "length_penalty": 0.5}
+    assert not faults("beam_search", traced(jaxrnn.beam_search), {**good, **own}, accepted=right, words=words)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_odd_arguments_of_last_output_are_refused(bidirectional):
     traced = lambda **arguments: jax.eval_shape(lambda: jaxrnn.last_output(**arguments))  # noqa: E731

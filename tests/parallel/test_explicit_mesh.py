@@ -90,6 +90,29 @@ def test_generation_on_several_devices_equals_one_device(key):
         assert_close(jax.tree.map(np.asarray, by_name), expected, "float32")
 
 
+def drawn_and_best(params, start, with_beams=True):
+    """Tokens until an end, and the best hypotheses."""
+    logits, embed = lambda y: 5 * y, lambda token: jax.nn.one_hot(token, F)
+    states = NET.initial_state(start.shape[:1])
+    drawn = jaxrnn.generate(NET, params, states, start, jaxrnn.next_token(logits, embed), 6, end=1)
+    if not with_beams:
+        return drawn.tokens, drawn.log_probs
+    best = jaxrnn.beam_search(NET, params, states, start, logits, embed, 6, beam_size=3, end=1)
+    return (drawn.tokens, drawn.log_probs, best.tokens), (drawn.lengths, best.scores)
+
+
+def test_tokens_and_beams_on_several_devices_equal_one_device():
+    params, start = NET.init(jax.random.key(0), F), jax.random.normal(jax.random.key(2), (B, F))
+    one = jax.tree.map(np.asarray, drawn_and_best(params, start))
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        mesh = jax.sharding.get_mesh()
+        sharded = jax.device_put(start, NamedSharding(mesh, PartitionSpec("batch")))
+        own = jax.jit(drawn_and_best, static_argnums=2)(params, sharded, False)
+        assert_close(jax.tree.map(np.asarray, own), one[0][:2], "float32")
+    parallel = jax.jit(jaxrnn.data_parallel(drawn_and_best, (None, 0), (1, 0), devices=jax.devices()[:DEVICES]))
+    assert_close(jax.tree.map(np.asarray, parallel(params, start)), one, "float32")
+
+
 def test_arguments_by_name_go_to_their_axes():
     def f(scale, xs, shift=0.0):
         return jnp.sum(scale * xs + shift, 0)

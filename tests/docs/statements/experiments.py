@@ -21,11 +21,13 @@ from experiments import (
     sequential_images,
 )
 from experiments.command import devices
-from experiments.datasets import _table, airline, translation, weather
+from experiments.datasets import _table, airline, cmudict, weather
 from experiments.forecast import __main__ as weather_script
 from experiments.forecast import airline as forecast_airline
 from experiments.forecast import series
 from experiments.forecast.tables import best_rule
+from experiments.g2p import __main__ as spelling
+from experiments.g2p.examples import LONGEST as LONGEST_WORD
 from experiments.lstm_vs_gru import __main__ as lstm_vs_gru
 from experiments.real_models import compare, g2p
 from experiments.recurrent_ppo import planning
@@ -91,8 +93,8 @@ def patience_of_processes():
 @says(PAGE)
 def scripts_that_save_by_default():
     saving = [name for name in scripts() if getattr(module(name).Config, "save_every", None)]
-    assert saving == ["char_lm", "poems"]
-    return "with `--save-every N` (by default in `char_lm` and `poems`)"
+    assert saving == ["char_lm", "poems", "g2p"]
+    return "with `--save-every N` (by default in `char_lm`, `poems` and `g2p`)"
 
 
 def scripts():
@@ -199,11 +201,6 @@ def poems_of_the_record():
     return "Two of them:"
 
 
-@says(PAGE)
-def sources_held_out():
-    return f"One source in {WORDS[translation.HELD_OUT]}, chosen by a hash of it, is never trained on."
-
-
 @says("experiments/forecast/airline.py")
 def harmonics():
     year = airline.Series(np.arange("1949-01", "1951-01", dtype="datetime64[M]"), np.arange(1.0, 25.0))
@@ -275,6 +272,38 @@ def network_and_regression():
     seeds = len(found["seeds"])
     return f"""The GRU is ahead of every rule in {seeds} of {seeds} seeds. It is behind linear regression of the same inputs, with the penalty that is best
     on the validation hours. "GRU, regression" is the average of the two means, with the GRU's deviations: it is ahead of both in {seeds} of {seeds} seeds."""
+
+
+@says(PAGE)
+def words_of_the_dictionary():
+    (words,) = re.findall(r"of ([\d,]+) English words", cmudict.CMUDICT.about)  # test_datasets_published.py counts
+    graphemes, phonemes = len(cmudict.GRAPHEMES), len(cmudict.PHONEMES)
+    return f"{words} of them, stress left out: {graphemes} graphemes\nand {phonemes} phonemes."
+
+
+@says(PAGE)
+def lengths_of_words():
+    return f"All pronunciations of at most {LONGEST_WORD} letters and {LONGEST_WORD - 1} phonemes are trained on."
+
+
+@says(PAGE)
+def parts_of_the_dictionary():
+    every, test, validation = cmudict.SHARES
+    assert every == 10 * test
+    return f"A tenth of the words is for testing and {100 * validation / every:.1f} % for validation, by a hash."
+
+
+@says(PAGE)
+def splits_of_the_dictionary():
+    assert cmudict.stem("running") == cmudict.stem("runs") != cmudict.stem("went")
+    assert spelling.Config.split == "stem"
+    return '`--split stem`, the default, hashes a stem, so that "running" is not tested where "runs" was trained on.'
+
+
+@says(PAGE)
+def words_to_say():
+    assert {"best", "beam_size"} <= {field.name for field in dataclasses.fields(spelling.SayConfig)}
+    return "python -m experiments.g2p say recurrent networks --best 3"
 
 
 @says(PAGE)

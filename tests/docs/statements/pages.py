@@ -136,9 +136,20 @@ def members_of_an_implementation():
 def layers():
     block = re.search(r'type = "layers"\nlayers = \[(.*?)\n\]', text_of("pyproject.toml"), re.S)[1]  # type: ignore[index]
     found = [row for row in re.findall(r'"(.*)"', block) if not row.startswith("jaxrnn._")]
-    order = ["experiments", "modules", "interop", "analysis", "network", "layers", "sequence", "cells", "initializers"]
+    order = [
+        "experiments",
+        "modules",
+        "interop",
+        "beams",
+        "analysis",
+        "network",
+        "layers",
+        "sequence",
+        "cells",
+        "initializers",
+    ]
     assert [row.removeprefix("jaxrnn.").partition(" ")[0] for row in found][: len(order)] == order
-    return "`experiments`, `modules`, `interop` and `saving`, `analysis`, `parallel`, `generation` and `configuration`, `network`, `sequence`, `cells`"
+    return "`experiments`, `modules`, `interop` and `saving`, `beams`, `analysis`, `parallel`, `generation` and `configuration`, `network`, `sequence`, `cells`"
 
 
 @says(CONTRIBUTING)
