@@ -194,6 +194,7 @@ SINGLE = {
     "experiments/benchmarks/_scaling_counts.py", "experiments/gradient_flow/measure.py",
     "experiments/lstm_vs_gru/__main__.py", "experiments/sequential_images.py",
     "experiments/recurrent_ppo/speed.py", "experiments/parallel_in_time/times.py", "experiments/real_models/audio.py", "jaxrnn/testing/numbers.py",
+    "jaxrnn/analysis/ablation.py", "jaxrnn/parallel/_own_cells.py",
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogFormatter, NullLoc
 from experiments.benchmarks._peers import PEERS
 from experiments.benchmarks._summary import BASE, ratios
 from experiments.benchmarks._turns import TASKS, Timing
-from experiments.command.figures import GREY, LINE_OF_TEXT, STYLE, spread_out
+from experiments.command.figures import GREY, LINE_OF_TEXT, STYLE, spread_out, write_png
 from experiments.command.report import whole_file
 
 # Okabe and Ito's palette. jaxrnn's own have filled markers and solid lines, the others open ones and dashes.
@@ -139,4 +139,4 @@ def _label_ends(axis: Axes, lines: Mapping[str, Sequence[float]]) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=160)
+        write_png(figure, partial, dpi=160)

