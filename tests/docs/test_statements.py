@@ -16,10 +16,11 @@ from tests.docs.statements import (
     pages,
     parallel_in_time,
     spaced,
+    tasks,
     text_of,
 )
 
-MODULES = (library, interfaces, pages, experiments, gates, parallel_in_time, benchmarks)
+MODULES = (library, interfaces, pages, experiments, tasks, gates, parallel_in_time, benchmarks)
 OTHERS = {".cache", ".venv", "results"}  # folders whose pages are not the project's
 PAGES = sorted(
     str(path) for path in (each.relative_to(ROOT) for each in ROOT.rglob("*.md")) if not OTHERS & set(path.parts)
