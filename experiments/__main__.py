@@ -40,7 +40,7 @@ SCRIPTS = (
         "adding, copying, order, grammar and agreement over long stretches, parity, words of groups",
         "35",
     ),
-    Script("recurrent_ppo", "agents with memory: PPO on four tasks with known optima, beside one without", "6"),
+    Script("recurrent_ppo", "agents with memory: PPO on four tasks with known optima, beside one without", "10"),
     Script("gates", "what trained gates do, and which of them matter", "4"),
     Script("lstm_vs_gru", "equal parameters: quality and seconds side by side", "7"),
     Script("parallel_in_time", "Newton's iterations beside Lyapunov exponents; depth and time of three ways", "10"),
