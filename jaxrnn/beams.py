@@ -155,11 +155,12 @@ def beam_search(
 
     def step(search: _Search) -> _Search:
         after, log_p = jax.vmap(advance)(search.states, search.xs)
-        total = search.open.log_probs[..., None] + log_p  # (K, *B, V)
+        before = search.open.log_probs[..., None]
+        total = jnp.where(before == -jnp.inf, before, before + log_p)  # (K, *B, V); an empty place reads anything
         n = search.n + 1
         ended = _best(_joined(search.ended, _with_token(search.open, end, total[..., end], n)), beam_size, penalty)
         going = jnp.where(jnp.arange(tokens) == end, -jnp.inf, total)
-        values, places = jax.lax.top_k(_ranked(jnp.moveaxis(going, 0, -2).reshape(*batch, -1)), beam_size)
+        values, places = jax.lax.top_k(_ranked(jnp.moveaxis(going, 0, -2).reshape(*batch, beam_size * tokens)), beam_size)
         places = jnp.moveaxis(places, -1, 0)  # (K, *B), into beams times tokens
         parents, chosen = places // tokens, (places % tokens).astype(jnp.int32)
         values = jnp.take_along_axis(_by_beam(going, parents), chosen[..., None], -1)[..., 0]
