@@ -295,7 +295,8 @@ def attend(
 
     Returns:
         A :class:`Cell` with :class:`AttendParams`, whose state is an :class:`AttendState`: that of the cell
-        inside, and h̃ if the output is h̃. To start from an encoder, replace the first:
+        inside, h̃ if the output is h̃, and h if the next step asks with it and it is no part of the first, as
+        that of an LRU. To start from an encoder, replace the first:
         `cell.initial_state((B,))._replace(cell=encoder_state)`. Of noise in the cell inside, input dropout
         drops x alone, not what is fed.
 
@@ -316,9 +317,10 @@ def attend(
 
     References:
         Bahdanau, Cho & Bengio 2014, arXiv:1409.0473: c_i and α_ij are equations 5 and 6, the additive score
-        is that of appendix A.1.2; its output layer reads s_i and c_i (A.2.2). Luong, Pham & Manning 2015,
-        arXiv:1508.04025: h̃ is equation 5, α equation 7, dot and general are of equation 8, input feeding is
-        section 3.3. The scaling is that of Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+        is that of appendix A.1.2; its output layer reads y_{i-1}, c_i and s_i (equation 4; A.2.2 has s_{i-1}).
+        Luong, Pham & Manning 2015, arXiv:1508.04025: h̃ is equation 5, α equation 7, dot and general are of
+        equation 8, input feeding is section 3.3. The scaling is that of Vaswani et al. 2017, arXiv:1706.03762,
+        equation 1.
 
     Differs from:
         1. tfa.seq2seq's AttentionWrapper: its cell reads [x_t; attention_{t-1}] and asks with h_t with either

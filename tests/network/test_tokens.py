@@ -355,6 +355,14 @@ def test_steps_after_all_ends_compute_nothing_and_gradients_flow(x64):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole)) > 1e-2
 
 
+def test_outputs_of_several_arrays_are_zero_after_the_end():
+    cell = jaxrnn.Cell(lambda key, size: None, lambda shape: None, lambda params, state, x: (state + 1, (state, x)))
+    ended = lambda y, key: (y[1], jnp.array([1, 0, 0]), y[0])  # noqa: E731
+    count, ones = jaxrnn.generate(cell, (), jnp.arange(3.0), jnp.ones(3), ended, 2, end=1).ys
+    assert count.tolist() == [[0, 1, 2], [0, 2, 3]]
+    assert ones.tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
 # Refused
 
 
