@@ -211,7 +211,7 @@ def _run(cell: Cell, params: Params, xs: Any, state: State | None, options: dict
         return ys, None
     time, batch_shape = ys.shape[0], ys.shape[1:-1]
     initial = cell.initial_state(batch_shape) if state is None else state
-    dtype = jax.tree.leaves(after)[-1].dtype
+    dtype = ys.dtype
     params, xs, initial = cast_floating(jax.tree.map(jnp.asarray, (params, xs, initial)), dtype)
     before = shifted(initial, after, options["reverse"])
     if options["resets"] is not None:

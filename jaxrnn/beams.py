@@ -100,8 +100,9 @@ def beam_search(
         A :class:`Beams`, best first along its last axis: `tokens[..., 0]` is the best sequence. Of equal
         scores the hypothesis that ended first comes first, then that of the better parent, then that of the
         smaller token. Where there are fewer hypotheses than K, the last places are empty. log p is in float32, in
-        float64 if the logits are. If logits are NaN, or all of one step are -inf, log p is NaN: such a hypothesis comes
-        first, and other sequences of the batch are not touched.
+        float64 if the logits are. If logits of a hypothesis are NaN, or all of one step are -inf, its log p is NaN: it
+        comes first, and other sequences of the batch are not touched. The search has no gradient; run the tokens that
+        it found by `unroll` for that.
 
     Raises:
         TypeError, ValueError: naming the argument: for sizes that are not positive integers, an `end` outside the
@@ -155,11 +156,13 @@ def beam_search(
 
     def step(search: _Search) -> _Search:
         after, log_p = jax.vmap(advance)(search.states, search.xs)
-        total = search.open.log_probs[..., None] + log_p  # (K, *B, V)
+        before = search.open.log_probs[..., None]
+        total = jnp.where(before == -jnp.inf, before, before + log_p)  # (K, *B, V); an empty place reads anything
         n = search.n + 1
         ended = _best(_joined(search.ended, _with_token(search.open, end, total[..., end], n)), beam_size, penalty)
         going = jnp.where(jnp.arange(tokens) == end, -jnp.inf, total)
-        values, places = jax.lax.top_k(_ranked(jnp.moveaxis(going, 0, -2).reshape(*batch, -1)), beam_size)
+        flat = jnp.moveaxis(going, 0, -2).reshape(*batch, beam_size * tokens)
+        values, places = jax.lax.top_k(_ranked(flat), beam_size)
         places = jnp.moveaxis(places, -1, 0)  # (K, *B), into beams times tokens
         parents, chosen = places // tokens, (places % tokens).astype(jnp.int32)
         values = jnp.take_along_axis(_by_beam(going, parents), chosen[..., None], -1)[..., 0]

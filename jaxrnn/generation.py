@@ -261,9 +261,12 @@ def _chosen(where: str, found: Any, x: PyTree, with_tokens: bool) -> tuple[PyTre
 
 def _until_end(where: str, step: Callable[[Any], Any], start: Any, length: int, end: int) -> Generated:
     """`length` steps, in each of which only the sequences that have not ended take part."""
-    token = jax.eval_shape(step, start)[1][1]
+    y, token, *_ = jax.eval_shape(step, start)[1]
+    if end > jnp.iinfo(token.dtype).max:
+        raise ValueError(f"{where}: end expected a number that the tokens' dtype {token.dtype} holds, got {end}")
     check_batched(where, "states", start[0], token.shape)
     check_batched(where, "first_input", start[1], token.shape)
+    check_batched(where, "outputs", y, token.shape)
 
     def hold(ended: Array, old: PyTree, new: PyTree) -> PyTree:
         return jax.tree.map(
@@ -276,7 +279,7 @@ def _until_end(where: str, step: Callable[[Any], Any], start: Any, length: int, 
         token, last = jnp.where(ended, jnp.asarray(end, token.dtype), token), ended
         ended = ended | (token == end)
         kept = ((hold(last, states, after), hold(last, x, x_next), key), ended)
-        zeros = jnp.zeros_like(y), jnp.zeros_like(log_prob)
+        zeros = jax.tree.map(jnp.zeros_like, (y, log_prob))
         y, log_prob = hold(last, zeros[0], y), jnp.where(last, zeros[1], log_prob)
         return kept, (y, token, log_prob, hold(last, x, inputs) if inputs is not None else None, last)
 

@@ -170,7 +170,7 @@ def backward(
         return dquery, Deltas(dcontext, dscores, None)
     u = _activations(alg.dot(query, scorer.w_q), keys.astype(query.dtype))
     slopes = over_positions(dscores, alg.tanh_slope(u))
-    da = slopes * jnp.broadcast_to(scorer.v.astype(slopes.dtype), slopes.shape)
+    da = alg.dot_transposed(slopes, scorer.v)
     return alg.dot_transposed(da, transposed), Deltas(dcontext, dscores, da)
 
 
@@ -209,4 +209,4 @@ def _accumulate_additive(
 
     start = vary_like((jnp.zeros_like(own), jnp.zeros(v.shape, own.dtype)), keys, v, preactivations, dscores)
     (of_keys, of_v), _ = lax.scan(step, start, (preactivations, dscores))
-    return of_keys * jnp.broadcast_to(v.astype(own.dtype), of_keys.shape), of_v
+    return alg.dot_transposed(of_keys, v), of_v

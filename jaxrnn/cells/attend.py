@@ -19,7 +19,7 @@ from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _attend_rule as rules
 from jaxrnn.cells._attend_rule import AttendParams, AttendState, Plan
 from jaxrnn.cells._attention import SCORES, Memory
-from jaxrnn.cells._step import cast_floating, check_dtype_of_state
+from jaxrnn.cells._step import cast_floating, check_dtype_of_state, vary_over_batch, zeros_state
 from jaxrnn.cells.gru import GRUConfig
 from jaxrnn.cells.indrnn import IndRNNConfig
 from jaxrnn.cells.lstm import LSTMConfig
@@ -109,7 +109,7 @@ def _initial_state(inside: Any, sizes: Sizes, carries: bool, batch_shape: tuple[
     dtype = _checks.float_dtype(where, "dtype", dtype)
 
     def zeros(size: int) -> Array:
-        return jnp.zeros((*batch_shape, size), jnp.result_type(float) if dtype is None else dtype)
+        return vary_over_batch(zeros_state(size, batch_shape, dtype))
 
     output = zeros(sizes.attention_size) if sizes.attention_size else None
     return AttendState(inside(batch_shape, dtype), output, zeros(sizes.hidden_size) if carries else None)
@@ -163,6 +163,7 @@ def _step(where: str, check: Any, expected_state: Any, plan: Plan, params: Param
         x = _checks.floating(where, "x", x)
         check(where, params, x.shape)
         _checks.state_like(where, "state", state, jax.eval_shape(lambda: expected_state(x.shape[:-1])), "x")
+        params = jax.tree.map(jnp.asarray, params)
         floats = [leaf for leaf in jax.tree.leaves(params) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         dtype = jnp.result_type(x, *floats)
         check_dtype_of_state(where, state, dtype, "params and x")
@@ -294,7 +295,8 @@ def attend(
 
     Returns:
         A :class:`Cell` with :class:`AttendParams`, whose state is an :class:`AttendState`: that of the cell
-        inside, and h̃ if the output is h̃. To start from an encoder, replace the first:
+        inside, h̃ if the output is h̃, and h if the next step asks with it and it is no part of the first, as
+        that of an LRU. To start from an encoder, replace the first:
         `cell.initial_state((B,))._replace(cell=encoder_state)`. Of noise in the cell inside, input dropout
         drops x alone, not what is fed.
 
@@ -315,9 +317,10 @@ def attend(
 
     References:
         Bahdanau, Cho & Bengio 2014, arXiv:1409.0473: c_i and α_ij are equations 5 and 6, the additive score
-        is that of appendix A.1.2; its output layer reads s_i and c_i (A.2.2). Luong, Pham & Manning 2015,
-        arXiv:1508.04025: h̃ is equation 5, α equation 7, dot and general are of equation 8, input feeding is
-        section 3.3. The scaling is that of Vaswani et al. 2017, arXiv:1706.03762, equation 1.
+        is that of appendix A.1.2; its output layer reads y_{i-1}, c_i and s_i (equation 4; A.2.2 has s_{i-1}).
+        Luong, Pham & Manning 2015, arXiv:1508.04025: h̃ is equation 5, α equation 7, dot and general are of
+        equation 8, input feeding is section 3.3. The scaling is that of Vaswani et al. 2017, arXiv:1706.03762,
+        equation 1.
 
     Differs from:
         1. tfa.seq2seq's AttentionWrapper: its cell reads [x_t; attention_{t-1}] and asks with h_t with either

@@ -178,7 +178,7 @@ def _specs(placement: Placement, inputs: Inputs) -> _Specs:
     whole = PartitionSpec()
 
     def weight(w: Any) -> Any:
-        if isinstance(w, Memory):  # of each sequence its own, or one for the first axes of the batch
+        if isinstance(w, Memory):  # of each sequence its own, or one for the last axes of the batch
             spec = PartitionSpec(*batch[rank - (w.values.ndim - 2) :])
             return jax.tree.map(lambda leaf: spec, w)
         return Dropped(whole, PartitionSpec(*batch)) if isinstance(w, Dropped) else whole  # pyright: ignore

@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,6 +225,34 @@ def test_weights_follow_masks_resets_and_the_direction_of_reading(x64):
     assert_close(back, jaxrnn.attention_weights(cell, bound, xs[::-1], state)[::-1])
 
 
+class Counted(NamedTuple):
+    h: Any
+    steps: Any  # integers, in the last place
+
+
+def test_weights_of_a_cell_that_counts_its_steps_are_those_of_its_floating_state(x64):
+    def step(params, state, x):
+        h = jnp.tanh(x @ params["w"] * params["scale"] + state.h)
+        return Counted(h, state.steps + 1), h
+
+    def init(key, size, dtype=None):
+        return {"w": jnp.linspace(-1, 1, size * H).reshape(size, H), "scale": 1.0}
+
+    def initial(batch_shape=(), dtype=None):
+        return Counted(jnp.zeros((*batch_shape, H), dtype), jnp.zeros(batch_shape, jnp.int32))
+
+    cell = jaxrnn.attend(jaxrnn.Cell(init, initial, step), M)
+    _, _, memory, xs, _ = made("bahdanau")
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    bound = jaxrnn.with_memory(cell, params, memory, lengths=LENGTHS)
+    alphas, ys = jaxrnn.attention_weights(cell, bound, xs), jaxrnn.unroll(cell, bound, xs)[1]
+    own, hs, inside = numpy_of(params), numpy_of(ys)[:-1, :, M:], numpy_of(memory)
+    queries = np.concatenate([np.zeros((1, B, H)), hs]) @ own.w_q
+    scores = np.tanh(queries[:, :, None] + inside @ own.w_k) @ own.v
+    assert_close(alphas, np.stack([softmax_in_numpy(e, LENGTHS) for e in scores]))
+    assert_close(cell.step(bound, cell.initial_state((B,), jnp.float64), xs[0])[1], ys[0])
+
+
 def test_a_stack_binds_the_memory_to_its_layers_that_attend():
     net = jaxrnn.stack([jaxrnn.gru(H), jaxrnn.attend(jaxrnn.gru(H), M), jaxrnn.gru(2)])
     params = net.init(jax.random.key(0), I)
@@ -254,6 +283,21 @@ def test_products_are_in_the_compute_dtype(name):
     assert len(operands) > 3
     assert set(operands) == {("bfloat16", "bfloat16", "float32")}
     assert 1e-5 < np.abs(run(None) - run(jnp.bfloat16)).max() < 0.05
+
+
+def test_a_rule_of_the_users_own_inside_has_products_in_the_compute_dtype():
+    """It has the functions of a GRU, under other names, so that what it multiplies is read off its traces."""
+    gru = jaxrnn.gru(H)
+    parts = {name: functools.partial(getattr(gru.rule, name)) for name in ("project", "forward")}
+    parts = {name: (lambda *args, f=part: f(*args)) for name, part in parts.items()}
+    cell, plain = (jaxrnn.attend(each, M) for each in (gru._replace(rule=gru.rule._replace(**parts)), gru))
+    _, params, memory, xs, state = made("bahdanau", jnp.float32)
+
+    def loss(cell, memory):
+        bound = jaxrnn.with_memory(cell, params, memory, compute_dtype=jnp.bfloat16)
+        return jnp.sum(jaxrnn.unroll(cell, bound, xs, state, compute_dtype=jnp.bfloat16)[1] ** 2)
+
+    assert_close(*(jax.grad(functools.partial(loss, each))(memory) for each in (cell, plain)), "float32")
 
 
 def products_in(jaxpr):

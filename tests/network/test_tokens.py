@@ -201,6 +201,34 @@ def test_nan_comes_first_and_stays_in_its_sequence():
         )
 
 
+def test_a_hypothesis_that_is_not_possible_stays_so():
+    """After the forbidden token 0 all logits are -inf; an empty place that reads it is no NaN among the found."""
+    allowed = jnp.log(jnp.array([[0, 0, 0], [0, 1, 1], [0, 1, 1]], jnp.float32))  # by the token before; 2 ends
+    cell = jaxrnn.Cell(lambda key, size: None, lambda shape: None, lambda params, state, x: (state, x))
+    found = jaxrnn.beam_search(
+        cell,
+        (),
+        jnp.zeros(1),
+        jnp.ones(1),
+        lambda y: allowed[y.astype(int)],
+        lambda token: token.astype(jnp.float32),
+        3,
+        beam_size=5,
+        end=2,
+    )
+    assert [own for own, _ in hypotheses(found, 0)] == [(2,), (1, 2), (1, 1, 2), (1, 1, 1), ()]
+    wanted = np.log(np.array([1 / 2, 1 / 4, 1 / 8, 1 / 8], np.float32))
+    assert_close(found.log_probs[0, :4], wanted, "float32")
+
+
+def test_a_batch_without_sequences_has_no_hypotheses():
+    net, params, states, start, logits, embed = model(batch=(0,), dtype=jnp.float32)
+    found = jaxrnn.beam_search(net, params, states, start, logits, embed, 3, beam_size=2, end=END)
+    assert (found.tokens.shape, found.scores.shape) == ((3, 0, 2), (0, 2))
+    chosen = jaxrnn.next_token(logits, embed)
+    assert jaxrnn.generate(net, params, states, start, chosen, 3, end=END).tokens.shape == (3, 0)
+
+
 @pytest.mark.parametrize("k", [1, 7])
 def test_an_end_that_is_never_reached_gives_sequences_of_all_steps(k):
     rows = np.random.default_rng(1).normal(size=(3, 2, V)).astype(np.float32)
@@ -327,6 +355,14 @@ def test_steps_after_all_ends_compute_nothing_and_gradients_flow(x64):
     assert max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole)) > 1e-2
 
 
+def test_outputs_of_several_arrays_are_zero_after_the_end():
+    cell = jaxrnn.Cell(lambda key, size: None, lambda shape: None, lambda params, state, x: (state + 1, (state, x)))
+    ended = lambda y, key: (y[1], jnp.array([1, 0, 0]), y[0])  # noqa: E731
+    count, ones = jaxrnn.generate(cell, (), jnp.arange(3.0), jnp.ones(3), ended, 2, end=1).ys
+    assert count.tolist() == [[0, 1, 2], [0, 2, 3]]
+    assert ones.tolist() == [[1, 1, 1], [0, 1, 1]]
+
+
 # Refused
 
 
@@ -350,6 +386,7 @@ def generate_with(next_input, **changes):
 
 X, TOKEN, LOG_P = jnp.ones((B, 2)), jnp.zeros(B, jnp.int32), jnp.zeros(B)
 OWN = jaxrnn.Cell(lambda key, size: None, lambda shape: None, lambda params, state, x: (state, x))
+SCALAR = OWN._replace(step=lambda params, state, x: (state, jnp.float32(1)))
 REFUSED = {
     "beam_size": (lambda: search_with(beam_size=0), ValueError, "beam_search: beam_size expected a positive integer, got 0"),
     "length": (lambda: search_with(length=2.0), TypeError, "beam_search: length expected a positive integer"),
@@ -369,6 +406,8 @@ REFUSED = {
     "log_probs": (lambda: generate_with(lambda y, key: (X, TOKEN, LOG_P[:1])), ValueError, "expected one log-probability for each token"),
     "x": (lambda: generate_with(lambda y, key: (X[:1], TOKEN, LOG_P)), ValueError, r"next_input\(y, key\)\[0\] expected what first_input is"),
     "end of generate": (lambda: generate_with(lambda y, key: X, end=1.5), TypeError, "generate: end expected a token, an integer"),
+    "outputs": (lambda: jaxrnn.generate(SCALAR, (), LOG_P, X, lambda y, key: (X, TOKEN, LOG_P), 3, end=1), ValueError, r"generate: outputs expected arrays whose first axes are those of the tokens, \(3,\), got float32\[\]"),
+    "narrow tokens": (lambda: generate_with(lambda y, key: (X, TOKEN.astype(jnp.int8), LOG_P), end=128), ValueError, r"generate: end expected a number that the tokens' dtype int8 holds, got 128"),
     "batch": (lambda: jaxrnn.generate(OWN, (), jnp.zeros(7), X, lambda y, key: (X, TOKEN, LOG_P), 3, end=1), ValueError, "generate: states expected arrays whose first axes"),
     "temperature": (lambda: jaxrnn.next_token(jnp.sin, jnp.cos, 0), ValueError, "next_token: temperature expected a positive number, got 0"),
     "read-out": (lambda: jaxrnn.next_token(None, jnp.cos), TypeError, "next_token: logits expected a function"),

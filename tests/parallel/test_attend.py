@@ -1,5 +1,7 @@
 """A memory that is sharded with the batch: equal to one device."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,3 +50,19 @@ def test_a_memory_follows_the_batch(name):
     (mean, joined), (dparams, dmemory, dxs) = numpy_of(jax.jit(parallel)(params, memory, xs, LENGTHS))
     assert_close((mean, joined, dparams), (value, ys, gradients[0]), "float32")
     assert_close((dmemory / DEVICES, dxs / DEVICES), gradients[1:], "float32")  # each of the mean over its share
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_scan_of_steps_from_a_fresh_state_equals_that_of_the_whole_batch(name):
+    cell = CELLS[name]
+    keys = jax.random.split(jax.random.key(1), 3)
+    params = cell.init(keys[0], F)
+    memory, xs = jax.random.normal(keys[1], (B, S, M)), jax.random.normal(keys[2], (T, B, F))
+
+    def loss(params, memory, xs):
+        step = functools.partial(cell.step, jaxrnn.with_memory(cell, params, memory))
+        _, ys = jax.lax.scan(step, cell.initial_state(xs.shape[1:-1]), xs)
+        return jnp.mean(ys**2)
+
+    parallel = jaxrnn.data_parallel(loss, (None, 0, 1), devices=jax.devices()[:DEVICES])
+    assert_close(*(numpy_of(jax.jit(jax.grad(each))(params, memory, xs)) for each in (parallel, loss)), "float32")
