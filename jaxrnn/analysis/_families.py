@@ -113,6 +113,9 @@ def gates_of_params(where: str, params: Any, cell: Any = None) -> Gates:
     if declared is not None:
         return declared
     _check_record(where, params)
+    for name in ("w_x", "w_h", "w_proj"):  # whose shapes tell the gates
+        if getattr(params, name, None) is not None:
+            _array(where, params, name, 1, 2, 3)
     gates = _gates(params)
     assert gates is not None
     return gates
