@@ -11,9 +11,10 @@ from jaxtyping import Array
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, State
+from jaxrnn.cells._activation import GatePhis, Phi
 from jaxrnn.cells._family import FamilyConfig
 from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
-from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
+from jaxrnn.sequence.inspection import closes_over_traced_values, is_own, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
 from jaxrnn.sequence.request import (
     CLOSURES,
@@ -147,6 +148,8 @@ BATCHED = ("rnn", "lstm", "gru", "mgu")  # whose loops take the axis of a `vmap`
 def _takes_batch_axes(cell: Cell, inputs: Inputs, options: Options) -> bool:
     """Whether the loop may get more batch axes: all sequences share every parameter, and it is in one piece."""
     if not isinstance(cell.config, FamilyConfig) or cell.config.factory not in BATCHED:
+        return False
+    if is_own(cell.rule) and is_own(cell.rule, (GatePhis, Phi)):  # a rule put in the place of the library's
         return False
     return inputs.borders is None and options.checkpoint in (None, "gates")
 
