@@ -14,7 +14,7 @@ from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, St
 from jaxrnn.cells._activation import GatePhis, Phi
 from jaxrnn.cells._family import FamilyConfig
 from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
-from jaxrnn.sequence.inspection import closes_over_traced_values, is_own, widened_matrices
+from jaxrnn.sequence.inspection import closes_over_traced_values, has_field, is_own, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
 from jaxrnn.sequence.request import (
     CLOSURES,
@@ -234,6 +234,13 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
 
 def _check_products(where: str, cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
     """Raises unless the rule multiplies its matrices in `compute_dtype`."""
+    assert isinstance(cell.rule, Rule)
+    for name in cell.rule.matrices:
+        if not has_field(inputs.params, name):
+            raise NotImplementedError(
+                f"{where}: compute_dtype expected a rule whose matrices are fields of params, NamedTuples of arrays, "
+                f"but that of {cell!r} names {name!r}, got {_checks.describe(inputs.params)}"
+            )
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
             f"{where}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
