@@ -30,6 +30,7 @@ from jaxrnn.analysis._families import (
     deltas_of,
     gates_of_rule,
     has_own_equations,
+    own_deltas,
     own_residual,
     part_of_gate,
 )
@@ -238,7 +239,10 @@ def _back_in_time(
     dparams, dxs = cotangents_of((params, inputs.xs), rule.accumulate(params, inputs.xs, tape, delta))
 
     known = gates_of_rule(params, rule, declared)
-    gates: Any = delta if known is None else deltas_of(known, delta)
+    if declared is None:
+        gates: Any = delta if known is None else deltas_of(known, delta)
+    else:
+        gates = own_deltas(WHERE, declared, delta, dys.shape[:-1])
     if is_affine(rule):
         gates = {"a": times(delta[0], tape.before), "b": delta[0]}
     states, is_record = _with_output(rule, inputs, dstates, dys), hasattr(params, "_fields")
