@@ -218,7 +218,7 @@ def _chrono(max_time: int, key: Array, names: tuple[str, ...], hidden_size: int,
     drawn = dtype if max_time <= float(jnp.finfo(dtype).max) else jnp.float32
     kept = jnp.log(jax.random.uniform(key, (hidden_size,), drawn, 1.0, max_time - 1.0)).astype(dtype)
     keep_gate = "f" if {"f", "g"} <= set(names) else "z"
-    if keep_gate not in names:
+    if keep_gate not in names or {"f", "z"} <= set(names):  # z of an sLSTM is no gate
         raise ValueError(f"chrono: expected an LSTM or a GRU, got a cell with the gates {', '.join(names)}")
     writes = keep_gate == "z" and "r" not in names  # the minimal GRU's
     biases = {keep_gate: -kept if writes else kept}

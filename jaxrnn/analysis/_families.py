@@ -21,6 +21,7 @@ from jaxrnn.cells import (
     SLSTMParams,
 )
 from jaxrnn.cells._activation import GatePhis, phis_of
+from jaxrnn.cells._family import FamilyConfig
 from jaxrnn.cells.gru import GATES as GRU_GATES
 from jaxrnn.cells.lstm import COUPLED_GATES
 from jaxrnn.cells.lstm import GATES as LSTM_GATES
@@ -113,6 +114,9 @@ def gates_of_params(where: str, params: Any, cell: Any = None) -> Gates:
     if declared is not None:
         return declared
     _check_record(where, params)
+    config = getattr(cell, "config", None)
+    if isinstance(config, FamilyConfig) and type(config.shapes(1)) is not type(params):
+        raise TypeError(f"{where}: params expected those of {_checks.describe(cell)}, got {type(params).__name__}")
     for name in ("w_x", "w_h", "w_proj"):  # whose shapes tell the gates
         if getattr(params, name, None) is not None:
             _array(where, params, name, 1, 2, 3)
@@ -131,6 +135,20 @@ def gates_of_rule(params: Any, rule: Any, declared: Gates | None) -> Gates | Non
 def deltas_of(gates: Gates, delta: Any) -> Any:
     """δa by name, from what `Rule.backward` returns for `Rule.accumulate`."""
     return _deltas(gates.blocks, delta) if gates.deltas is None else gates.deltas(delta)
+
+
+def own_deltas(where: str, gates: Gates, delta: Any, shape: tuple[int, ...]) -> Values:
+    """`deltas_of` of a cell of the user's own; raises unless all blocks are there, of shape `(*shape, H)`."""
+    is_uneven = gates.deltas is None and isinstance(delta, jax.Array) and delta.shape[-1] % len(gates.blocks)
+    found: Any = delta if is_uneven else deltas_of(gates, delta)
+    values: list[Any] = [found.get(name) for name in gates.blocks] if isinstance(found, dict) else [None]
+    if not all(_checks.is_array(value) and value.shape[:-1] == shape for value in values):
+        expected = f"{', '.join(gates.blocks)} of shape ({', '.join(map(str, shape))}, H)"
+        raise TypeError(
+            f"{where}: cell.gates.deltas expected a function to a dictionary with {expected}, or None where "
+            f"rule.backward gives the blocks side by side or as a tuple, got {_checks.describe(found)}"
+        )
+    return found
 
 
 def declared_gates(where: str, cell: Any) -> Gates | None:

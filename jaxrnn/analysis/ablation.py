@@ -178,10 +178,10 @@ def ablate_gates(cell: Cell, gate: str, value: Any) -> Cell:
 def _check_fields(where: str, shapes: Any) -> None:
     """Raises unless the parameters of a cell of the user's own have the fields whose columns are those of gates."""
     for name in ("w_x", "w_h", "b"):
-        if getattr(shapes, name, None) is None:
+        if name not in getattr(shapes, "_fields", ()) or getattr(shapes, name) is None:
             raise NotImplementedError(
-                f"{where}: cell expected parameters with fields w_x, w_h and b, in which each gate has its columns, "
-                f"got {_checks.describe(shapes)}"
+                f"{where}: cell expected parameters with fields w_x, w_h and b of a NamedTuple, in which each gate has "
+                f"its columns, got {_checks.describe(shapes)}"
             )
 
 

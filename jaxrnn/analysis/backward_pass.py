@@ -30,6 +30,7 @@ from jaxrnn.analysis._families import (
     deltas_of,
     gates_of_rule,
     has_own_equations,
+    own_deltas,
     own_residual,
     part_of_gate,
 )
@@ -75,7 +76,7 @@ class BackwardPass(NamedTuple):
     weights: Params  # ∂L/∂θ
     by_gate: (
         dict[str, Params] | None
-    )  # the part of ∂L/∂θ that is one gate's, by name; None for one of your own without `Gates`
+    )  # the part of ∂L/∂θ that is one gate's, by name; None for one of your own without `Gates`, or `NamedTuple` of θ
     contributions: Params | None  # the part of ∂L/∂θ that is one step's, (T, ·)
 
 
@@ -206,7 +207,7 @@ def _back(run: _Run, value: Array, dfinal: State, dys: Array, keep: bool) -> Bac
     _, _, inputs, tape, final, ys = run
     dfinal, dys = (jax.tree.map(lambda d, v: d.astype(v.dtype), *pair) for pair in ((dfinal, final), (dys, ys)))
     found = _back_in_time(run.options, run.gates, keep, inputs, tape, value, dfinal, only(inputs.mask, dys))
-    if found.by_gate is None:
+    if run.gates is None and found.by_gate is None:
         return found
     gates, by_gate = map(_in_order, (found.pre_activations, found.by_gate))
     return found._replace(pre_activations=gates, by_gate=by_gate)
@@ -238,10 +239,13 @@ def _back_in_time(
     dparams, dxs = cotangents_of((params, inputs.xs), rule.accumulate(params, inputs.xs, tape, delta))
 
     known = gates_of_rule(params, rule, declared)
-    gates: Any = delta if known is None else deltas_of(known, delta)
+    if declared is None:
+        gates: Any = delta if known is None else deltas_of(known, delta)
+    else:
+        gates = own_deltas(WHERE, declared, delta, dys.shape[:-1])
     if is_affine(rule):
         gates = {"a": times(delta[0], tape.before), "b": delta[0]}
-    states = _with_output(rule, inputs, dstates, dys)
+    states, is_record = _with_output(rule, inputs, dstates, dys), hasattr(params, "_fields")
     return BackwardPass(
         loss=value,
         states=states,
@@ -251,7 +255,7 @@ def _back_in_time(
         initial_state=dinitial,
         reset_state=dreset,
         weights=dparams,
-        by_gate=None if known is None else {gate: part_of_gate(known, gate, dparams) for gate in known.blocks},
+        by_gate=None if known is None or not is_record else {g: part_of_gate(known, g, dparams) for g in known.blocks},
         contributions=_by_step(rule, inputs, tape, delta) if keep else None,
     )
 

@@ -1,5 +1,8 @@
 """From a rule to a step: what every built-in cell's public `*_step` does around its equations."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,9 +37,23 @@ def check_dtype_of_state(where: str, state: State, dtype: Any, given: str) -> No
 
 BATCH_AXIS = "batch"  # of the mesh of `data_parallel`, its only one
 
+_in_data_parallel = contextvars.ContextVar("in_data_parallel", default=False)
+
+
+@contextlib.contextmanager
+def inside_data_parallel() -> Iterator[None]:
+    """While its function is traced: a mesh of the user's may have an axis of the same name."""
+    token = _in_data_parallel.set(True)
+    try:
+        yield
+    finally:
+        _in_data_parallel.reset(token)
+
 
 def vary_over_batch(state: State) -> State:
     """A new state, which inside of `data_parallel` differs between devices as the data do: a loop needs equal types."""
+    if not _in_data_parallel.get():
+        return state
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.axis_names != (BATCH_AXIS,) or mesh.manual_axes != (BATCH_AXIS,):
         return state

@@ -44,7 +44,7 @@ def dot(x: Inexact[Array, "*B N"], w: Weight) -> Inexact[Array, "*B M"]:
         1. `x @ w`, which promotes both operands to the wider dtype, and fails for a weight that drops units.
     """
     _check_weight("dot", w)
-    _check_last("dot", "x", x, alg.units(w))
+    _check_last("dot", "x", x, alg.units(w), w)
     return alg.dot(x, w)
 
 
@@ -67,7 +67,7 @@ def dot_transposed(d: Inexact[Array, "*B M"], w: Weight) -> Inexact[Array, "*B N
         (2, 3)
     """
     _check_weight("dot_transposed", w)
-    _check_last("dot_transposed", "d", d, _columns(w))
+    _check_last("dot_transposed", "d", d, _columns(w), w)
     return alg.dot_transposed(d, w)
 
 
@@ -94,8 +94,8 @@ def weight_gradient(x: Inexact[Array, "*B N"], d: Inexact[Array, "*B M"], w: Wei
     _check_weight(where, w)
     if isinstance(w, Transposed):
         raise TypeError(f"{where}: w expected the weight itself, got its transpose; accumulate gets it in its params")
-    _check_last(where, "x", x, alg.units(w))
-    _check_last(where, "d", d, _columns(w))
+    _check_last(where, "x", x, alg.units(w), w)
+    _check_last(where, "d", d, _columns(w), w)
     if x.shape[:-1] != d.shape[:-1]:
         raise ValueError(f"{where}: x and d expected the same leading axes, got {x.shape} and {d.shape}")
     return alg.outer(x, d, w)
@@ -166,16 +166,24 @@ def _columns(w: Any) -> int:
     return matrix.shape[-1] * alg.heads(w)
 
 
+def _array(w: Any) -> Any:
+    return w.w if isinstance(w, (Dropped, Sharded, Transposed)) else w
+
+
 def _check_weight(where: str, w: Any) -> None:
-    matrix = w.w if isinstance(w, (Dropped, Sharded, Transposed)) else w
+    matrix = _array(w)
     if not _checks.is_array(matrix) or not jnp.issubdtype(matrix.dtype, jnp.inexact):
         raise TypeError(f"{where}: w expected a floating-point weight {WEIGHT}, got {_checks.describe(w)}")
     if matrix.ndim not in (1, 2, 3):
         raise ValueError(f"{where}: w expected a weight {WEIGHT}, got shape {matrix.shape}")
 
 
-def _check_last(where: str, name: str, x: Any, size: int) -> None:
+def _check_last(where: str, name: str, x: Any, size: int, w: Any) -> None:
     if not _checks.is_array(x) or not jnp.issubdtype(x.dtype, jnp.inexact):
         raise TypeError(f"{where}: {name} expected a floating-point array, got {_checks.describe(x)}")
     if not x.ndim or x.shape[-1] != size:
         raise ValueError(f"{where}: {name} expected a last axis of {size}, as w has, got shape {x.shape}")
+    if jnp.iscomplexobj(x) != jnp.iscomplexobj(_array(w)):  # it would be rounded to the dtype of w
+        raise TypeError(
+            f"{where}: {name} and w expected both real or both complex, got {x.dtype} and {_array(w).dtype}"
+        )

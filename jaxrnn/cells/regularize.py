@@ -23,7 +23,7 @@ from jaxrnn._describe import cut
 from jaxrnn._types import CELL_TYPES, Cell, CellConfig, Params, PlacedCell, PyTree, Rule, State, Tape, format_call
 from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells._noise import bernoulli, dropped, sharding_of
-from jaxrnn.cells._step import checked_step
+from jaxrnn.cells._step import cast_floating, checked_step
 
 
 class Zoned(NamedTuple):
@@ -203,12 +203,14 @@ def _check_products(cell: Cell, rule: Rule) -> None:
     """Raises unless the rule of a cell of the user's own runs with units dropped where they meet `w_h`."""
 
     def run(key: Array) -> Any:
-        params, state, x = cell.init(key, 1), cell.initial_state((1, 1)), jnp.zeros((1, 1, 1))
+        given = cell.init(key, 1), cell.initial_state((1,)), jnp.zeros((1, 1))
+        params, state, x = cast_floating(given, jnp.float32)
         keep = jnp.ones((1, alg.units(params.w_h)), bool)
         params = params._replace(w_h=alg.Dropped(params.w_h, keep))
         after, y, residual = rule.forward(params, state, rule.project(params, x))
         tape, prepared = Tape(state, after, residual), params if rule.prepare is None else rule.prepare(params)
-        return rule.accumulate(params, x, tape, rule.backward(prepared, tape, after, y)[1])
+        delta = rule.backward(prepared, tape, after, y)[1]
+        return rule.accumulate(params, *jax.tree.map(lambda leaf: leaf[None], (x, tape, delta)))
 
     try:
         jax.eval_shape(run, jax.random.key(0))
@@ -284,8 +286,11 @@ def regularize(
         raise TypeError(f"regularize: cell expected a jaxrnn.Cell, got {_checks.describe(cell)}")
     if isinstance(cell, PlacedCell):
         raise NotImplementedError(f"regularize: cell {cell!r} is sharded by units, which noise does not support")
-    if cell.rule is None or not hasattr(jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0)), "w_h"):
-        raise NotImplementedError(f"regularize: cell expected one with a rule and a parameter w_h, got {cell!r}")
+    params = None if cell.rule is None else jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0))
+    if "w_h" not in getattr(params, "_fields", ()):
+        raise NotImplementedError(
+            f"regularize: cell expected one with a rule and a parameter w_h, a field of a NamedTuple, got {cell!r}"
+        )
     rates = Rates(
         _checks.rate("regularize", "input_dropout", input_dropout),
         _checks.rate("regularize", "recurrent_dropout", recurrent_dropout),

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import PyTree
-from jaxrnn.cells._step import BATCH_AXIS
+from jaxrnn.cells._step import BATCH_AXIS, inside_data_parallel
 
 AXIS = BATCH_AXIS
 WHERE = "data_parallel"
@@ -100,7 +100,8 @@ def data_parallel(
         def on_device(*args: PyTree) -> PyTree:
             # Varying, so that gradients taken in `f` are not summed over devices there.
             pairs = zip(in_axes, args, strict=True)
-            results = f(*(jax.lax.pcast(a, AXIS, to="varying") if axis is None else a for axis, a in pairs))
+            with inside_data_parallel():
+                results = f(*(jax.lax.pcast(a, AXIS, to="varying") if axis is None else a for axis, a in pairs))
             return _over_results(lambda axis, r: jax.lax.pmean(r, AXIS) if axis is None else r, out_axes, results)
 
         mesh = Mesh(np.asarray(used), (AXIS,))

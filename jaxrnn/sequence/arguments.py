@@ -11,9 +11,10 @@ from jaxtyping import Array
 
 from jaxrnn import _checks, _describe
 from jaxrnn._types import CELL_TYPES, Cell, Params, PlacedCell, PyTree, Rule, State
+from jaxrnn.cells._activation import GatePhis, Phi
 from jaxrnn.cells._family import FamilyConfig
 from jaxrnn.cells._step import cast_floating, check_dtype_of_state, is_complex
-from jaxrnn.sequence.inspection import closes_over_traced_values, widened_matrices
+from jaxrnn.sequence.inspection import closes_over_traced_values, has_field, is_own, widened_matrices
 from jaxrnn.sequence.masking import mask_of_lengths, resets_on_entry, window_borders
 from jaxrnn.sequence.request import (
     CLOSURES,
@@ -148,6 +149,8 @@ def _takes_batch_axes(cell: Cell, inputs: Inputs, options: Options) -> bool:
     """Whether the loop may get more batch axes: all sequences share every parameter, and it is in one piece."""
     if not isinstance(cell.config, FamilyConfig) or cell.config.factory not in BATCHED:
         return False
+    if is_own(cell.rule) and is_own(cell.rule, (GatePhis, Phi)):  # a rule put in the place of the library's
+        return False
     return inputs.borders is None and options.checkpoint in (None, "gates")
 
 
@@ -231,6 +234,13 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
 
 def _check_products(where: str, cell: Cell, inputs: Inputs, compute_dtype: Any) -> None:
     """Raises unless the rule multiplies its matrices in `compute_dtype`."""
+    assert isinstance(cell.rule, Rule)
+    for name in cell.rule.matrices:
+        if not has_field(inputs.params, name):
+            raise NotImplementedError(
+                f"{where}: compute_dtype expected a rule whose matrices are fields of params, NamedTuples of arrays, "
+                f"but that of {cell!r} names {name!r}, got {_checks.describe(inputs.params)}"
+            )
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
             f"{where}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "

@@ -17,6 +17,7 @@ from jaxrnn.cells._step import cast_floating
 from jaxrnn.sequence.request import Inputs
 
 MOVES = ("transpose", "reshape", "slice", "squeeze", "broadcast_in_dim")  # primitives that do not change numbers
+UPDATES = ("scatter", "dynamic_update_slice")  # or those of their first operand only, as for a gate that is fixed
 
 
 def is_own(value: Any, besides: tuple[type, ...] = ()) -> bool:
@@ -173,7 +174,7 @@ def _uses(jaxpr: Any, names: dict[Any, str]) -> Iterator[tuple[Any, list[str]]]:
         inner = getattr(inner, "jaxpr", inner)
         if inner is not None and len(inner.invars) == len(by_operand):
             yield from _uses(inner, {v: name for v, name in zip(inner.invars, by_operand, strict=True) if name})
-        elif equation.primitive.name in MOVES:
+        elif equation.primitive.name in MOVES or (equation.primitive.name in UPDATES and by_operand[0] is not None):
             names = {**names, equation.outvars[0]: read[0]}
         else:
             yield equation, read

@@ -49,6 +49,9 @@ def step_faults(case: Case, tolerance: float) -> Iterator[Fault]:
     for path, leaf in jax.tree.leaves_with_path(y):
         if jnp.shape(leaf)[:1] != (BATCH,):
             yield Fault("step", f"y {name_of(path)}".strip(), f"expected the batch axis first, got {jnp.shape(leaf)}")
+        elif cell.output_size is not None and jnp.shape(leaf)[-1] != cell.output_size:
+            message = f"expected the last axis of the output of step, {jnp.shape(leaf)[-1]}, got {cell.output_size}"
+            yield Fault("output_size", name_of(path), message)
     one = jax.jit(cell.step)
     for b in range(BATCH):
         alone = called("step without a batch axis", one, params, *jax.tree.map(lambda leaf, b=b: leaf[b], (before, x)))

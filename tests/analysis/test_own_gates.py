@@ -8,6 +8,7 @@ import pytest
 import jaxrnn
 from jaxrnn import analysis
 from tests.support.own_gru import GATES, Params, forward, own_gru
+from tests.testing import own
 
 H, I = 4, 3  # noqa: E741
 OWN, LIBRARY = own_gru(H), jaxrnn.gru(H)
@@ -54,9 +55,9 @@ def test_ablation_is_that_of_the_library(gate):
 
 def test_backward_pass_is_that_of_the_library():
     loss = lambda final, ys: jnp.sum(ys**2)  # noqa: E731
-    own, theirs = analysis.backward_pass(OWN, PARAMS, XS, loss), analysis.backward_pass(LIBRARY, THEIRS, XS, loss)
-    assert_equal(own.pre_activations, theirs.pre_activations)
-    assert_equal(own.by_gate, {name: Params(*part[:4]) for name, part in theirs.by_gate.items()})
+    ours, theirs = analysis.backward_pass(OWN, PARAMS, XS, loss), analysis.backward_pass(LIBRARY, THEIRS, XS, loss)
+    assert_equal(ours.pre_activations, theirs.pre_activations)
+    assert_equal(ours.by_gate, {name: Params(*part[:4]) for name, part in theirs.by_gate.items()})
 
 
 def shifted(params, h, a):
@@ -107,6 +108,39 @@ def test_wrong_gates_are_refused(what, unhooked):
     with pytest.raises(error, match=f"gate_values: {message}") as raised:
         analysis.gate_values(OWN._replace(gates=gates), PARAMS, XS)
     assert len(str(raised.value)) <= 500
+
+
+BAD_DELTAS = {
+    "a number": (lambda delta: 3, "got int 3"),
+    "a block that is missing": (lambda delta: {"r": delta[1], "z": delta[1]}, "got dict of"),
+    "no function for other parts": (None, "got tuple of"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_DELTAS)
+def test_wrong_deltas_are_refused(what, unhooked):
+    deltas, got = BAD_DELTAS[what]
+    cell = OWN._replace(gates=GATES._replace(deltas=deltas))
+    message = rf"backward_pass: cell.gates.deltas expected a function .* with r, z, n of shape \(6, 2, H\), .*{got}"
+    with pytest.raises(TypeError, match=message) as raised:
+        analysis.backward_pass(cell, PARAMS, XS, lambda final, ys: jnp.sum(ys))
+    assert len(str(raised.value)) <= 500
+
+
+def test_a_spectrum_of_another_cells_parameters_is_refused(unhooked):
+    with pytest.raises(TypeError, match=r"recurrent_spectrum: params expected those of lstm\(4\), got GRUParams"):
+        analysis.recurrent_spectrum(THEIRS, cell=jaxrnn.lstm(H))
+
+
+def test_a_product_that_widens_is_seen_where_a_gate_is_fixed():
+    gates = jaxrnn.Gates(("z", "n"), ("z",), lambda kept: {"z": kept[0], "n": kept[1]})
+    cell = analysis.ablate_gates(own.CELL._replace(gates=gates), "z", 0.3)
+    params = own.init(KEY, I)
+    message = "compute_dtype expected a rule that multiplies params.w_h in its own"
+    with jax.numpy_dtype_promotion("standard"), pytest.raises(NotImplementedError, match=message):
+        jaxrnn.unroll(cell, params, XS, compute_dtype=jnp.bfloat16)
+    fixed = analysis.ablate_gates(OWN, "z", 0.3)
+    assert jnp.isfinite(jaxrnn.unroll(fixed, PARAMS, XS, compute_dtype=jnp.bfloat16)[1]).all()
 
 
 def test_ablation_needs_fields_with_columns():

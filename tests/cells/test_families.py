@@ -14,8 +14,8 @@ from tests.support.in_numpy import step_of
 from tests.support.registry import CELLS
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").splitlines()
-WRAPPERS = ("attend", "regularize")  # which make a cell of another
-FILES = [m.name for m in pkgutil.iter_modules(cells.__path__) if not m.name.startswith("_") and m.name not in WRAPPERS]
+OTHERS = ("attend", "regularize", "products")  # which make a cell of another; the products of rules
+FILES = [m.name for m in pkgutil.iter_modules(cells.__path__) if not m.name.startswith("_") and m.name not in OTHERS]
 
 
 def records_of(cell: jaxrnn.Cell) -> set[str]:

@@ -134,6 +134,7 @@ def test_init_follows_dtype_and_key():
 @pytest.mark.parametrize(("make", "error", "message"), [
     (lambda: jaxrnn.rnn(4, bias_init=initializers.gate_bias(f=1.0)).init(KEY, 2), ValueError, "gate 'f' is not one of"),
     (lambda: jaxrnn.rnn(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "chrono: expected an LSTM or a GRU"),
+    (lambda: jaxrnn.slstm(4, bias_init=initializers.chrono(9)).init(KEY, 2), ValueError, "the gates i, f, z, o"),
     (lambda: jaxrnn.rnn(4, kernel_init=initializers.identity()).init(KEY, 2), ValueError, "identity: shape expected a square"),
     (lambda: jaxrnn.rnn(4, kernel_init=initializers.orthogonal(column_axis=2)).init(KEY, 2), ValueError, r"orthogonal: expected axes that the shape \(2, 4\) has, got \(1.0, 2, None\)"),
     (lambda: initializers.glorot_uniform(in_axis=(0, 0)), ValueError, "glorot_uniform: in_axis expected each axis once"),

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from jaxrnn import analysis
 from jaxrnn.cells._algebra import Dropped
 from jaxrnn.sequence.inspection import multiplied_fields
 from jaxrnn.testing import check_cell
-from tests.support.own_gru import RULE, own_gru
+from tests.support.own_gru import RULE, Params, own_gru
 from tests.testing import own
 
 H, I, T, B = 6, 3, 5, 4  # noqa: E741
@@ -88,6 +89,21 @@ REFUSED = {
         lambda: jaxrnn.weight_gradient(X, X, jaxrnn.prepare_transposed("w_h")(own.Params(W, W, W)).w_h),
         TypeError,
         "weight_gradient: w expected the weight itself, got its transpose",
+    ),
+    "a complex x": (
+        lambda: jaxrnn.dot(X.astype(jnp.complex64), W),
+        TypeError,
+        "dot: x and w expected both real or both complex, got compl",
+    ),
+    "a complex weight": (
+        lambda: jaxrnn.dot_transposed(jnp.ones((2, 4)), W.astype(jnp.complex64)),
+        TypeError,
+        "dot_transposed: d and w exp",
+    ),
+    "a complex factor": (
+        lambda: jaxrnn.weight_gradient(X.astype(jnp.complex64), jnp.ones((2, 4)), W),
+        TypeError,
+        "weight_gradient: x and w expected both real or both complex, got complex64 and float32",
     ),
     "columns out of range": (lambda: jaxrnn.weight_columns(W, 2, 5), ValueError, "0 <= start < stop <= 4, got 2 and 5"),
     "half a gate": (lambda: jaxrnn.weight_columns(jnp.ones((2, 2, 4)), 0, 3), ValueError, "whole gates of 2 heads"),
@@ -171,6 +187,87 @@ def test_recurrent_dropout_is_refused_where_a_rule_multiplies_by_itself():
         jaxrnn.regularize(own_gru(H)._replace(rule=in_backward), recurrent_dropout=0.1)
     dropped = jaxrnn.regularize(own.CELL, dropconnect=0.5)
     assert jnp.isfinite(jaxrnn.unroll(dropped, own.init(KEY, I), XS, key=KEY)[1]).all()
+
+
+def test_recurrent_dropout_runs_a_backward_that_knows_one_batch_axis():
+    def backward(params, tape, dh, dy):
+        assert dh.ndim == 2
+        return RULE.backward(params, tape, dh, dy)
+
+    plain = own_gru(H)
+    cells = plain, plain._replace(rule=RULE._replace(backward=backward))
+    params = plain.init(KEY, I)
+    found = [
+        jax.grad(lambda p, c=jaxrnn.regularize(c, recurrent_dropout=0.4): jaxrnn.unroll(c, p, XS, key=KEY)[1].sum())(
+            params
+        )
+        for c in cells
+    ]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# Parameters that are no NamedTuple
+
+
+class Arrays:
+    """Parameters with attributes, as a dataclass has."""
+
+    def __init__(self, *arrays):
+        self.w_x, self.w_h, self.b, self.b_hn = arrays
+
+
+jax.tree_util.register_pytree_node(
+    Arrays, lambda p: ((p.w_x, p.w_h, p.b, p.b_hn), None), lambda _, arrays: Arrays(*arrays)
+)
+
+
+def of_arrays(matrices=()):
+    """A GRU of one's own whose parameters are `Arrays`."""
+    cell, record = own_gru(H), lambda p: Params(p.w_x, p.w_h, p.b, p.b_hn)
+    of = lambda f: lambda p, *given: f(record(p), *given)  # noqa: E731
+
+    def accumulate(params, *given):
+        dparams, dxs = RULE.accumulate(record(params), *given)
+        return Arrays(*dparams), dxs
+
+    rule = jaxrnn.Rule(of(RULE.project), of(RULE.forward), of(RULE.backward), accumulate, matrices)
+    return cell._replace(init=lambda *given: Arrays(*cell.init(*given)), step=of(cell.step), rule=rule)
+
+
+OF_ARRAYS = {
+    "regularize": (
+        lambda: jaxrnn.regularize(of_arrays(), dropconnect=0.1),
+        "regularize: cell expected one with a rule and a parameter w_h, a field of a NamedTuple",
+    ),
+    "ablate_gates": (
+        lambda: analysis.ablate_gates(of_arrays(), "z", 0.5),
+        "ablate_gates: cell expected parameters with fields w_x, w_h and b of a NamedTuple",
+    ),
+    "compute_dtype": (
+        lambda: jaxrnn.unroll(of_arrays(("w_h",)), Arrays(*own_gru(H).init(KEY, I)), XS, compute_dtype=jnp.bfloat16),
+        "unroll: compute_dtype expected a rule whose matrices are fields of params, NamedTuples of arrays, but that of",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", OF_ARRAYS)
+def test_parameters_that_are_no_record_are_refused_in_words(what):
+    call, message = OF_ARRAYS[what]
+    with pytest.raises(NotImplementedError, match=message) as raised:
+        call()
+    assert len(str(raised.value)) <= 500
+
+
+def test_parameters_that_are_no_record_have_a_backward_pass():
+    loss = lambda final, ys: jnp.sum(ys**2)  # noqa: E731
+    params = own_gru(H).init(KEY, I)
+    found = analysis.backward_pass(of_arrays(), Arrays(*params), XS, loss)
+    expected = analysis.backward_pass(own_gru(H), params, XS, loss)
+    assert found.by_gate is None
+    assert list(found.pre_activations) == list(expected.pre_activations)
+    for a, b in zip(*(jax.tree.leaves((f.weights, f.pre_activations)) for f in (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
 
 
 # The size of the output

@@ -261,6 +261,15 @@ def test_a_scan_of_steps_from_a_fresh_state_equals_that_of_the_whole_batch(x64):
     assert_close(quick_jit(jax.grad(parallel(fresh, (None, 1))))(params, xs), alone[1])
 
 
+def test_a_shard_map_of_the_users_with_an_axis_of_that_name_keeps_replicated_states():
+    cell, spec = jaxrnn.gru(3), PartitionSpec()
+    mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
+    params, x = cell.init(jax.random.key(0), 2), jnp.ones((4, 2))
+    step = lambda params, x: cell.step(params, cell.initial_state((4,)), x)[1]  # noqa: E731
+    run = jax.shard_map(step, mesh=mesh, in_specs=(spec, spec), out_specs=spec)
+    assert_close(jax.jit(run)(params, x), step(params, x), "float32")
+
+
 def test_other_fresh_values_in_a_loop_are_refused_with_the_remedy(x64):
     params, xs, *_ = operands(STREAM)
     like = lambda xs: jax.eval_shape(lambda: STREAM.initial_state(xs.shape[1:-1], xs.dtype))  # noqa: E731

@@ -51,6 +51,18 @@ def test_noise_follows_an_explicitly_sharded_batch(noise, jit):
     assert np.abs(silent - np.asarray(ys)).max() > 1e-3
 
 
+def test_the_axis_of_a_vmap_may_be_sharded():
+    cell = jaxrnn.gru(F)
+    params, xs = cell.init(jax.random.key(0), F), jax.random.normal(jax.random.key(2), (DEVICES, T, B, F))
+    run = jax.grad(lambda p, xs: jnp.sin(jax.vmap(lambda x: jaxrnn.unroll(cell, p, x)[1])(xs)).sum(), (0, 1))
+    expected = run(params, xs)
+    with jax.set_mesh(mesh_of(AxisType.Explicit)):
+        sharded = jax.device_put(xs, NamedSharding(jax.sharding.get_mesh(), PartitionSpec("batch")))
+        found = jax.jit(run)(params, sharded)
+        assert tuple(found[1].sharding.spec)[:1] == ("batch",)
+    assert_close(jax.tree.map(np.asarray, found), jax.tree.map(np.asarray, expected), "float32")
+
+
 def test_masks_of_an_explicitly_sharded_batch_differ_in_time():
     identity = jaxrnn.rnn(1, activation=lambda a: a, use_bias=False)
     own = jaxrnn.RNNParams(jnp.ones((1, 1)), jnp.zeros((1, 1)))

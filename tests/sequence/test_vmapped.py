@@ -130,3 +130,55 @@ def test_without_vmap_the_program_is_the_same(cell, option, monkeypatch):
     found = texts()
     monkeypatch.setattr(arguments, "_takes_batch_axes", lambda *_: False)
     assert texts() == found
+
+
+def test_a_precision_inside_of_the_mapped_function_is_kept():
+    cell = CELLS["gru"]
+    params, xs = cell.init(jax.random.key(0), I), jnp.ones((N, T, B, I))
+
+    def precise(x):
+        with jax.default_matmul_precision("highest"):
+            return jaxrnn.unroll(cell, params, x)[1]
+
+    for f in (precise, jax.jit(precise), jax.checkpoint(precise)):
+        text = str(jax.make_jaxpr(jax.vmap(f))(xs))
+        assert text.count("dot_general") * 2 == text.count("HIGHEST") > 0
+
+
+@pytest.mark.parametrize("ordered", [False, True], ids=["callback", "ordered callback"])
+def test_an_activation_with_an_effect_has_it_once_a_step(ordered):
+    seen = []
+
+    def watched(a):
+        jax.debug.callback(lambda a: seen.append(a.shape), a, ordered=ordered)
+        return jnp.tanh(a)
+
+    cell, plain = jaxrnn.rnn(H, activation=watched), jaxrnn.rnn(H)
+    params, xs = cell.init(jax.random.key(0), I), jnp.ones((T, I))
+    assert_close(jaxrnn.unroll(cell, params, xs), jaxrnn.unroll(plain, params, xs), "float32")
+    jax.effects_barrier()
+    assert seen == [(H,)] * T
+
+
+def test_an_activation_may_read_the_other_elements_by_the_name_of_the_axis():
+    cell = jaxrnn.rnn(H, activation=lambda a: jnp.tanh(a - jax.lax.pmean(a, "agents")))
+    params, xs = cell.init(jax.random.key(0), I), jax.random.normal(jax.random.key(1), (N, T, I))
+    found = jax.vmap(lambda x: jaxrnn.unroll(cell, params, x)[1], axis_name="agents")(xs)
+    params, xs, h = *jax.tree.map(np.asarray, (params, xs)), np.zeros((N, H))
+    for t in range(T):
+        a = xs[:, t] @ params.w_x + h @ params.w_h + params.b
+        h = np.tanh(a - a.mean(0))
+        np.testing.assert_allclose(found[:, t], h, atol=1e-5)
+
+
+def test_a_rule_put_in_the_place_of_the_librarys_sees_the_batch_of_the_call():
+    cell, seen = CELLS["gru"], []
+
+    def accumulate(params, xs, tape, deltas):
+        seen.append(xs.ndim)
+        return cell.rule.accumulate(params, xs, tape, deltas)
+
+    own = cell._replace(rule=cell.rule._replace(accumulate=accumulate))
+    params, xs = cell.init(jax.random.key(0), I), jnp.ones((N, T, B, I))
+    jax.eval_shape(jax.grad(lambda p: jax.vmap(lambda x: jaxrnn.unroll(own, p, x)[1].sum())(xs).sum()), params)
+    assert set(seen) == {3}

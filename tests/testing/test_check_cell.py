@@ -95,6 +95,7 @@ MISTAKES = {
     "init without dtype": (CELL._replace(init=lambda key, size: own.init(key, size)), "init", ""),
     "batch of the state": (CELL._replace(initial_state=lambda b=(), d=None: own.initial_state((), d)), "initial_state", ""),
     "sequences mixed": (CELL._replace(step=of_the_batch, rule=None), "step", "0"),
+    "size of the output": (CELL._replace(output_size=7), "output_size", ""),
     "state in float32": (CELL._replace(step=lambda p, h, x: (jnp.float32(h), h), rule=None), "step", ""),
 }  # fmt: skip
 

@@ -8,6 +8,8 @@ for the gradient of every element, and where the weights have the axis too, JAX'
 
 A primitive is needed: the derivative of a `jax.custom_batching.custom_vmap` is its own function's, not its rule's.
 It exists while tracing alone. Under a derivative, and in a compiled program, the traced run stands in its place.
+
+A run with effects has no such primitive: an activation that prints, or reads other elements by `axis_name`.
 """
 
 import math
@@ -38,7 +40,11 @@ def with_batch_axes(run: Run, options: Options, inputs: Inputs) -> Outcome:
     leaves, structure = jax.tree.flatten(inputs)
     of_leaves = lambda *leaves: run(options, *jax.tree.unflatten(structure, leaves))  # noqa: E731
     traced, shapes = jax.make_jaxpr(of_leaves, return_shape=True)(*leaves)
-    found = primitive.bind(*leaves, traced=traced, run=run, options=options, structure=structure)
+    if traced.effects:
+        return run(options._replace(takes_batch_axes=False), *inputs)
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    given = {"run": run, "options": options, "structure": structure, "precision": precision}
+    found = primitive.bind(*leaves, traced=traced, **given)
     return jax.tree.unflatten(jax.tree.structure(shapes), found)
 
 
@@ -67,9 +73,11 @@ def _batch(
     run: Run,
     options: Options,
     structure: Any,
+    precision: Any,
 ) -> tuple[Sequence[Any], Sequence[int]]:
     inputs, of = Inputs(*jax.tree.unflatten(structure, leaves)), Inputs(*jax.tree.unflatten(structure, axes))
-    if any(axis is not None for axis in (*_axes(inputs.params, of.params), *_axes(inputs.borders, of.borders))):
+    shared = *_axes(inputs.params, of.params), *_axes(inputs.borders, of.borders)
+    if any(axis is not None for axis in shared) or any(map(_is_sharded, leaves, axes)):
         found = jax.vmap(jaxpr_as_fun(traced), in_axes=tuple(axes))(*leaves)
         return found, [0] * len(found)
     size = next(leaf.shape[axis] for leaf, axis in zip(leaves, axes, strict=True) if axis is not None)
@@ -84,9 +92,15 @@ def _batch(
         borders=inputs.borders,
     )
     options = options._replace(segment=segment_length(inputs.time, math.prod(inputs.batch_shape)))
-    final, ys, states = with_batch_axes(run, options, inputs)
+    with jax.default_matmul_precision(precision):  # that of the call, which `vmap` may be outside of
+        final, ys, states = with_batch_axes(run, options, inputs)
     parts = (final, 0), (ys, 1), (states, 1)
     return jax.tree.leaves((final, ys, states)), [axis for part, axis in parts for _ in jax.tree.leaves(part)]
+
+
+def _is_sharded(leaf: Any, axis: int | None) -> bool:
+    """Whether the new axis of an array is sharded over an explicit mesh: then all of a loop has to be."""
+    return axis is not None and tuple(jax.typeof(leaf).sharding.spec)[axis : axis + 1] not in ((), (None,))
 
 
 def _mover(size: int, to: int) -> Callable[[Any, int | None], Array]:
@@ -123,6 +137,8 @@ def as_one_equation(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
     traced, shapes = jax.make_jaxpr(lambda *leaves: f(*jax.tree.unflatten(structure, leaves)), return_shape=True)(
         *leaves
     )
+    if traced.effects:
+        return f(*args)
     different = list(dict.fromkeys(traced.jaxpr.outvars))
     once = ClosedJaxpr(traced.jaxpr.replace(outvars=different), traced.consts)
     found = dict(zip(different, whole.bind(*leaves, traced=once), strict=True))
