@@ -19,7 +19,7 @@ from jaxrnn.cells import _algebra as alg
 from jaxrnn.cells import _attend_rule as rules
 from jaxrnn.cells._attend_rule import AttendParams, AttendState, Plan
 from jaxrnn.cells._attention import SCORES, Memory
-from jaxrnn.cells._step import cast_floating, check_dtype_of_state
+from jaxrnn.cells._step import cast_floating, check_dtype_of_state, vary_over_batch
 from jaxrnn.cells.gru import GRUConfig
 from jaxrnn.cells.indrnn import IndRNNConfig
 from jaxrnn.cells.lstm import LSTMConfig
@@ -109,7 +109,7 @@ def _initial_state(inside: Any, sizes: Sizes, carries: bool, batch_shape: tuple[
     dtype = _checks.float_dtype(where, "dtype", dtype)
 
     def zeros(size: int) -> Array:
-        return jnp.zeros((*batch_shape, size), jnp.result_type(float) if dtype is None else dtype)
+        return vary_over_batch(jnp.zeros((*batch_shape, size), jnp.result_type(float) if dtype is None else dtype))
 
     output = zeros(sizes.attention_size) if sizes.attention_size else None
     return AttendState(inside(batch_shape, dtype), output, zeros(sizes.hidden_size) if carries else None)
