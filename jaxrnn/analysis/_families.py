@@ -117,9 +117,11 @@ def gates_of_params(where: str, params: Any, cell: Any = None) -> Gates:
     config = getattr(cell, "config", None)
     if isinstance(config, FamilyConfig) and type(config.shapes(1)) is not type(params):
         raise TypeError(f"{where}: params expected those of {_checks.describe(cell)}, got {type(params).__name__}")
-    for name in ("w_x", "w_h", "w_proj"):  # whose shapes tell the gates
-        if getattr(params, name, None) is not None:
-            _array(where, params, name, 1, 2, 3)
+    if isinstance(params, LSTMParams):  # whose shapes say whether it is coupled
+        _array(where, params, "w_h", 2, 3)
+        if params.w_proj is not None:
+            _array(where, params, "w_proj", 2)
+        _array(where, params, "w_x", 2)
     gates = _gates(params)
     assert gates is not None
     return gates

@@ -217,7 +217,7 @@ def _check_products(cell: Cell, rule: Rule) -> None:
     except Exception as error:  # functions of the user's may raise anything
         raise NotImplementedError(
             f"regularize: recurrent_dropout expected a rule whose products with w_h are jaxrnn.dot, dot_transposed and "
-            f"weight_gradient, which can drop units; that of {cell!r} raised {type(error).__name__}: "
+            f"weight_gradient, which can drop units; that of {_checks.describe(cell)} raised {type(error).__name__}: "
             f"{cut(str(error), 150)}"
         ) from error
 
@@ -289,7 +289,8 @@ def regularize(
     params = None if cell.rule is None else jax.eval_shape(lambda k: cell.init(k, 1), jax.random.key(0))
     if "w_h" not in getattr(params, "_fields", ()):
         raise NotImplementedError(
-            f"regularize: cell expected one with a rule and a parameter w_h, a field of a NamedTuple, got {cell!r}"
+            f"regularize: cell expected one with a rule and a parameter w_h, got {_checks.describe(cell)}; w_h is a "
+            "field of a NamedTuple"
         )
     rates = Rates(
         _checks.rate("regularize", "input_dropout", input_dropout),

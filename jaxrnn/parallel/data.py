@@ -115,7 +115,7 @@ def data_parallel(
             raise TypeError(
                 f"{WHERE}: a loop in f carries a value that begins the same on every device and then differs, such as "
                 "zeros made in f; make it of an argument, as jnp.zeros_like(x), or give it "
-                f"jax.lax.pcast(zeros, '{AXIS}', to='varying'); that of cell.initial_state is right as it is"
+                f"jax.lax.pcast(zeros, '{AXIS}', to='varying'); that of initial_state of a library's cell is right"
             ) from error
 
     return run

@@ -227,7 +227,8 @@ def _compute_dtype(where: str, compute_dtype: Any, cell: Cell) -> Any:
     dtype = _checks.float_dtype(where, "compute_dtype", compute_dtype, narrow=True)
     if not isinstance(cell.rule, Rule) or not cell.rule.matrices:
         raise NotImplementedError(
-            f"{where}: compute_dtype does not support {cell!r}, which has no rule that names its matrices"
+            f"{where}: compute_dtype does not support {_checks.describe(cell)}, which has no rule that names "
+            "its matrices"
         )
     return dtype
 
@@ -239,12 +240,13 @@ def _check_products(where: str, cell: Cell, inputs: Inputs, compute_dtype: Any) 
         if not has_field(inputs.params, name):
             raise NotImplementedError(
                 f"{where}: compute_dtype expected a rule whose matrices are fields of params, NamedTuples of arrays, "
-                f"but that of {cell!r} names {name!r}, got {_checks.describe(inputs.params)}"
+                f"but that of {_checks.describe(cell)} names {_checks.quote(name)}, "
+                f"got {_checks.describe(inputs.params)}"
             )
     for name in widened_matrices(cell, inputs, compute_dtype):
         raise NotImplementedError(
             f"{where}: compute_dtype expected a rule that multiplies params.{name} in its own dtype, but that of "
-            f"{cell!r} multiplies it in another one than {compute_dtype.name}; use jaxrnn.dot and "
+            f"{_checks.describe(cell)} multiplies it in another one than {compute_dtype.name}; use jaxrnn.dot and "
             "dot_transposed, or cast the other operand to the matrix' dtype and give the product preferred_element_type"
         )
 

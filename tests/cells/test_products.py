@@ -238,7 +238,7 @@ def of_arrays(matrices=()):
 OF_ARRAYS = {
     "regularize": (
         lambda: jaxrnn.regularize(of_arrays(), dropconnect=0.1),
-        "regularize: cell expected one with a rule and a parameter w_h, a field of a NamedTuple",
+        "regularize: cell expected one with a rule and a parameter w_h, got own_gru; w_h is a field of a NamedTuple",
     ),
     "ablate_gates": (
         lambda: analysis.ablate_gates(of_arrays(), "z", 0.5),
@@ -249,6 +249,24 @@ OF_ARRAYS = {
         "unroll: compute_dtype expected a rule whose matrices are fields of params, NamedTuples of arrays, but that of",
     ),
 }
+
+
+def test_messages_cut_the_name_of_a_cell():
+    cell = own_gru(H)._replace(name="long" * 100)
+    params, rule = cell.init(KEY, I), cell.rule
+    multiplied = rule._replace(forward=lambda p, h, a: h @ p.w_h, matrices=("u",))
+    calls = [
+        lambda: jaxrnn.regularize(cell._replace(rule=None), dropconnect=0.1),
+        lambda: jaxrnn.regularize(cell._replace(rule=multiplied), recurrent_dropout=0.1),
+        lambda: jaxrnn.unroll(
+            cell._replace(rule=rule._replace(matrices=("u",))), params, XS, compute_dtype=jnp.bfloat16
+        ),
+        lambda: jaxrnn.unroll(cell._replace(rule=None), params, XS, compute_dtype=jnp.bfloat16),
+    ]
+    for call in calls:
+        with pytest.raises(NotImplementedError) as raised:
+            call()
+        assert len(str(raised.value)) <= 500
 
 
 @pytest.mark.parametrize("what", OF_ARRAYS)

@@ -261,6 +261,19 @@ def test_a_scan_of_steps_from_a_fresh_state_equals_that_of_the_whole_batch(x64):
     assert_close(quick_jit(jax.grad(parallel(fresh, (None, 1))))(params, xs), alone[1])
 
 
+def test_a_fresh_state_of_a_cell_that_attends_may_be_made_in_f():
+    cell = jaxrnn.attend(jaxrnn.gru(3), 2, attention_size=2)
+    params, xs = cell.init(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (3, BATCH, 2))
+    memory = jax.random.normal(jax.random.key(2), (BATCH, 4, 2))
+
+    def outputs(params, memory, xs):
+        step = functools.partial(cell.step, jaxrnn.with_memory(cell, params, memory))
+        return jax.lax.scan(step, cell.initial_state(xs.shape[1:-1]), xs)[1]
+
+    expected = outputs(params, memory, xs)
+    assert_close(jax.jit(parallel(outputs, (None, 0, 1), 1))(params, memory, xs), expected, "float32")
+
+
 def test_a_shard_map_of_the_users_with_an_axis_of_that_name_keeps_replicated_states():
     cell, spec = jaxrnn.gru(3), PartitionSpec()
     mesh = jax.make_mesh((DEVICES,), ("batch",), axis_types=(AxisType.Auto,))
