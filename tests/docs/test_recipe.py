@@ -71,7 +71,7 @@ def add_public_names(folder: Path) -> None:
     insert(
         folder,
         "jaxrnn/__init__.py",
-        ("    slstm_step,\n)", "\nfrom jaxrnn.cells import UGRNNParams, ugrnn, ugrnn_step"),
+        ("    weight_gradient,\n)", "\nfrom jaxrnn.cells import UGRNNParams, ugrnn, ugrnn_step"),
         ('    "rnn_step",\n', '    "UGRNNParams", "ugrnn", "ugrnn_step",\n'),
     )
 

@@ -167,9 +167,12 @@ def stopping(after):
 
 @pytest.fixture
 def clean():
+    """Nothing has asked for a stop, and SIGINT interrupts, which a process in the background inherits as ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     STOP.begin()
     yield
     STOP.begin()
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("every", [None, 4])
@@ -250,7 +253,7 @@ def test_jobs_that_have_not_begun_leave_no_result(clean):
 
 
 @pytest.mark.processes
-def test_ctrl_c_writes_what_is_there_and_names_the_command_that_goes_on(tmp_path):
+def test_ctrl_c_writes_what_is_there_and_names_the_command_that_goes_on(clean, tmp_path):
     out = tmp_path / "o ut"
     words = ["--readings", "rows", "--cells", "gru", "--seeds", "1", "--hidden-size", "4", "--epochs", "9999"]
     words += ["--out", str(out)]
