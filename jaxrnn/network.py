@@ -42,6 +42,7 @@ from jaxrnn.layers import (
 )
 from jaxrnn.sequence import registry
 from jaxrnn.sequence.arguments import warn_of_silence
+from jaxrnn.sequence.inspection import is_own
 from jaxrnn.sequence.unroll import unroll
 
 MOST_LAYERS = 2**16  # each is a loop of its own in the compiled program
@@ -114,12 +115,14 @@ class _Plan(NamedTuple):
 
 def output_size(cell: Any) -> int:
     """The size of a cell's output, which does not depend on its input."""
-    if cell.output_size is not None:
-        return _checks.size("stack", f"output_size of {cell!r}", cell.output_size)
 
     def run(key: Array) -> Array:
         return cell.step(cell.init(key, 1), cell.initial_state(), jnp.zeros(1))[1]
 
+    if cell.output_size is not None:
+        if cell.config is not None and is_own(cell.equations):  # an activation that does not fit is refused here
+            jax.eval_shape(run, jax.random.key(0))
+        return _checks.size("stack", f"output_size of {cell!r}", cell.output_size)
     try:
         return jax.eval_shape(run, jax.random.key(0)).shape[-1]
     except Exception as error:  # functions of the user's may raise anything
