@@ -158,6 +158,15 @@ def positive(config: Any, *names: str) -> None:
             check_positive(option(name), number)
 
 
+def not_negative(config: Any, name: str) -> None:
+    """Raises a `ValueError` for an option that is neither 0 nor a positive number that JAX can hold."""
+    value = getattr(config, name)
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{option(name)} expected a number that is not negative, got {shown(value)}")
+    if value:
+        check_positive(option(name), value)
+
+
 def check_positive(name: str, number: float) -> None:
     """Raises a `ValueError` for a value of an option that is not a positive number that JAX can hold."""
     if not 0 < number < float("inf"):

@@ -22,7 +22,7 @@ from rich.console import Console
 
 import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
-from experiments.command.options import among, at_most, positive, share
+from experiments.command.options import among, at_most, not_negative, positive, share
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.script import Result, run_script
 from experiments.datasets.weather import load_weather
@@ -109,8 +109,7 @@ def check(config: Config) -> None:
     )
     among(config, "cell", list(CONTESTANTS))
     share(config, "dropout")
-    if not 0 <= config.noise < float("inf"):
-        raise ValueError(f"--noise expected a number that is not negative, got {config.noise}")
+    not_negative(config, "noise")
     longest = DAY * min(DAYS.values())
     at_most(config, "horizon", longest, f"the hours of a block of {min(DAYS.values())} days")
     if config.history + config.horizon > longest:

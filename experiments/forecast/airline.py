@@ -23,7 +23,7 @@ from rich.table import Table
 import jaxrnn
 from experiments.command.devices import Devices, devices_of, platform_of
 from experiments.command.figures import GREY, STYLE, save_figure
-from experiments.command.options import among, positive
+from experiments.command.options import among, not_negative, positive
 from experiments.command.progress import Job, Show, side_by_side
 from experiments.command.rows import Record, Row, mean_over_seeds
 from experiments.command.script import Result, run_script
@@ -156,10 +156,7 @@ def check(config: Config) -> None:
         "clip_norm",
     )
     among(config, "cell", list(CONTESTANTS))
-    if not 0 <= config.noise < float("inf"):
-        raise ValueError(f"--noise expected a number that is not negative, got {config.noise}")
-    if config.noise:
-        positive(config, "noise")  # as float32 holds it
+    not_negative(config, "noise")
     series, parts = split(config)
     if len(parts.train.values) < 2 * YEAR:
         raise ValueError(f"--test-months and --validation-months leave {len(parts.train.values)} months, expected 24")

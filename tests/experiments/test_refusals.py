@@ -26,6 +26,7 @@ from tests.support.training import filled
 
 ROOT = Path(experiments.__file__).parent
 PACKAGES = (
+    "forecast",
     "bptt_by_hand",
     "g2p",
     "gradient_flow",

@@ -65,12 +65,14 @@ def test_rules_that_disagree_with_their_pointwise_part_are_refused(name):
     case = make(name)
     rule = case.cell.rule
     mine = lambda *given: rule.backward(*given)  # noqa: E731
+    my_forward = lambda *given: rule.forward(*given)  # noqa: E731
+    narrow = lambda *given: jax.tree.map(lambda z: z[..., :1], rule.project(*given))  # noqa: E731
     for given, why in (
         ({"pointwise": None}, POINTWISE),
         ({"backward": mine, "pointwise": None}, POINTWISE),
         ({"backward": mine}, "its rule has another `forward` or `backward` than its `pointwise` stands for"),
-        ({"forward": mine}, "its rule has another `forward` or `backward` than its `pointwise` stands for"),
-        ({"project": lambda params, xs: xs}, "a kernel needs a `project` that gives . arrays"),
+        ({"forward": my_forward}, "its rule has another `forward` or `backward` than its `pointwise` stands for"),
+        ({"project": narrow}, "a kernel needs a `project` that gives . arrays"),
     ):
         refused(why, case._replace(cell=case.cell._replace(rule=rule._replace(**given))))
     copied = case._replace(cell=case.cell._replace(rule=type(rule)(*rule), config=None))

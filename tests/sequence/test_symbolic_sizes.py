@@ -14,6 +14,7 @@ from jax import export
 
 import jaxrnn
 from jaxrnn import _records
+from jaxrnn.cells._attention import Memory
 from tests.support.registry import CELLS, assert_close, of_cell, quick_jit, random_like
 
 pytestmark = pytest.mark.usefixtures("unhooked")  # jaxtyping does not compare symbols
@@ -227,9 +228,9 @@ def records_in(tree):
 
 
 def test_every_record_of_parameters_and_states_is_registered():
-    """Those of every cell of the registry, and of networks and read-outs."""
-    found = {jaxrnn.Bidirectional, jaxrnn.ReadoutParams}
-    for make in CELLS.values():
+    """Those of every cell of the registry, of cells that attend, and of networks and read-outs."""
+    found = {jaxrnn.Bidirectional, jaxrnn.ReadoutParams, Memory}
+    for make in (*CELLS.values(), lambda: jaxrnn.attend(jaxrnn.gru(H), 2)):
         cell = make()
         shapes = jax.eval_shape(lambda cell=cell: (cell.init(jax.random.key(0), I), cell.initial_state()))
         found |= set().union(*map(records_in, shapes))
